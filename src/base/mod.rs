@@ -1,0 +1,16 @@
+//! Nouns and tools without opinions: identifiers, time, randomness, digests, files that survive a crash, errors.
+//!
+//! Invariants:
+//! - Nothing here imports another module of this crate.
+//! - The clock, the operating system's randomness and SHA-256 are named here and nowhere else, so that tests can set
+//!   them and readers can find them.
+
+pub mod clock;
+pub mod digest;
+pub mod error;
+pub mod id;
+pub mod rng;
+pub mod stop;
+pub mod units;
+
+pub use error::{Error, IoContext, Kind, Result};

@@ -1,0 +1,87 @@
+//! Stopping: one signal that every long task listens to, and the one way to run blocking work from async code.
+//!
+//! Invariants:
+//! - Stopping is cooperative: a task asks `Stop::check` (or awaits `Stop::stopped`) at least once per block of work and
+//!   leaves nothing half-done when it returns.
+//! - A panic in blocking work is not swallowed: it continues in the task that waits for the result.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{Error, Kind, Result};
+
+/// A signal to stop, shared by everything that one command started. Clones are the same signal.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(CancellationToken);
+
+impl Stop {
+    /// A signal that nobody has given yet.
+    pub fn new() -> Self {
+        Stop::default()
+    }
+
+    /// Gives the signal.
+    pub fn stop(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether the signal was given.
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// An `Interrupted` error once the signal was given.
+    pub fn check(&self) -> Result<()> {
+        if self.is_stopped() { Err(interrupted()) } else { Ok(()) }
+    }
+
+    /// Waits for the signal.
+    pub async fn stopped(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Runs `work` until it ends or the signal is given, whichever is first.
+    pub async fn or<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.stopped() => Err(interrupted()),
+            result = work => result,
+        }
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "interrupted").hint("nothing half-done was left behind; run the command again")
+}
+
+/// Runs blocking work (disk, compression, hashing) on the runtime's threads for it.
+#[expect(clippy::disallowed_methods, reason = "this is the owner of blocking work")]
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Blocking work is never aborted by us; the runtime drops it only while it shuts down.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_given_signal_ends_waiting_work() {
+        let stop = Stop::new();
+        assert_eq!(stop.or(async { Ok(1) }).await.unwrap(), 1);
+        stop.clone().stop();
+        let error = stop.or(std::future::pending::<Result<()>>()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Interrupted);
+        assert_eq!(stop.check().unwrap_err().kind(), Kind::Interrupted);
+    }
+
+    #[tokio::test]
+    async fn blocking_work_returns_its_value() {
+        assert_eq!(blocking(|| 2 + 2).await, 4);
+    }
+}
