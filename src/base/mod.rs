@@ -7,7 +7,9 @@
 
 pub mod clock;
 pub mod digest;
+pub mod durable;
 pub mod error;
+pub mod file;
 pub mod id;
 pub mod rng;
 pub mod stop;
