@@ -28,8 +28,10 @@
 
 pub mod bbolt;
 pub mod decode;
+pub mod diff;
 pub mod encode;
 pub mod entry;
+pub mod find;
 pub mod fold;
 pub mod hash;
 pub mod proof;
