@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::base::digest::{Sha256, Sha256Hasher};
 use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::id;
 use crate::base::stop::Stop;
 
 /// Bytes read at a time when a whole file is digested or copied.
@@ -92,9 +93,21 @@ impl Scratch {
     /// An empty scratch file in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
         let hint = "name a folder on a local disk that this user may write to with --scratch";
-        let open = |flags| rustix::fs::open(folder, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
-        let nameless = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-        let file = open(nameless)
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let access = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+        let file = match rustix::fs::open(folder, access | rustix::fs::OFlags::TMPFILE, mode) {
+            // Some file systems know no nameless files; theirs lose the name at once instead.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+                let path = folder.join(format!(".holdfast-{}", id::random()?));
+                let file = rustix::fs::open(&path, access | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL, mode);
+                if file.is_ok() {
+                    std::fs::remove_file(&path).during(|| format!("remove the name of {}", path.display()))?;
+                }
+                file
+            }
+            other => other,
+        };
+        let file = file
             .map_err(std::io::Error::from)
             .during(|| format!("create a scratch file in {}", folder.display()))
             .map_err(|error| error.or_hint(hint))?;

@@ -11,6 +11,7 @@ pub mod durable;
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod progress;
 pub mod rng;
 pub mod stop;
 pub mod units;
