@@ -330,7 +330,8 @@ fn files_are_small_and_documented() {
 /// Runs `rule` on one planted file and wants exactly one complaint, at `line`, that contains `words`.
 fn refuses(rule: fn(&[Source]) -> Vec<String>, path: &str, text: &str, line: usize, words: &str) {
     let errors = rule(&[Source::new(Path::new(path), text.to_owned())]);
-    let [error] = errors.as_slice() else { panic!("{path} wants one complaint about {words:?}, got {errors:?}") };
+    assert!(errors.len() == 1, "{path} wants one complaint about {words:?}, got {errors:?}");
+    let error = &errors[0];
     let place = format!("src/{path}:{line}: ");
     assert!(error.starts_with(&place) && error.contains(words), "{error:?} is not {place}..{words}");
 }
