@@ -28,6 +28,9 @@ pub enum Tls {
     Mutual,
 }
 
+/// Picks a certificate and its key.
+pub type Choose = fn(&Certs) -> (&PathBuf, &PathBuf);
+
 /// A cluster to start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -38,7 +41,7 @@ pub struct Options {
     args: Vec<String>,
     snapshot: Option<PathBuf>,
     restore_args: Vec<String>,
-    server_cert: Option<fn(&Certs) -> (&PathBuf, &PathBuf)>,
+    server_cert: Option<Choose>,
 }
 
 impl Options {
@@ -62,7 +65,7 @@ impl Options {
 
     /// Serves with another certificate: `.server_cert(|c| (&c.expired_cert, &c.expired_key))`. Such a cluster is not
     /// asked whether it is healthy, because nobody can ask it.
-    pub fn server_cert(mut self, choose: fn(&Certs) -> (&PathBuf, &PathBuf)) -> Options {
+    pub fn server_cert(mut self, choose: Choose) -> Options {
         self.server_cert = Some(choose);
         self
     }

@@ -5,7 +5,7 @@
 //! survives the interrupt that ends the others.
 
 use std::io::Write;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 const SCRIPT: &str = r#"
@@ -20,11 +20,11 @@ done
 for pid in $alive; do kill -9 "$pid"; done
 "#;
 
-static GUARD: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     let mut shell = Command::new("sh");
     shell.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut shell = shell.spawn().expect("sh can be started");
-    Mutex::new(shell.stdin.take().expect("piped"))
+    // Never waited for: it ends after us.
+    Mutex::new(shell.spawn().expect("sh can be started"))
 });
 
 /// Kills `pid` when this test binary ends.
@@ -39,6 +39,7 @@ pub fn forget(pid: u32) {
 
 fn tell(change: &str, pid: u32) {
     // A panic while holding the lock leaves a whole line written or none.
-    let mut pipe = GUARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut shell = GUARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let pipe = shell.stdin.as_mut().expect("piped");
     pipe.write_all(format!("{change} {pid}\n").as_bytes()).expect("the guard listens as long as we live");
 }
