@@ -186,6 +186,11 @@ impl Etcd {
         self.certs.as_ref()
     }
 
+    /// What clients must bring.
+    pub fn tls(&self) -> Tls {
+        self.options.tls
+    }
+
     /// User and password, when auth is on.
     pub fn user(&self) -> Option<(&str, &str)> {
         self.options.user.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
