@@ -6,3 +6,4 @@ pub mod api;
 pub mod snapshot;
 
 pub mod client;
+pub mod vault;
