@@ -6,8 +6,8 @@
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision};
 use crate::snapshot::wire;
 
-/// A block is handed on when it has grown to this many bytes; a longer record has a block of its own.
-pub const BLOCK_BYTES: usize = 1 << 20;
+/// The longest block, in bytes; only a single record that is longer has a longer block, of its own.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 
 /// Whole records, in order, ready to be stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Encoder {
         Encoder::default()
     }
 
-    /// Appends a record; returns a block when one is full.
+    /// Appends a record; returns the block before it when the two together would be too long.
     pub fn put(&mut self, record: &Record<'_>) -> Option<Block> {
         let number = record.number();
         assert!(self.last_number != 17, "nothing follows the end of a stream");
@@ -50,32 +50,41 @@ impl Encoder {
         assert!(number >= self.last_number, "records of kind {number} come before kind {}", self.last_number);
         self.last_number = number;
         let start = self.block.bytes.len();
-        if let Record::Revision(revision) = record {
+        let main = if let Record::Revision(revision) = record {
             assert!(self.last_rev < Some(revision.rev), "revision {} does not ascend", revision.rev);
             self.last_rev = Some(revision.rev);
             put_revision(&mut self.block.bytes, revision);
-            if self.block.first == 0 {
-                self.block.first = revision.rev.main;
-            }
-            self.block.last = revision.rev.main;
+            revision.rev.main
         } else {
             self.scratch.clear();
             put_fact(&mut self.scratch, record);
             put_record(&mut self.block.bytes, number, &self.scratch);
-        }
+            0
+        };
         let written = &self.block.bytes[start..];
         assert!(written.len() <= RECORD_BYTES_MAX, "a record of {} bytes is over the limit", written.len());
         self.crc32c = crc32c::crc32c_append(self.crc32c, written);
-        self.block.records += 1;
         self.records += 1;
-        (self.block.bytes.len() >= BLOCK_BYTES).then(|| std::mem::take(&mut self.block))
+        let full = start > 0 && self.block.bytes.len() > BLOCK_BYTES_MAX;
+        let before = full.then(|| {
+            let mut bytes = Vec::with_capacity(BLOCK_BYTES_MAX);
+            bytes.extend_from_slice(&self.block.bytes[start..]);
+            self.block.bytes.truncate(start);
+            std::mem::replace(&mut self.block, Block { bytes, ..Block::default() })
+        });
+        self.block.records += 1;
+        if main != 0 {
+            self.block.first = if self.block.first == 0 { main } else { self.block.first };
+            self.block.last = main;
+        }
+        before
     }
 
-    /// Appends `End` and returns the last block.
-    pub fn end(mut self) -> (Block, End) {
+    /// Appends `End` and returns the last one or two blocks.
+    pub fn end(mut self) -> (Vec<Block>, End) {
         let end = End { records: self.records, crc32c: self.crc32c };
-        let full = self.put(&Record::End(end));
-        (full.unwrap_or(self.block), end)
+        let before = self.put(&Record::End(end));
+        (before.into_iter().chain([self.block]).collect(), end)
     }
 }
 

@@ -114,8 +114,8 @@ impl<'db, P: Pages> Source<'db, P> {
         };
         each(&self.lease, &mut |key, value| put(&entry::lease_record_of(key, value)?))?;
         each(&self.key, &mut |key, value| put(&Record::Revision(entry::revision_of(key, value)?)))?;
-        let (block, end) = encoder.end();
-        sink(block)?;
+        let (blocks, end) = encoder.end();
+        blocks.into_iter().try_for_each(sink)?;
         Ok(end)
     }
 
