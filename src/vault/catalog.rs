@@ -77,7 +77,14 @@ impl Catalog {
         let opened: HashMap<Lineage, Time> = lineages.iter().map(|l| (l.lineage, l.opened)).collect();
         points.sort_by_key(|p| {
             let lineage = p.name.lineage;
-            (current == Some(lineage), opened.get(&lineage).copied(), lineage, p.name.revision, p.modified, p.name.attempt)
+            (
+                current == Some(lineage),
+                opened.get(&lineage).copied(),
+                lineage,
+                p.name.revision,
+                p.modified,
+                p.name.attempt,
+            )
         });
         for point in &mut points {
             point.condemned = condemned.points.contains(&Location::Point(point.name.clone()).to_string());
@@ -203,17 +210,12 @@ async fn load_lineages(
     Ok((lineages, unreadable))
 }
 
-fn current_lineage(
-    points: &[Point],
-    lineages: &[LineageDocument],
-    unreadable: &HashSet<Lineage>,
-) -> Option<Lineage> {
+fn current_lineage(points: &[Point], lineages: &[LineageDocument], unreadable: &HashSet<Lineage>) -> Option<Lineage> {
     let with_points: HashSet<Lineage> = points.iter().map(|p| p.name.lineage).collect();
     if with_points.len() == 1 {
         return with_points.into_iter().next();
     }
-    let known: Vec<LineageDocument> =
-        lineages.iter().filter(|l| with_points.contains(&l.lineage)).cloned().collect();
+    let known: Vec<LineageDocument> = lineages.iter().filter(|l| with_points.contains(&l.lineage)).cloned().collect();
     // Which branch continues which is unknown as soon as one of them cannot say.
     if !unreadable.is_empty() || known.len() < with_points.len() {
         return None;

@@ -157,8 +157,9 @@ fn unpack(mut source: impl Read, name: &str, packing: Packing, options: &Foreign
         writer.write_all(&buffer[..n]).during(|| format!("unpack {name} into {}", scratch.display()))?;
     }
     if total == 0 {
-        return Err(Error::damaged(format!("{name} unpacks to nothing"))
-            .hint("give a snapshot that was written completely"));
+        return Err(
+            Error::damaged(format!("{name} unpacks to nothing")).hint("give a snapshot that was written completely")
+        );
     }
     reader.rewind().during(|| format!("read {name}"))?;
     Ok(reader)
@@ -204,6 +205,14 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// As the command line tool writes it: with a checksum of the content.
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = zstd::stream::Encoder::new(vec![], 1).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
     fn stream(bytes: Vec<u8>) -> Origin {
         Origin::Stream(Box::new(io::Cursor::new(bytes)), "standard input".into())
     }
@@ -220,7 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("backup.db.gz");
         let plain = content();
-        let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+        let zstd = zstd(&plain);
         let several = [gzip(&plain[..1000]), gzip(&plain[1000..])].concat();
         let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9][..], &zstd].concat();
         for (bytes, packing) in [
@@ -246,7 +255,7 @@ mod tests {
     #[test]
     fn cut_or_damaged_streams_are_damage() {
         let dir = tempfile::tempdir().unwrap();
-        for packed in [gzip(&content()), zstd::encode_all(&content()[..], 1).unwrap()] {
+        for packed in [gzip(&content()), zstd(&content())] {
             for cut in [5, packed.len() / 2, packed.len() - 1] {
                 let error = open(stream(packed[..cut].to_vec()), &options(dir.path())).unwrap_err();
                 assert_eq!(error.kind(), Kind::Damaged, "cut at {cut}: {}", error.chain());

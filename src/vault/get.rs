@@ -16,8 +16,8 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
 use crate::vault::layout::Location;
 use crate::vault::manifest::{Manifest, ObjectEntry};
-pub use crate::vault::pack::{Check, Fault};
 use crate::vault::pack::unpack;
+pub use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::Repository;
 
 /// Objects fetched ahead, as stored.

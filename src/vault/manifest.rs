@@ -347,7 +347,10 @@ impl ObjectEntry {
         ensure(same, || format!("{} is described differently from its name", self.name))?;
         ensure((0..=self.last).contains(&self.first), || format!("{} ends before it begins", self.name))?;
         ensure(self.fits(), || {
-            format!("{} claims {} records, {} bytes raw, {} stored", self.name, self.records, self.raw_bytes, self.stored_bytes)
+            format!(
+                "{} claims {} records, {} bytes raw, {} stored",
+                self.name, self.records, self.raw_bytes, self.stored_bytes
+            )
         })
     }
 }

@@ -377,8 +377,7 @@ impl Shared {
         let (level, sha256, stored_bytes) = (name.level, name.digest, stored.len() as u64);
         let at = Location::Data(name);
         let Draft { first, last, records, raw_bytes } = *draft;
-        let entry =
-            ObjectEntry { name: at.to_string(), level, first, last, records, raw_bytes, stored_bytes, sha256 };
+        let entry = ObjectEntry { name: at.to_string(), level, first, last, records, raw_bytes, stored_bytes, sha256 };
         let shared_by_several = (self.limits.object_raw_bytes_max, self.limits.object_stored_bytes_max);
         let oversized = raw_bytes > shared_by_several.0 as u64 || stored_bytes > shared_by_several.1 as u64;
         assert!(!oversized || records == 1, "only a record alone exceeds the limits of an object");

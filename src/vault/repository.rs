@@ -243,7 +243,8 @@ fn stranger(url: &str) -> Error {
 
 /// The directory that a repository's URL names.
 fn parse_url(text: &str) -> Result<PathBuf> {
-    let wrong = |what: &str, hint: &str| Err(Error::new(Kind::Usage, format!("repository URL {text:?} {what}")).hint(hint));
+    let wrong =
+        |what: &str, hint: &str| Err(Error::new(Kind::Usage, format!("repository URL {text:?} {what}")).hint(hint));
     const EXAMPLE: &str = "write a repository in a directory as file:///absolute/path";
     if !text.contains("://") {
         return match text.starts_with('/') {

@@ -96,8 +96,7 @@ async fn examine_existence(
     seen: &mut (impl FnMut(&ObjectEntry) + Send),
 ) -> Result<Vec<Finding>> {
     let mut findings = vec![];
-    let mut looks =
-        stream::iter(manifest.objects.iter().map(|entry| look(repository, entry))).buffered(HEADS_MAX);
+    let mut looks = stream::iter(manifest.objects.iter().map(|entry| look(repository, entry))).buffered(HEADS_MAX);
     for entry in &manifest.objects {
         let look = stop.or(looks.try_next()).await?.expect("one result for each object");
         findings.extend(look.map(|fault| Finding::of(&entry.name, fault)));
@@ -254,10 +253,7 @@ mod tests {
         for at in [Level::Bytes, Level::Records] {
             let (verdict, finished) = run(&repository, &manifest, at, None).await;
             assert_eq!(verdict.result, Outcome::Failed);
-            assert_eq!(
-                found(&verdict),
-                [(name(1), Check::Exists), (name(2), Check::Sha256), (name(4), Check::Size)]
-            );
+            assert_eq!(found(&verdict), [(name(1), Check::Exists), (name(2), Check::Sha256), (name(4), Check::Size)]);
             assert!(!finished, "nothing is proved over a hole");
             assert_eq!(verdict.as_result().unwrap_err().kind(), Kind::Damaged);
         }

@@ -51,8 +51,9 @@ impl Catalog {
     fn latest(&self, selector: &str, back: usize) -> Result<&Point> {
         let Some(current) = self.current else {
             let text = format!("{selector} of cluster {} is unknown: its lineages cannot be told apart", self.cluster);
-            return Err(Error::damaged(text)
-                .hint(format!("name a point by its id: {}", suggestions(self.points.iter().rev()))));
+            return Err(
+                Error::damaged(text).hint(format!("name a point by its id: {}", suggestions(self.points.iter().rev())))
+            );
         };
         let mut newest_first = self.points.iter().rev().filter(|p| p.name.lineage == current);
         newest_first.nth(back).ok_or_else(|| {
@@ -128,8 +129,12 @@ mod tests {
 
     #[test]
     fn people_name_points_in_many_ways() {
-        let catalog =
-            catalog(&[(10, "aaaa000000000001"), (20, "aaaa100000000002"), (30, "1234567890abcdef"), (30, "ffff000000000004")]);
+        let catalog = catalog(&[
+            (10, "aaaa000000000001"),
+            (20, "aaaa100000000002"),
+            (30, "1234567890abcdef"),
+            (30, "ffff000000000004"),
+        ]);
         let full = format!("{}/{:020}-full-1234567890abcdef", testing::LINEAGE, 30);
         for (selector, attempt) in [
             ("latest", "ffff000000000004"),
