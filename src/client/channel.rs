@@ -50,7 +50,8 @@ const ENDPOINTS_TOLD_MAX: usize = 5;
 /// A channel that adds our token to every call.
 pub(super) type Link = InterceptedService<Channel, Token>;
 
-/// Ways to reach one cluster. Clones share connections and token.
+/// Ways to reach one cluster. Clones share connections and token. Where a call takes an endpoint, it is one of
+/// `Client::endpoints`.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Shared>);
 
@@ -100,6 +101,8 @@ pub(super) struct Question {
 /// A question that was not answered.
 #[derive(Debug)]
 pub(super) struct Unanswered {
+    /// Whether the member is reached over TLS.
+    tls: bool,
     /// The question was not even asked, because signing in failed before it.
     at_sign_in: bool,
     refusal: Refusal,
@@ -228,7 +231,7 @@ impl Member {
             Ok(Err(status)) => Refusal::Status(status),
             Err(_) => Refusal::Late(deadline),
         };
-        Err(Unanswered { at_sign_in: false, refusal })
+        Err(Unanswered { tls: self.endpoint.tls, at_sign_in: false, refusal })
     }
 
     async fn authenticate(&self, name: &str, password: &Secret, deadline: Duration) -> Result<Token, Unanswered> {
@@ -242,7 +245,7 @@ impl Member {
                     token.set_sensitive(true);
                     Ok(Token(Some(token)))
                 }
-                Err(_) => Err(Unanswered { at_sign_in: true, refusal: Refusal::OddToken }),
+                Err(_) => Err(Unanswered { tls: self.endpoint.tls, at_sign_in: true, refusal: Refusal::OddToken }),
             },
             // As etcd's own clients: credentials for a cluster without users are not an error.
             Err(unanswered) if unanswered.status().is_some_and(status::is_auth_disabled) => Ok(Token::default()),
@@ -262,18 +265,20 @@ impl Unanswered {
 
     /// Whether other members would say the same.
     fn is_final(&self) -> bool {
-        self.is_passing() && self.reason().kind() != Kind::Unavailable
+        self.status()
+            .is_some_and(|status| status::is_answer(status) && status::reason(status).kind() != Kind::Unavailable)
     }
 
-    /// Whether the member is there and spoke: the cluster may be able to answer soon.
+    /// Whether the member is there and may be able to answer soon.
     fn is_passing(&self) -> bool {
-        self.status().is_some_and(status::is_answer)
+        self.status().is_some_and(|status| status::is_answer(status) && !status::is_from_learner(status))
+            && !self.is_final()
     }
 
     /// What happened, without where.
     fn reason(&self) -> Error {
         let reason = match &self.refusal {
-            Refusal::Status(status) => status::reason(status),
+            Refusal::Status(status) => status::first_reason(status, self.tls),
             Refusal::Late(deadline) => {
                 Error::new(Kind::Unavailable, format!("no answer within {}", units::duration(*deadline)))
                     .hint("the member hangs or the network drops packets; raise the deadline if it is only slow")
@@ -346,4 +351,126 @@ fn channel(endpoint: &Endpoint, tls: Option<&Tls>, connect_timeout: Duration) ->
         builder = builder.tls_config(config).map_err(unusable)?;
     }
     Ok(builder.connect_lazy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::fake::{self, Script};
+
+    const NO_LEADER: &str = "etcdserver: no leader";
+
+    fn with_user(options: Options) -> Options {
+        Options { user: Some("root".to_owned()), password: Some(Secret::new("hunter2")), ..options }
+    }
+
+    fn refusals(code: tonic::Code, text: &str, count: usize) -> std::collections::VecDeque<Status> {
+        (0..count).map(|_| Status::new(code, text)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_question_goes_on_to_the_next_member_and_stays_there() {
+        let dead = fake::nobody().await;
+        let (alive, script) = fake::start(Script::default()).await;
+        let client = Client::new(&fake::options(&[&dead, &alive])).unwrap();
+        client.alarms().await.unwrap();
+        assert_eq!(client.0.preferred.load(Ordering::Relaxed), 1);
+        // A refusal that every member would repeat is final: the dead one is not asked, or it would be in the message.
+        script.lock().unwrap().statuses = refusals(tonic::Code::PermissionDenied, "etcdserver: permission denied", 1);
+        let error = client.alarms().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Denied);
+        assert_eq!(
+            error.chain(),
+            format!("list the alarms from {alive}: the member answered: etcdserver: permission denied")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_election_is_waited_for_and_a_wrong_address_is_not() {
+        let (alive, script) = fake::start(Script::default()).await;
+        script.lock().unwrap().statuses = refusals(tonic::Code::Unavailable, NO_LEADER, 3);
+        Client::new(&fake::options(&[&alive])).unwrap().alarms().await.unwrap();
+
+        let (a, b) = (fake::nobody().await, fake::nobody().await);
+        let began = Stopwatch::start();
+        let error = Client::new(&fake::options(&[&a, &b])).unwrap().alarms().await.unwrap_err();
+        assert!(began.elapsed() < RETRY_WAITS.1, "it did not wait");
+        let told = "nothing listens there (connection refused)";
+        assert_eq!(error.chain(), format!("list the alarms: no member answered: {a}: {told}; {b}: {told}"));
+        assert!(error.kind() == Kind::Unavailable && error.hint_text().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_learner_is_not_waited_for() {
+        let (learner, script) = fake::start(Script::default()).await;
+        let refused = "etcdserver: rpc not supported for learner";
+        script.lock().unwrap().statuses = refusals(tonic::Code::FailedPrecondition, refused, 2);
+        let client = Client::new(&fake::options(&[&learner])).unwrap();
+        assert_eq!(client.alarms().await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(script.lock().unwrap().statuses.len(), 1);
+        let (voter, _script) = fake::start(Script::default()).await;
+        Client::new(&fake::options(&[&learner, &voter])).unwrap().alarms().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn waiting_has_an_end() {
+        let (alive, script) = fake::start(Script::default()).await;
+        script.lock().unwrap().statuses = refusals(tonic::Code::Unavailable, NO_LEADER, 1_000);
+        let options = Options { retry_total: Duration::from_millis(50), ..fake::options(&[&alive]) };
+        let error = Client::new(&options).unwrap().alarms().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(script.lock().unwrap().statuses.len() > 900, "each round asks once and waits");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_shared_and_renewed_when_it_is_no_longer_known() {
+        let (alive, script) = fake::start(Script::default()).await;
+        let client = Client::new(&with_user(fake::options(&[&alive]))).unwrap();
+        let endpoint = client.endpoints().next().unwrap().clone();
+        client.member_status(&endpoint).await.unwrap();
+        client.clone().member_status(&endpoint).await.unwrap();
+        script.lock().unwrap().statuses = refusals(tonic::Code::Unauthenticated, "etcdserver: invalid auth token", 1);
+        client.member_status(&endpoint).await.unwrap();
+        {
+            let script = script.lock().unwrap();
+            let tokens: Vec<&str> = script.tokens.iter().map(|token| token.as_deref().unwrap()).collect();
+            assert_eq!(tokens, ["token 1", "token 1", "token 1", "token 2"]);
+            assert_eq!(script.signed_in, 2);
+        }
+        // One new token is worth a try; a second refusal is the answer.
+        script.lock().unwrap().statuses =
+            refusals(tonic::Code::InvalidArgument, "etcdserver: revision of auth store is old", 2);
+        assert_eq!(client.member_status(&endpoint).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(script.lock().unwrap().signed_in, 3);
+    }
+
+    #[tokio::test]
+    async fn signing_in_can_fail_or_be_needless() {
+        let (alive, script) = fake::start(Script::default()).await;
+        let wrong = "etcdserver: authentication failed, invalid user ID or password";
+        script.lock().unwrap().sign_ins = refusals(tonic::Code::InvalidArgument, wrong, 1);
+        let client = Client::new(&with_user(fake::options(&[&alive]))).unwrap();
+        let endpoint = client.endpoints().next().unwrap().clone();
+        let error = client.member_status(&endpoint).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Denied);
+        let text = format!("{}: {:?}: {:?}", error.chain(), error.hint_text(), client);
+        assert!(text.contains("sign in: the member answered: etcdserver: authentication failed"), "{text}");
+        assert!(!text.contains("hunter2"));
+
+        let needless = "etcdserver: authentication is not enabled";
+        script.lock().unwrap().sign_ins = refusals(tonic::Code::FailedPrecondition, needless, 1);
+        client.member_status(&endpoint).await.unwrap();
+        assert_eq!(script.lock().unwrap().tokens, [None]);
+    }
+
+    #[tokio::test]
+    async fn silence_has_a_deadline() {
+        // A listener that accepts and says nothing: the kernel completes the connection.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = listener.local_addr().unwrap().to_string();
+        let options = Options { deadline: Duration::from_millis(50), ..fake::options(&[&silent]) };
+        let error = Client::new(&options).unwrap().alarms().await.unwrap_err();
+        assert_eq!(error.chain(), format!("list the alarms from http://{silent}: no answer within 50 ms"));
+        assert!(error.kind() == Kind::Unavailable && error.hint_text().is_some());
+    }
 }

@@ -1,8 +1,11 @@
 //! Reading keys: a prefix or a range, page by page, all pages at one revision. Reading is all there is.
 //!
 //! The first page is read at the newest revision, or at the one that was asked for; the rest at the revision the first
-//! page told, so that together they are one picture of the store, whatever is written meanwhile. A page holds a number of
-//! keys, but what counts is bytes: when an answer is larger than our limit, the page is halved and asked for again.
+//! page told, so that together they are one picture of the store, whatever is written meanwhile.
+//!
+//! A page is asked for by its number of keys, but what it costs us is bytes, and what it costs the member is a walk over
+//! the whole range to count it. So pages double while they are small, up to a goal in bytes, and are halved and asked for
+//! again when an answer is larger than our limit. (400,000 keys of an etcd 3.5: 59 s in pages of 1,000, 3 to 4 s like this.)
 //!
 //! Invariants:
 //! - Keys ascend within a page and from page to page; a member that repeats a key could otherwise hold us for ever.
@@ -20,8 +23,12 @@ use crate::client::status;
 
 /// Largest answer accepted, in bytes. One key value of any etcd fits: its requests are limited to 1.5 MiB by default.
 pub const PAGE_MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Keys of a page, to begin with and at most.
-pub const PAGE_KEYS_MAX: i64 = 1_000;
+/// A page that is smaller than half of this, in bytes, is followed by one of twice the keys.
+pub const PAGE_BYTES_GOAL: usize = 32 << 20;
+/// Keys of the first page.
+pub const PAGE_KEYS_FIRST: i64 = 1_000;
+/// Keys of a page, at most.
+pub const PAGE_KEYS_MAX: i64 = 10_000;
 
 /// Which keys to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +78,7 @@ pub struct Pages {
     /// 0 until the first page told the newest.
     revision: i64,
     page_keys: i64,
+    page_keys_max: i64,
     keys_only: bool,
     is_done: bool,
 }
@@ -92,7 +100,8 @@ impl Client {
             endpoint: endpoint.cloned(),
             range,
             revision,
-            page_keys: PAGE_KEYS_MAX,
+            page_keys: PAGE_KEYS_FIRST,
+            page_keys_max: PAGE_KEYS_MAX,
             keys_only: false,
             is_done: false,
         }
@@ -115,8 +124,9 @@ impl Pages {
 
     /// At most `keys` keys a page, 1 to `PAGE_KEYS_MAX`.
     #[must_use]
-    pub fn page_keys(mut self, keys: i64) -> Self {
-        self.page_keys = keys.clamp(1, PAGE_KEYS_MAX);
+    pub fn page_keys_max(mut self, keys: i64) -> Self {
+        self.page_keys_max = keys.clamp(1, PAGE_KEYS_MAX);
+        self.page_keys = self.page_keys.min(self.page_keys_max);
         self
     }
 
@@ -130,6 +140,7 @@ impl Pages {
                 break response;
             }
             self.page_keys = (self.page_keys / 2).max(1);
+            self.page_keys_max = self.page_keys;
         };
         self.accept(response).map(Some)
     }
@@ -193,6 +204,10 @@ impl Pages {
             }
             _ => self.is_done = true,
         }
+        let bytes: usize = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+        if bytes < PAGE_BYTES_GOAL / 2 {
+            self.page_keys = self.page_keys_max.min(self.page_keys * 2);
+        }
         Ok(Page { kvs: response.kvs, revision: self.revision })
     }
 }
@@ -226,7 +241,7 @@ mod tests {
             Client::new(&crate::client::Options { endpoints: vec!["h".to_owned()], ..Default::default() }).unwrap();
         let mut pages = client.range(KeyRange::prefix(b"k"), 0, None);
         assert_eq!(pages.accept(page(&["k1", "k2"], true, 7)).unwrap().revision, 7);
-        assert_eq!(pages.range.start, b"k2\0"[..]);
+        assert_eq!((pages.range.start.as_ref(), pages.page_keys), (&b"k2\0"[..], 2 * PAGE_KEYS_FIRST));
         assert_eq!(pages.accept(page(&["k3"], false, 9)).unwrap().revision, 7);
         assert!(pages.next().await.unwrap().is_none());
 

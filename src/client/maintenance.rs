@@ -104,7 +104,7 @@ pub struct Choice {
 pub struct KvHash {
     /// CRC-32C over the revisions up to the one asked for.
     pub hash: u32,
-    /// The compaction in force when it was made. Hashes are comparable only when it is equal.
+    /// The compaction in force when it was made, -1 when there never was one. Hashes are comparable only when it is equal.
     pub compact_revision: i64,
     /// The revision the hash reaches to; 0 from members before 3.6, which do not say.
     pub hash_revision: i64,
@@ -297,7 +297,7 @@ pub fn choose(members: &[MemberStatus]) -> Result<Choice> {
     if let Some(leader) = leader {
         match unfit(leader) {
             None if refused.is_empty() => {
-                return Ok(chosen(leader, true, "the leader: no other member answered".to_owned()));
+                return Ok(chosen(leader, true, "the leader, the only member that answered".to_owned()));
             }
             None => return Ok(chosen(leader, true, format!("the leader, because {}", refused.join("; ")))),
             Some(why) => refused.push(format!("{} {why}", leader.endpoint)),
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn the_leader_works_only_when_nobody_else_can() {
         let choice = choose(&[member(1)]).unwrap();
-        assert_eq!((choice.is_leader, choice.reason.as_str()), (true, "the leader: no other member answered"));
+        assert_eq!((choice.is_leader, choice.reason.as_str()), (true, "the leader, the only member that answered"));
         let members = [with(2, |m| m.is_learner = true), member(1), with(3, |m| m.raft_applied_index = 1)];
         let choice = choose(&members).unwrap();
         assert_eq!(choice.endpoint.host, "m1");

@@ -32,3 +32,6 @@ pub mod watch;
 
 pub use channel::Client;
 pub use options::{Endpoint, Options};
+
+#[cfg(test)]
+mod fake;

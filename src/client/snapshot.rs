@@ -233,3 +233,178 @@ impl Check {
         format!("{} of {} bytes were received", units::count(self.received), units::count(self.total))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::fake::{self, Script, Step, message};
+    use tonic::Status;
+
+    const BLOCK: usize = 512;
+
+    /// Three blocks of a database file, their trailer, and the stream a member would send.
+    fn blocks() -> Vec<u8> {
+        (0..3 * BLOCK).map(|n| u8::try_from(n % 251).unwrap()).collect()
+    }
+
+    fn healthy() -> Vec<Step> {
+        let db = blocks();
+        let part = |n: usize| db[n * BLOCK..(n + 1) * BLOCK].to_vec();
+        vec![
+            message(part(0), 2 * BLOCK as u64),
+            message(part(1), BLOCK as u64),
+            message(part(2), 0),
+            message(Sha256::of(&db).0.to_vec(), 0),
+        ]
+    }
+
+    async fn receive(steps: Vec<Step>) -> (Vec<u8>, Result<SnapshotTail>) {
+        let (endpoint, _script) = fake::start(Script { snapshot: steps, ..Script::default() }).await;
+        let options = crate::client::Options { stall: Duration::from_millis(200), ..fake::options(&[&endpoint]) };
+        let client = Client::new(&options).unwrap();
+        let endpoint = client.endpoints().next().unwrap().clone();
+        let mut received = Vec::new();
+        let result = async {
+            let mut snapshot = client.snapshot(&endpoint).await?;
+            while let Some(piece) = snapshot.next().await? {
+                received.extend_from_slice(&piece);
+            }
+            snapshot.finish().await
+        };
+        let result = result.await;
+        (received, result)
+    }
+
+    #[tokio::test]
+    async fn a_whole_stream_is_the_members_file() {
+        let (received, tail) = receive(healthy()).await;
+        let tail = tail.unwrap();
+        assert_eq!(received, blocks());
+        assert_eq!((tail.db_bytes, tail.sha256), (3 * BLOCK as u64, Sha256::of(&blocks())));
+        // Empty messages and a trailer in pieces are odd, but nothing is wrong with the bytes.
+        let mut odd = healthy();
+        odd.insert(1, message(vec![], 2 * BLOCK as u64));
+        let Some(Step::Send(trailer)) = odd.pop() else { panic!() };
+        odd.extend([message(trailer.blob.slice(..10), 0), message(trailer.blob.slice(10..), 0)]);
+        assert!(receive(odd).await.1.is_ok());
+    }
+
+    #[tokio::test]
+    async fn finish_receives_what_was_not_asked_for() {
+        let (endpoint, _script) = fake::start(Script { snapshot: healthy(), ..Script::default() }).await;
+        let client = Client::new(&fake::options(&[&endpoint])).unwrap();
+        let endpoint = client.endpoints().next().unwrap().clone();
+        let snapshot = client.snapshot(&endpoint).await.unwrap();
+        assert_eq!(snapshot.db_bytes(), 3 * BLOCK as u64);
+        assert_eq!(snapshot.finish().await.unwrap().sha256, Sha256::of(&blocks()));
+    }
+
+    /// The healthy stream after one change, the kind it must fail with, and words of the message.
+    fn broken(change: impl FnOnce(&mut Vec<Step>), kind: Kind, words: &'static str) -> (Vec<Step>, Kind, &'static str) {
+        let mut steps = healthy();
+        change(&mut steps);
+        (steps, kind, words)
+    }
+
+    fn edit(step: &mut Step, change: impl FnOnce(&mut SnapshotResponse)) {
+        let Step::Send(message) = step else { panic!("only messages are edited") };
+        change(message);
+    }
+
+    #[tokio::test]
+    async fn every_other_stream_is_refused_with_its_reason() {
+        let flipped = [&[1 ^ blocks()[BLOCK]][..], &blocks()[BLOCK + 1..2 * BLOCK]].concat();
+        let cases = [
+            broken(Vec::clear, Kind::Unavailable, "ended before its first byte"),
+            broken(|s| s.truncate(1), Kind::Unavailable, "cut short: 512 of 1,536 bytes were received"),
+            broken(|s| s.truncate(3), Kind::Unavailable, "1,536 of 1,536 bytes were received, but only 0 of 32 bytes"),
+            broken(|s| edit(&mut s[3], |m| m.blob.truncate(31)), Kind::Unavailable, "but only 31 of 32 bytes"),
+            broken(|s| s[1] = message(flipped, BLOCK as u64), Kind::Damaged, "the member says"),
+            broken(|s| edit(&mut s[3], |m| m.blob = vec![0; 32].into()), Kind::Damaged, "the member says 0000"),
+            broken(|s| edit(&mut s[1], |m| m.remaining_bytes += 1), Kind::Damaged, "the claim that 513 remain"),
+            broken(
+                |s| edit(&mut s[2], |m| m.remaining_bytes = u64::MAX),
+                Kind::Damaged,
+                "the claim that 18446744073709551615",
+            ),
+            broken(|s| drop(s.remove(1)), Kind::Damaged, "512 of 1,536 bytes were received, then 512 more"),
+            broken(|s| edit(&mut s[2], |m| m.blob = vec![0; 600].into()), Kind::Damaged, "then 600 more"),
+            broken(|s| s.push(message(vec![0], 0)), Kind::Damaged, "goes on after the SHA-256"),
+            broken(|s| edit(&mut s[3], |m| m.remaining_bytes = 1), Kind::Damaged, "goes on after the SHA-256"),
+            broken(|s| edit(&mut s[0], |m| m.remaining_bytes -= 1), Kind::Damaged, "not the length of a database file"),
+            broken(
+                |s| edit(&mut s[0], |m| m.remaining_bytes = u64::MAX),
+                Kind::Damaged,
+                "not the length of a database",
+            ),
+            broken(
+                |s| s[2] = Step::Hang,
+                Kind::Unavailable,
+                "1,024 of 1,536 bytes were received: stalled: nothing came",
+            ),
+            broken(|s| s.push(Step::Hang), Kind::Unavailable, "stalled"),
+            broken(|s| s[0] = Step::Hang, Kind::Unavailable, "no answer within 200 ms"),
+            broken(
+                |s| s[1] = Step::Fail(Status::internal("disk on fire")),
+                Kind::Failed,
+                "512 of 1,536 bytes were received: the member answered: disk on fire",
+            ),
+            broken(|s| s.push(Step::Fail(Status::unavailable("stopping"))), Kind::Unavailable, "stopping"),
+            broken(
+                |s| s[0] = Step::Fail(Status::permission_denied("etcdserver: permission denied")),
+                Kind::Denied,
+                "permission denied",
+            ),
+            broken(
+                |s| drop(s.splice(1..1, (0..17).map(|_| message(vec![], 1024)))),
+                Kind::Damaged,
+                "more than 16 messages were empty",
+            ),
+            broken(
+                |s| edit(&mut s[1], |m| m.blob = vec![0; SNAPSHOT_MESSAGE_BYTES_MAX + 1].into()),
+                Kind::Failed,
+                "too large",
+            ),
+        ];
+        for (steps, kind, words) in cases {
+            let (received, result) = receive(steps).await;
+            let error = result.unwrap_err();
+            assert!(error.chain().contains(words), "{words} is not in {}", error.chain());
+            assert!(error.chain().starts_with("receive a snapshot from http://127.0.0.1:"), "{}", error.chain());
+            assert!(error.kind() == kind && error.hint_text().is_some(), "{words}: {:?}", error.kind());
+            assert!(received.len() <= blocks().len(), "{words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_cut_anywhere_is_never_a_whole_file() {
+        // Goal: no way of ending is mistaken for the end. Method: a proxy that hangs up after so many bytes.
+        let db: Vec<u8> = blocks().repeat(200);
+        let mut left = db.len() as u64;
+        let mut steps: Vec<Step> = db
+            .chunks(32 << 10)
+            .map(|part| {
+                left -= part.len() as u64;
+                message(part.to_vec(), left)
+            })
+            .collect();
+        steps.push(message(Sha256::of(&db).0.to_vec(), 0));
+        let (member, _script) = fake::start(Script { snapshot: steps, ..Script::default() }).await;
+        let whole = fake::cut_after(&member, u64::MAX).await;
+        let client = Client::new(&fake::options(&[&whole])).unwrap();
+        let endpoint = client.endpoints().next().unwrap().clone();
+        let tail = client.snapshot(&endpoint).await.unwrap().finish().await.unwrap();
+        assert_eq!((tail.db_bytes, tail.sha256), (db.len() as u64, Sha256::of(&db)));
+        for cut_bytes in (0..db.len() as u64).step_by(40_009).chain([db.len() as u64]) {
+            let cut = fake::cut_after(&member, cut_bytes).await;
+            let client = Client::new(&fake::options(&[&cut])).unwrap();
+            let endpoint = client.endpoints().next().unwrap().clone();
+            let error = match client.snapshot(&endpoint).await {
+                Ok(snapshot) => snapshot.finish().await.unwrap_err(),
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), Kind::Unavailable, "{cut_bytes}: {}", error.chain());
+            assert!(error.hint_text().is_some(), "{cut_bytes}");
+        }
+    }
+}

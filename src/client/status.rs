@@ -36,6 +36,11 @@ pub(super) fn is_future(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.message().contains("required revision is a future revision")
 }
 
+/// Whether the member only listens, and says so to whoever asks for more than its status.
+pub(super) fn is_from_learner(status: &Status) -> bool {
+    status.message().contains(FROM_LEARNER)
+}
+
 /// Whether a message was refused because it is larger than our limit.
 pub(super) fn is_too_large(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.message().contains("message length too large")
@@ -51,12 +56,25 @@ pub(super) fn reason(status: &Status) -> Error {
     if is_answer(status) { answer(status) } else { transport(status) }
 }
 
+/// The reason why a question failed before anything came back. A peer that hangs up at once often expects TLS where we
+/// speak none, or the other way round; it says nothing that could tell.
+pub(super) fn first_reason(status: &Status, tls: bool) -> Error {
+    let error = reason(status);
+    let hung_up = !is_answer(status) && HUNG_UP.iter().any(|(_, reason)| error.to_string() == *reason);
+    match (hung_up, tls) {
+        (false, _) => error,
+        (true, true) => error.hint("if the member serves its clients without TLS, write the endpoint with http://"),
+        (true, false) => error.hint("if the member serves its clients over TLS, write the endpoint with https://"),
+    }
+}
+
 const HINT_USER: &str = "set `user` and `password_file`, or connect with the client certificate of a user";
-const HINT_ROOT: &str =
-    "snapshots, hashes and alarms need a user with the role root: `etcdctl user grant-role NAME root`";
+const HINT_ROOT: &str = "snapshots and hashes need a user with the role root (`etcdctl user grant-role NAME root`), keys one who may read them";
 const HINT_LEADER: &str =
     "see `etcdctl endpoint status --cluster`; when the quorum is lost, restore or recover the cluster";
 const HINT_LOG: &str = "the member's log says more";
+
+const FROM_LEARNER: &str = "rpc not supported for learner";
 
 /// Texts of etcd that say more than their code: part of the text, kind, hint.
 const ANSWERS: &[(&str, Kind, &str)] = &[
@@ -75,7 +93,7 @@ const ANSWERS: &[(&str, Kind, &str)] = &[
     ("leader changed", Kind::Unavailable, "run the command again"),
     ("request timed out", Kind::Unavailable, HINT_LEADER),
     ("too many requests", Kind::Unavailable, "the member is overloaded; try again later"),
-    ("rpc not supported for learner", Kind::Unavailable, "name a voting member among the endpoints"),
+    (FROM_LEARNER, Kind::Unavailable, "name a voting member among the endpoints"),
     ("required revision has been compacted", Kind::NotFound, "this history is gone; begin at a newer revision"),
     ("required revision is a future revision", Kind::NotFound, "the cluster has not come to this revision"),
     ("message length too large", Kind::Failed, "the peer is no etcd, or is set up for larger requests than we accept"),
@@ -170,7 +188,12 @@ const CALLS: &[(io::ErrorKind, &str)] = &[
     (io::ErrorKind::HostUnreachable, "the host cannot be reached"),
     (io::ErrorKind::NetworkUnreachable, "the network cannot be reached"),
     (io::ErrorKind::TimedOut, "no connection in time"),
+];
+
+/// The same, for a peer that ended the connection.
+const HUNG_UP: &[(io::ErrorKind, &str)] = &[
     (io::ErrorKind::ConnectionReset, "the connection was reset"),
+    (io::ErrorKind::ConnectionAborted, "the connection was reset"),
     (io::ErrorKind::BrokenPipe, "the connection was closed"),
     (io::ErrorKind::UnexpectedEof, "the connection was closed"),
 ];
@@ -187,10 +210,13 @@ fn transport(status: &Status) -> Error {
         call = error.downcast_ref::<io::Error>().map(io::Error::kind).or(call);
         cause = error.source();
     }
+    // The HTTP/2 library keeps the system call's error to itself and shows its text.
+    call = call.or(texts.contains("connection reset").then_some(io::ErrorKind::ConnectionReset));
+    call = call.or(texts.contains("broken pipe").then_some(io::ErrorKind::BrokenPipe));
     if let Some((_, kind, reason, hint)) = CAUSES.iter().find(|(part, ..)| texts.contains(part)) {
         return Error::new(*kind, *reason).source(Cause(innermost)).hint(*hint);
     }
-    if let Some((_, reason)) = CALLS.iter().find(|(kind, _)| call == Some(*kind)) {
+    if let Some((_, reason)) = CALLS.iter().chain(HUNG_UP).find(|(kind, _)| call == Some(*kind)) {
         return Error::new(Kind::Unavailable, *reason).hint(HINT_ADDRESS);
     }
     Error::new(Kind::Unavailable, "the connection failed").source(Cause(innermost)).hint(HINT_ADDRESS)
@@ -274,5 +300,9 @@ mod tests {
         let mut status = Status::unavailable("tcp connect error");
         status.set_source(Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused)));
         assert_eq!(reason(&status).chain(), "nothing listens there (connection refused)");
+        assert_eq!(first_reason(&status, true).hint_text(), Some(HINT_ADDRESS));
+        status.set_source(Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(first_reason(&status, true).hint_text().unwrap().ends_with("with http://"));
+        assert!(first_reason(&status, false).hint_text().unwrap().ends_with("with https://"));
     }
 }
