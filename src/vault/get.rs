@@ -10,12 +10,13 @@
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
 use crate::vault::layout::Location;
-use crate::vault::manifest::{Manifest, ObjectEntry};
+use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, ObjectEntry};
 use crate::vault::pack::unpack;
 pub use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::Repository;
@@ -25,15 +26,51 @@ pub const FETCH_AHEAD_MAX: usize = 4;
 /// Objects unpacked ahead.
 pub const UNPACK_AHEAD_MAX: usize = 2;
 
-/// The records of one object.
-#[derive(Clone, Debug)]
+/// The records of one object. Dropping it hands its buffer to the reader for the next one: buffers of this size, freed and
+/// allocated by ever other threads, would stay with the allocator and double the memory in use.
+#[derive(Debug)]
 pub struct RawObject {
-    /// Its place in the manifest.
+    /// Its place among the objects asked for.
     pub index: usize,
     /// Whole length-delimited records.
     pub bytes: Vec<u8>,
     /// What the manifest says of it.
     pub entry: ObjectEntry,
+    buffers: Arc<Buffers>,
+}
+
+impl RawObject {
+    /// One that no reader made.
+    pub fn new(index: usize, bytes: Vec<u8>, entry: ObjectEntry) -> Self {
+        RawObject { index, bytes, entry, buffers: Arc::default() }
+    }
+}
+
+impl Drop for RawObject {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Buffers that were used and wait for the next object.
+#[derive(Debug, Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // What one huge record needed is not kept.
+        if (1..=2 * OBJECT_RAW_BYTES_MAX).contains(&(buffer.capacity() as u64)) {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() < UNPACK_AHEAD_MAX {
+                waiting.push(buffer);
+            }
+        }
+    }
 }
 
 /// Which end to begin with.
@@ -54,7 +91,7 @@ pub enum Read {
     Faulty(ObjectEntry, Fault),
 }
 
-/// Reads the objects of a manifest.
+/// Reads data objects.
 pub struct Reader {
     runtime: Handle,
     stop: Stop,
@@ -62,9 +99,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Begins to read. Must be called on the async runtime that will fetch, or within its context.
-    pub fn start(repository: &Repository, manifest: &Manifest, direction: Direction, stop: &Stop) -> Self {
-        let mut entries: Vec<(usize, ObjectEntry)> = manifest.objects.iter().cloned().enumerate().collect();
+    /// Begins to read the objects of a manifest, all or some. Must be called on the async runtime that will fetch, or within its context.
+    pub fn start(repository: &Repository, objects: &[ObjectEntry], direction: Direction, stop: &Stop) -> Self {
+        let mut entries: Vec<(usize, ObjectEntry)> = objects.iter().cloned().enumerate().collect();
         if direction == Direction::Backward {
             entries.reverse();
         }
@@ -76,9 +113,11 @@ impl Reader {
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
             .buffered(FETCH_AHEAD_MAX);
+        let buffers = Arc::<Buffers>::default();
         let objects = fetched
-            .map(|fetched| -> BoxFuture<'static, Result<Read>> {
-                let task = tokio::spawn(async { unpacked(fetched?).await });
+            .map(move |fetched| -> BoxFuture<'static, Result<Read>> {
+                let buffers = Arc::clone(&buffers);
+                let task = tokio::spawn(async { unpacked(fetched?, buffers).await });
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
             .buffered(UNPACK_AHEAD_MAX)
@@ -130,7 +169,7 @@ struct Fetched {
 
 async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Result<Fetched> {
     let at = Location::Data(Location::parse_data(&entry.name)?);
-    // One byte more than expected is enough to know that the size is wrong.
+    // An object larger than its entry is not read at all.
     let stored = match repository.get(&at, entry.stored_bytes).await {
         Ok(stored) => Ok(stored),
         Err(error) => match error.kind() {
@@ -142,11 +181,14 @@ async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Resu
     Ok(Fetched { index, entry, stored })
 }
 
-async fn unpacked(fetched: Fetched) -> Result<Read> {
+async fn unpacked(fetched: Fetched, buffers: Arc<Buffers>) -> Result<Read> {
     let Fetched { index, entry, stored } = fetched;
-    let read = blocking(move || match stored.and_then(|stored| unpack(&entry, &stored)) {
-        Ok(bytes) => Read::Whole(RawObject { index, bytes, entry }),
-        Err(fault) => Read::Faulty(entry, fault),
+    let read = blocking(move || {
+        let mut bytes = buffers.take();
+        match stored.and_then(|stored| unpack(&entry, &stored, &mut bytes)) {
+            Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers }),
+            Err(fault) => Read::Faulty(entry, fault),
+        }
     });
     Ok(read.await)
 }
@@ -161,7 +203,7 @@ mod tests {
         let (_dir, repository) = testing::repository().await;
         let manifest = testing::point(&repository, 9).await;
         for direction in [Direction::Forward, Direction::Backward] {
-            let mut reader = Reader::start(&repository, &manifest, direction, &Stop::new());
+            let mut reader = Reader::start(&repository, &manifest.objects, direction, &Stop::new());
             let mut seen = vec![];
             while let Some(object) = reader.next().await.unwrap() {
                 assert_eq!(object.entry, manifest.objects[object.index]);
@@ -173,7 +215,7 @@ mod tests {
             }
             assert_eq!(seen, (0..manifest.objects.len()).collect::<Vec<_>>());
         }
-        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        let mut reader = Reader::start(&repository, &manifest.objects, Direction::Forward, &Stop::new());
         let first = blocking(move || reader.next_blocking()).await.unwrap().unwrap();
         assert_eq!(first.index, 0);
     }
@@ -188,7 +230,7 @@ mod tests {
         let bytes = std::fs::read(path(2)).unwrap();
         testing::overwrite(&path(2), &[&bytes[..], b"more"].concat());
         testing::overwrite(&path(3), &bytes[..bytes.len() / 2]);
-        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        let mut reader = Reader::start(&repository, &manifest.objects, Direction::Forward, &Stop::new());
         for check in [Check::Sha256, Check::Exists, Check::Size, Check::Size] {
             match reader.next_read().await.unwrap().unwrap() {
                 Read::Faulty(_, fault) => assert_eq!(fault.check, check),
@@ -197,7 +239,7 @@ mod tests {
         }
         assert!(matches!(reader.next_read().await.unwrap(), Some(Read::Whole(_))));
         assert!(reader.next_read().await.unwrap().is_none());
-        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        let mut reader = Reader::start(&repository, &manifest.objects, Direction::Forward, &Stop::new());
         let error = reader.next().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Damaged);
         assert!(error.to_string().contains(&manifest.objects[0].name) && error.to_string().contains("sha256"));
@@ -209,7 +251,7 @@ mod tests {
         let (_dir, repository) = testing::repository().await;
         let manifest = testing::point(&repository, 3).await;
         let stop = Stop::new();
-        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &stop);
+        let mut reader = Reader::start(&repository, &manifest.objects, Direction::Forward, &stop);
         stop.stop();
         assert_eq!(reader.next().await.unwrap_err().kind(), Kind::Interrupted);
     }

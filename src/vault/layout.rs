@@ -316,7 +316,7 @@ pub mod folder {
         format!("clusters/{cluster}/points")
     }
 
-    /// One cluster's verdicts; of one point when its stem is given.
+    /// One cluster's verdicts.
     pub fn verdicts(cluster: &str) -> String {
         format!("clusters/{cluster}/verdicts")
     }

@@ -466,7 +466,9 @@ mod tests {
         for entry in objects {
             let at = Location::parse(&entry.name).unwrap();
             let stored = repository.get(&at, entry.stored_bytes).await.unwrap();
-            all.extend(crate::vault::pack::unpack(entry, &stored).unwrap());
+            let mut raw = vec![];
+            crate::vault::pack::unpack(entry, &stored, &mut raw).unwrap();
+            all.extend(raw);
         }
         all
     }

@@ -16,7 +16,7 @@ use url::Url;
 use crate::base::clock::{Clock, Time};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
-use crate::vault::layout::{Location, folder};
+use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document};
 pub use crate::vault::store::{Listed, Stored};
@@ -164,7 +164,7 @@ impl Repository {
     }
 
     /// A restore point's manifest, checked in all that does not need its objects.
-    pub async fn manifest(&self, name: &crate::vault::layout::PointName) -> Result<Manifest> {
+    pub async fn manifest(&self, name: &PointName) -> Result<Manifest> {
         let manifest: Manifest = self.get_document(&Location::Point(name.clone())).await?;
         manifest.validate(name)?;
         Ok(manifest)
@@ -239,6 +239,11 @@ async fn refuse_strangers(store: &Store, url: &str) -> Result<()> {
 fn stranger(url: &str) -> Error {
     Error::new(Kind::Usage, format!("{url} holds files but is not a Holdfast repository; nothing was touched"))
         .hint("give an empty directory, or the root of an existing repository (it has a folder `config`)")
+}
+
+/// Whether `url` could be a repository's, without looking at what is there: what a check of a policy asks.
+pub fn check_url(url: &str) -> Result<()> {
+    parse_url(url).map(|_| ())
 }
 
 /// The directory that a repository's URL names.
@@ -368,7 +373,7 @@ mod tests {
             ("ftp://x/y", "file:///"),
             ("file:///a?b", "%3F"),
         ] {
-            let error = parse_url(wrong).unwrap_err();
+            let error = check_url(wrong).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{wrong}");
             assert!(error.hint_text().unwrap().contains(says), "{wrong}: {:?}", error.hint_text());
         }

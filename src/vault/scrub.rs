@@ -126,7 +126,7 @@ async fn examine_bytes(
     seen: &mut (impl FnMut(&ObjectEntry) + Send),
 ) -> Result<Vec<Finding>> {
     let mut findings = vec![];
-    let mut reader = Reader::start(repository, manifest, Direction::Backward, stop);
+    let mut reader = Reader::start(repository, &manifest.objects, Direction::Backward, stop);
     while let Some(read) = reader.next_read().await? {
         match read {
             Read::Faulty(entry, fault) => {

@@ -157,7 +157,7 @@ pub(crate) async fn point(repository: &Repository, n: i64) -> Manifest {
 
 /// Reads every object of a point.
 pub(crate) async fn assert_readable(repository: &Repository, manifest: &Manifest) {
-    let mut reader = Reader::start(repository, manifest, Direction::Forward, &Stop::new());
+    let mut reader = Reader::start(repository, &manifest.objects, Direction::Forward, &Stop::new());
     let mut objects = 0;
     while reader.next().await.unwrap().is_some() {
         objects += 1;
