@@ -5,12 +5,17 @@
 //! - The clock, the operating system's randomness and SHA-256 are named here and nowhere else, so that tests can set
 //!   them and readers can find them.
 
+pub mod backoff;
 pub mod clock;
 pub mod digest;
+pub mod durable;
 pub mod error;
+pub mod file;
 pub mod id;
+pub mod progress;
 pub mod rng;
 pub mod stop;
+pub mod tls;
 pub mod units;
 
 pub use error::{Error, IoContext, Kind, Result};

@@ -1,0 +1,163 @@
+//! Files that are there whole or not at all: temporary name, fsync, rename, fsync of the folder.
+//!
+//! Invariants:
+//! - Until `commit` returns, nothing is visible under the final name; afterwards it survives a power cut.
+//! - A file that is already there is never replaced.
+//! - An abandoned temporary file is removed; one left by a kill is recognised by its suffix and replaced next time.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::base::error::{Error, IoContext, Kind, Result};
+
+/// What a file's name ends with until it is whole.
+pub const PART_SUFFIX: &str = ".part";
+
+/// A new file in the making. Dropped before `commit`, it leaves nothing behind.
+#[derive(Debug)]
+pub struct NewFile {
+    file: File,
+    part: PathBuf,
+    path: PathBuf,
+    len: u64,
+    committed: bool,
+}
+
+impl NewFile {
+    /// Starts the file that will be at `path`. Refused with `Kind::Conflict` when something is there.
+    pub fn create(path: &Path, mode: u32) -> Result<Self> {
+        refuse_existing(path)?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(PART_SUFFIX);
+        let part = PathBuf::from(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false) // not before the lock: these may be another process's bytes
+            .mode(mode)
+            .open(&part)
+            .during(|| format!("create {}", part.display()))?;
+        // Two processes making the same file would write into each other's.
+        let flags = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&file, flags).map_err(|_| {
+            Error::new(Kind::Conflict, format!("{} is being written by another process", path.display()))
+                .hint("wait for it to end, or choose another name")
+        })?;
+        file.set_len(0).during(|| format!("empty {}", part.display()))?;
+        Ok(NewFile { file, part, path: path.to_owned(), len: 0, committed: false })
+    }
+
+    /// Appends `bytes`.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).during(|| format!("write {}", self.part.display()))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Replaces bytes written before, at `offset`.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() as u64 <= self.len, "only bytes written before can be replaced");
+        self.file.write_all_at(bytes, offset).during(|| format!("write {}", self.part.display()))
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A second handle: to read the bytes back, or to sync them from another thread while they are still being written.
+    pub fn handle(&self) -> Result<File> {
+        self.file.try_clone().during(|| format!("open {} again", self.part.display()))
+    }
+
+    /// Makes the file durable and visible under its final name.
+    pub fn commit(mut self) -> Result<()> {
+        self.file.sync_all().during(|| format!("sync {}", self.part.display()))?;
+        // RENAME_NOREPLACE closes the gap between the first look and now.
+        let cwd = rustix::fs::CWD;
+        rustix::fs::renameat_with(cwd, &self.part, cwd, &self.path, rustix::fs::RenameFlags::NOREPLACE)
+            .map_err(std::io::Error::from)
+            .during(|| format!("rename {} to {}", self.part.display(), self.path.display()))?;
+        self.committed = true;
+        sync_folder(&self.path)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Best effort: what stays is named .part and is replaced by the next attempt.
+            let _ = std::fs::remove_file(&self.part);
+        }
+    }
+}
+
+/// Refuses a path where something is already.
+pub fn refuse_existing(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Err(Error::new(Kind::Conflict, format!("{} is already there", path.display()))
+            .hint("nothing was changed; choose a new name, or move the old file away first")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(format!("look at {}", path.display()), error)),
+    }
+}
+
+/// Makes the name of `path` durable in its folder.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let handle = File::open(folder).during(|| format!("open {}", folder.display()))?;
+    handle.sync_all().during(|| format!("sync {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapshot.db");
+        let mut file = NewFile::create(&path, 0o600).unwrap();
+        file.append(b"0123").unwrap();
+        assert!(!path.exists());
+        drop(file);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        let mut file = NewFile::create(&path, 0o600).unwrap();
+        file.append(b"0123").unwrap();
+        file.write_at(1, b"xy").unwrap();
+        file.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"0xy3");
+        assert_eq!(NewFile::create(&path, 0o600).unwrap_err().kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapshot.db");
+        let mut file = NewFile::create(&path, 0o600).unwrap();
+        file.append(b"ours").unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert_eq!(file.commit().unwrap_err().kind(), Kind::Conflict);
+        assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("elsewhere"));
+    }
+
+    #[test]
+    fn two_writers_of_one_file_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapshot.db");
+        let _first = NewFile::create(&path, 0o600).unwrap();
+        assert_eq!(NewFile::create(&path, 0o600).unwrap_err().kind(), Kind::Conflict);
+    }
+}

@@ -1,0 +1,286 @@
+//! Certificates and keys as files: read, checked for what they claim to be, handed on as PEM.
+//!
+//! Most TLS trouble is a wrong file: the key where the certificate belongs, DER instead of PEM, a path that moved. Such a
+//! mistake is told here with the path, because a TLS library that meets the bytes later no longer knows where they came
+//! from. Whether a certificate is trusted, valid today and fits its key is the TLS library's to say.
+//!
+//! Invariants:
+//! - What leaves here holds at least one block of the kind it should, and every block is well-formed base64.
+//! - A private key appears in no message and in no `Debug` output.
+
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::units;
+
+/// Largest PEM file, in bytes; a system's whole bundle of authorities has about 220 KiB.
+pub const PEM_BYTES_MAX: u64 = 4 * units::MIB;
+
+/// Where the files of a TLS client are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates of the authorities to trust; none: those of the system.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, followed by its intermediates.
+    pub cert: Option<PathBuf>,
+    /// The private key of our certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// What the files hold: PEM that was checked.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Authorities to trust; none: those of the system.
+    pub ca: Option<Vec<u8>>,
+    /// What we show to be let in.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone)]
+pub struct Identity {
+    /// PEM of the chain, our own certificate first.
+    pub cert: Vec<u8>,
+    /// PEM of the key.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({} bytes of certificates and a key)", self.cert.len())
+    }
+}
+
+impl TlsFiles {
+    /// Whether no file is named.
+    pub fn is_empty(&self) -> bool {
+        *self == TlsFiles::default()
+    }
+
+    /// Reads and checks all files.
+    pub fn load(&self) -> Result<Tls> {
+        let ca = self.ca.as_deref().map(|path| read("the CA certificate", path, Holds::Certificate)).transpose()?;
+        let identity = match (&self.cert, &self.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(Identity {
+                cert: read("the client certificate", cert, Holds::Certificate)?,
+                key: read("the client key", key, Holds::Key)?,
+            }),
+            (Some(cert), None) => {
+                return Err(Error::new(Kind::Usage, format!("client certificate {} has no key", cert.display()))
+                    .hint("name the certificate's private key with `key`"));
+            }
+            (None, Some(key)) => {
+                return Err(Error::new(Kind::Usage, format!("client key {} has no certificate", key.display()))
+                    .hint("name the key's certificate with `cert`"));
+            }
+        };
+        Ok(Tls { ca, identity })
+    }
+}
+
+/// What a file must hold at least one of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Certificate,
+    Key,
+}
+
+impl Holds {
+    fn is(self, label: &str) -> bool {
+        match self {
+            Holds::Certificate => label == "CERTIFICATE",
+            Holds::Key => matches!(label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Holds::Certificate => "certificate",
+            Holds::Key => "private key",
+        }
+    }
+}
+
+fn read(what: &str, path: &Path, holds: Holds) -> Result<Vec<u8>> {
+    let during = || format!("read {what} {}", path.display());
+    let file = std::fs::File::open(path).during(during).map_err(|error| unreadable(error, path))?;
+    let mut pem = Vec::new();
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).during(during).map_err(|error| unreadable(error, path))?;
+    check(&pem, holds).map_err(|error| error.during(during()))?;
+    Ok(pem)
+}
+
+/// A file that is not there is a mistake in the configuration, not data that nobody has.
+fn unreadable(error: Error, path: &Path) -> Error {
+    match error.kind() {
+        Kind::NotFound => {
+            error.kind_of(Kind::Usage).hint(format!("correct the path, or put the file at {}", path.display()))
+        }
+        Kind::Denied => error.hint("let the user who runs this read the file, or run as another user"),
+        _ => error.or_hint("name a readable PEM file"),
+    }
+}
+
+fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, message).hint(hint)
+}
+
+/// Checks that `pem` is PEM and holds what it should.
+fn check(pem: &[u8], holds: Holds) -> Result<()> {
+    const AS_PEM: &str =
+        "convert it, for example with `openssl x509 -inform der -in FILE -out FILE.pem` (keys: `openssl pkey`)";
+    if pem.len() as u64 > PEM_BYTES_MAX {
+        return Err(wrong(
+            format!("more than {}", units::bytes(PEM_BYTES_MAX)),
+            "name a PEM file; this is something else",
+        ));
+    }
+    let Ok(text) = std::str::from_utf8(pem) else {
+        // 0x30 opens every DER certificate and key.
+        let what = if pem.first() == Some(&0x30) { "DER, not PEM" } else { "not PEM: it holds bytes that are no text" };
+        return Err(wrong(what, AS_PEM));
+    };
+    let labels = labels(text)?;
+    if labels.iter().any(|label| holds.is(label)) {
+        return Ok(());
+    }
+    if holds == Holds::Key && labels.contains(&"ENCRYPTED PRIVATE KEY") {
+        return Err(wrong(
+            "the key is protected by a passphrase",
+            "decrypt it: `openssl pkey -in FILE -out FILE.plain`",
+        ));
+    }
+    let other = if holds == Holds::Key { Holds::Certificate } else { Holds::Key };
+    if labels.iter().any(|label| other.is(label)) {
+        return Err(wrong(
+            format!("it holds a {}, not a {}", other.name(), holds.name()),
+            "the paths of certificate and key may have been swapped",
+        ));
+    }
+    match labels.first() {
+        Some(label) => Err(wrong(format!("it holds a {label:?}, not a {}", holds.name()), "name another file")),
+        None => Err(wrong("not PEM: no line begins with -----BEGIN", AS_PEM)),
+    }
+}
+
+/// The labels of all blocks, each checked to be closed and to be base64. Text between blocks is comment.
+fn labels(text: &str) -> Result<Vec<&str>> {
+    const INTACT: &str = "the file is cut short or was edited: copy it again from its source";
+    let label = |line: &'_ str, edge: &str| -> Option<(usize, usize)> {
+        let inner = line.strip_prefix(edge)?.strip_suffix("-----")?;
+        Some((edge.len(), inner.len()))
+    };
+    let mut labels = Vec::new();
+    let mut open: Option<&str> = None;
+    for (n, line) in text.lines().enumerate() {
+        let (n, line) = (n + 1, line.trim());
+        if let Some((start, len)) = label(line, "-----BEGIN ") {
+            if open.is_some() {
+                return Err(wrong(format!("line {n}: a block begins inside another"), INTACT));
+            }
+            open = Some(&line[start..start + len]);
+        } else if let Some((start, len)) = label(line, "-----END ") {
+            if open != Some(&line[start..start + len]) {
+                return Err(wrong(format!("line {n}: a block ends that did not begin"), INTACT));
+            }
+            labels.extend(open.take());
+        } else if open.is_some() {
+            // Old encrypted keys carry headers such as `Proc-Type: 4,ENCRYPTED` inside the block.
+            if line.starts_with("Proc-Type:") && line.ends_with("ENCRYPTED") {
+                return Err(wrong(
+                    "the key is protected by a passphrase",
+                    "decrypt it: `openssl pkey -in FILE -out FILE.plain`",
+                ));
+            }
+            let base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=');
+            if !line.bytes().all(base64) {
+                return Err(wrong(format!("line {n}: not base64"), INTACT));
+            }
+        }
+    }
+    match open {
+        Some(label) => Err(wrong(format!("the block {label:?} has no end"), INTACT)),
+        None => Ok(labels),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CERT: &str = "# ours\n-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\nAA==\n-----END CERTIFICATE-----\n";
+    const KEY: &str = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n\
+                       -----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIF==\n-----END EC PRIVATE KEY-----\n";
+
+    fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> Option<PathBuf> {
+        use std::io::Write as _;
+        let path = dir.path().join(name);
+        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+        Some(path)
+    }
+
+    #[test]
+    fn right_files_load_and_the_key_stays_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            ca: file(&dir, "ca.crt", CERT.replace('\n', "\r\n").as_bytes()),
+            cert: file(&dir, "both.pem", format!("{KEY}{CERT}").as_bytes()),
+            key: file(&dir, "both.pem", format!("{KEY}{CERT}").as_bytes()),
+        };
+        let tls = files.load().unwrap();
+        assert!(tls.ca.is_some() && !files.is_empty());
+        assert!(!format!("{tls:?}").contains("MHcC"));
+        assert!(TlsFiles::default().load().unwrap().identity.is_none() && TlsFiles::default().is_empty());
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = TlsFiles { cert: file(&dir, "c", CERT.as_bytes()), ..TlsFiles::default() };
+        assert!(alone.load().unwrap_err().chain().ends_with("has no key"));
+        let alone = TlsFiles { key: file(&dir, "k", KEY.as_bytes()), ..TlsFiles::default() };
+        assert!(alone.load().unwrap_err().chain().ends_with("has no certificate"));
+    }
+
+    #[test]
+    fn every_mistake_has_its_own_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let encrypted = CERT.replace("CERTIFICATE", "ENCRYPTED PRIVATE KEY");
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----\n";
+        let large = vec![b'\n'; usize::try_from(PEM_BYTES_MAX).unwrap() + 1];
+        let cases: &[(&[u8], bool, &str)] = &[
+            (b"", false, "not PEM: no line begins with -----BEGIN"),
+            (b"\x30\x82\x03\xff", false, "DER, not PEM"),
+            (b"\xff\xfe", false, "not PEM: it holds bytes that are no text"),
+            (CERT.as_bytes(), true, "it holds a certificate, not a private key"),
+            (KEY.as_bytes(), false, "it holds a private key, not a certificate"),
+            (encrypted.as_bytes(), true, "the key is protected by a passphrase"),
+            (old.as_bytes(), true, "the key is protected by a passphrase"),
+            (&CERT.as_bytes()[..40], false, "the block \"CERTIFICATE\" has no end"),
+            (&CERT.as_bytes()[20..], false, "line 4: a block ends that did not begin"),
+            (b"-----BEGIN X-----\n-----BEGIN Y-----\n", false, "line 2: a block begins inside another"),
+            (b"-----BEGIN X-----\n{}\n", false, "line 2: not base64"),
+            (b"-----BEGIN X-----\n-----END X-----\n", false, "it holds a \"X\", not a certificate"),
+            (&large, false, "more than 4.00 MiB"),
+        ];
+        for (bytes, is_key, text) in cases {
+            let holds = if *is_key { Holds::Key } else { Holds::Certificate };
+            let path = file(&dir, "f", bytes).unwrap();
+            let error = read("the file", &path, holds).unwrap_err();
+            assert!(error.chain().ends_with(text), "{} is not {text}", error.chain());
+            assert!(error.hint_text().is_some() && error.kind() == Kind::Usage, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_a_mistake_of_configuration() {
+        let files = TlsFiles { ca: Some(PathBuf::from("/nowhere/ca.crt")), ..TlsFiles::default() };
+        let error = files.load().unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.chain().starts_with("read the CA certificate /nowhere/ca.crt: No such file"));
+        assert!(error.hint_text().unwrap().contains("/nowhere/ca.crt"));
+    }
+}

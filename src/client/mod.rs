@@ -1,0 +1,37 @@
+//! Talking to the members of a cluster, etcd's or Holdfast's, as any client does.
+//!
+//! A `Client` knows the endpoints of one cluster. Cheap questions (who are the members, which keys are there) go to any
+//! member that answers; expensive ones name their member, and `maintenance::choose` says which: a voter that keeps up and
+//! is not the leader, because reading a whole database slows the member that does it. What arrives is checked here as far
+//! as the protocol allows (`snapshot` verifies length and SHA-256 while the bytes pass through, `kv` that keys ascend at
+//! one revision, `watch` that revisions never go back); what it means is for `snapshot` and the layers above.
+//!
+//! ```text
+//!   options ──> Target ──> channel: one per endpoint, token, deadline, failover
+//!                             |
+//!       maintenance · cluster · kv · watch · snapshot      one file per service, plain values out
+//!                             |
+//!                          status: gRPC statuses and broken connections -> base::Error with a hint
+//! ```
+//!
+//! Invariants:
+//! - A cluster is never written to: no call in here puts, deletes, compacts, grants, or changes members, alarms or users.
+//!   The agent protects what it cannot harm.
+//! - Every answer has a deadline; every stream a limit on silence and none on duration; every buffer a limit in bytes.
+//! - tonic is named in this layer and in `api` only; no type of it appears in what this layer gives away.
+//! - Passwords, tokens, keys and values appear in no error and in no log.
+
+pub mod channel;
+pub mod cluster;
+pub mod kv;
+pub mod maintenance;
+pub mod options;
+pub mod snapshot;
+mod status;
+pub mod watch;
+
+pub use channel::Client;
+pub use options::{Endpoint, Options};
+
+#[cfg(test)]
+mod fake;

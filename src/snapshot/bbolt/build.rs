@@ -1,0 +1,124 @@
+//! Records in the fixed order, inserted into a new etcd file.
+//!
+//! The small buckets are gathered in memory, because their records do not come bucket by bucket; leases and revisions,
+//! which may be many, come last and in the order of their keys, and are streamed.
+
+use std::collections::BTreeMap;
+
+use crate::base::error::{Error, Result};
+use crate::snapshot::bbolt::records::SIDE_BYTES_MAX;
+use crate::snapshot::bbolt::shape::Sizes;
+use crate::snapshot::bbolt::write::{Head, Sink, Writer};
+use crate::snapshot::entry;
+use crate::snapshot::record::Record;
+
+/// A file in the making.
+#[derive(Debug)]
+pub struct Builder {
+    writer: Writer,
+    side: BTreeMap<Vec<u8>, SideBucket>,
+    side_bytes: usize,
+    /// Number of the last record's kind: 13 while leases come, 16 while revisions come.
+    last_number: u32,
+    /// Key of the last entry streamed.
+    last_key: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct SideBucket {
+    sequence: u64,
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Builder {
+    /// Starts a file: hands on the page after the head.
+    pub fn start(sizes: Sizes, sink: &mut Sink<'_>) -> Result<Self> {
+        let writer = Writer::start(sizes, sink)?;
+        Ok(Builder { writer, side: BTreeMap::new(), side_bytes: 0, last_number: 0, last_key: vec![] })
+    }
+
+    /// Bytes of the head that goes before the first chunk.
+    pub fn head_bytes(&self) -> usize {
+        self.writer.head_bytes()
+    }
+
+    /// Inserts a record.
+    pub fn put(&mut self, record: &Record<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let number = record.number();
+        if number < self.last_number || self.last_number == 17 {
+            return Err(Error::damaged(format!("a record of kind {number} follows one of kind {}", self.last_number)));
+        }
+        if number != self.last_number {
+            self.leave(sink)?;
+        }
+        self.last_number = number;
+        match record {
+            Record::Lease { .. } | Record::Revision(_) => self.stream(record, sink),
+            _ => self.gather(record),
+        }
+    }
+
+    /// Ends the bucket that was streamed, if one was.
+    fn leave(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let name = match self.last_number {
+            13 => entry::LEASE,
+            16 => entry::KEY,
+            _ => return Ok(()),
+        };
+        let sequence = self.side.remove(name).unwrap_or_default().sequence;
+        self.last_key.clear();
+        self.writer.end_bucket(name, sequence, sink)
+    }
+
+    fn stream(&mut self, record: &Record<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let Builder { writer, last_key, .. } = self;
+        entry::entries(record, &mut |_, key, value| {
+            if !last_key.is_empty() && key <= &last_key[..] {
+                return Err(Error::damaged("leases or revisions do not ascend"));
+            }
+            last_key.clear();
+            last_key.extend_from_slice(key);
+            writer.put(key, value, sink)
+        })
+    }
+
+    fn gather(&mut self, record: &Record<'_>) -> Result<()> {
+        let Builder { side, side_bytes, .. } = self;
+        if let Record::Extra(extra) = record
+            && extra.key.is_none()
+        {
+            let bucket = side.entry(extra.bucket.to_vec()).or_default();
+            bucket.sequence = extra.sequence;
+            *side_bytes += extra.bucket.len();
+        }
+        entry::entries(record, &mut |bucket, key, value| {
+            if [entry::KEY, entry::LEASE].contains(&bucket) {
+                return Err(Error::damaged("history and leases hold no entries that are not etcd's"));
+            }
+            *side_bytes += key.len() + value.len();
+            if *side_bytes > SIDE_BYTES_MAX {
+                return Err(Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes")));
+            }
+            let entries = &mut side.entry(bucket.to_vec()).or_default().entries;
+            if entries.insert(key.to_vec(), value.to_vec()).is_some() {
+                let bucket = String::from_utf8_lossy(bucket);
+                return Err(Error::damaged(format!("an entry of bucket {bucket:?} comes twice")));
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the file and returns its head. `End` must have come.
+    pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<Head> {
+        if self.last_number != 17 {
+            return Err(Error::damaged("the stream is cut short: it has no End"));
+        }
+        for (name, bucket) in std::mem::take(&mut self.side) {
+            for (key, value) in &bucket.entries {
+                self.writer.put(key, value, sink)?;
+            }
+            self.writer.end_bucket(&name, bucket.sequence, sink)?;
+        }
+        self.writer.finish(sink)
+    }
+}

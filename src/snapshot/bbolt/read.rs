@@ -1,0 +1,454 @@
+//! Reading a file: metas, buckets, and the leaves of a bucket in either direction.
+//!
+//! The tree is walked with an explicit stack of branch pages, so depth costs no recursion and has a limit. A bitmap of
+//! pages already met turns cycles and double references into errors and bounds the walk by the size of the file.
+
+use crate::base::error::{Error, Kind, Result};
+use crate::snapshot::bbolt::Pages;
+use crate::snapshot::bbolt::page::{
+    BRANCH, BUCKET, BUCKET_BYTES, ELEMENT_BYTES, HEADER_BYTES, Header, LEAF, META_BYTES, Meta, PAGE_SIZES, u32_at,
+    u64_at,
+};
+
+/// The longest run of pages that is read as one page, in bytes: a record at its limit and its page.
+pub const RUN_BYTES_MAX: u64 = 80 << 20;
+/// The deepest tree that is walked. With two children per branch page, 2^48 leaves.
+pub const DEPTH_MAX: usize = 48;
+/// The most buckets a file may have. etcd has a dozen.
+pub const BUCKETS_MAX: usize = 1024;
+/// Bytes of the SHA-256 that `etcdctl snapshot save` appends.
+pub const TRAILER_BYTES: u64 = 32;
+/// What the length of a file with that trailer leaves when divided by it.
+const SECTOR_BYTES: u64 = 512;
+/// Pages fetched at once in the hope that the page has as many; leaves of usual objects have two or three.
+const SPECULATIVE_PAGES: u64 = 4;
+
+/// An open file.
+#[derive(Debug)]
+pub struct Db<P> {
+    pages: P,
+    meta: Meta,
+}
+
+/// One of the file's buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its sequence number; etcd never uses it.
+    pub sequence: u64,
+    /// Where its tree begins.
+    pub root: Root,
+}
+
+/// Where a bucket's tree begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// On a page of its own.
+    Page(u64),
+    /// In the bucket's entry: a leaf page.
+    Inline(Vec<u8>),
+}
+
+/// Which end of a bucket comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Smallest key first.
+    Forward,
+    /// Largest key first. Within a leaf, entries stay in ascending order.
+    Backward,
+}
+
+/// Pages met so far.
+#[derive(Clone, Debug)]
+pub struct Visited {
+    bits: Vec<u64>,
+}
+
+impl<P: Pages> Db<P> {
+    /// Opens a file by its newest valid meta.
+    pub fn open(pages: P) -> Result<Self> {
+        let meta = newest_meta(&pages)?;
+        let size = meta.high_water.checked_mul(u64::from(meta.page_size));
+        match size {
+            Some(size) if size <= pages.len() => {}
+            _ => {
+                let page = meta.page_size;
+                return Err(Error::damaged(format!(
+                    "the file is cut short: {} pages of {page} bytes are in use, the file has {} bytes",
+                    meta.high_water,
+                    pages.len()
+                ))
+                .hint("copy the file again, or use another snapshot"));
+            }
+        }
+        if meta.high_water < 3 {
+            return Err(Error::damaged(format!("{} pages cannot hold a tree", meta.high_water)));
+        }
+        Ok(Db { pages, meta })
+    }
+
+    /// The meta the file was opened by.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Bytes in use: what `etcdutl snapshot status` calls total size.
+    pub fn size(&self) -> u64 {
+        self.meta.high_water * u64::from(self.meta.page_size)
+    }
+
+    /// The bytes behind the file.
+    pub fn pages(&self) -> &P {
+        &self.pages
+    }
+
+    /// No page met yet.
+    pub fn visited(&self) -> Visited {
+        let words = self.meta.high_water.div_ceil(64);
+        Visited { bits: vec![0; usize::try_from(words).expect("the file is larger than memory addresses")] }
+    }
+
+    /// The file's buckets, by name.
+    pub fn buckets(&self, visited: &mut Visited) -> Result<Vec<Bucket>> {
+        let mut buckets = vec![];
+        let mut leaves = self.leaves(&Root::Page(self.meta.root), Direction::Forward);
+        while let Some(leaf) = leaves.next_leaf(visited).map_err(|error| error.during("the list of buckets"))? {
+            for entry in leaf.entries() {
+                if buckets.len() == BUCKETS_MAX {
+                    return Err(Error::damaged(format!("the file has more than {BUCKETS_MAX} buckets")));
+                }
+                buckets.push(read_bucket(&entry)?);
+            }
+        }
+        Ok(buckets)
+    }
+
+    /// The leaves of the tree at `root`.
+    pub fn leaves(&self, root: &Root, direction: Direction) -> Leaves<'_, P> {
+        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None }
+    }
+
+    /// Reads a page with everything that belongs to it.
+    fn run(&self, id: u64, visited: &mut Visited) -> Result<Vec<u8>> {
+        let page_size = u64::from(self.meta.page_size);
+        if id < 2 || id >= self.meta.high_water {
+            return Err(Error::damaged(format!("page {id} lies outside the file")));
+        }
+        let ahead = SPECULATIVE_PAGES.min(self.meta.high_water - id);
+        let mut run = vec![0; to_usize(ahead * page_size)];
+        self.pages.read(id * page_size, &mut run)?;
+        let header = Header::read(&run)?;
+        if header.id != id {
+            return Err(Error::damaged(format!("page {id} carries the number {}", header.id)));
+        }
+        let pages = u64::from(header.overflow) + 1;
+        if pages > self.meta.high_water - id || pages * page_size > RUN_BYTES_MAX {
+            return Err(Error::damaged(format!("page {id} claims {pages} pages")));
+        }
+        visited.mark(id, pages)?;
+        let len = to_usize(pages * page_size);
+        if pages > ahead {
+            let have = run.len();
+            run.resize(len, 0);
+            self.pages.read((id + ahead) * page_size, &mut run[have..])?;
+        }
+        run.truncate(len);
+        Ok(run)
+    }
+}
+
+impl Visited {
+    /// Notes the run of `pages` pages at `id`; an error when one of them was met before.
+    fn mark(&mut self, id: u64, pages: u64) -> Result<()> {
+        for page in id..id + pages {
+            let word = &mut self.bits[to_usize(page / 64)];
+            let bit = 1 << (page % 64);
+            if *word & bit != 0 {
+                return Err(Error::damaged(format!("page {page} is referenced twice")));
+            }
+            *word |= bit;
+        }
+        Ok(())
+    }
+}
+
+/// The newest valid meta. As bbolt does: the page size stands in the first meta; when that one is damaged, the second is
+/// looked for at every possible page size.
+fn newest_meta<P: Pages>(pages: &P) -> Result<Meta> {
+    let at = |offset: u64| -> Result<Meta> {
+        if offset + META_BYTES as u64 > pages.len() {
+            return Err(Error::damaged(format!("the file has only {} bytes", pages.len())));
+        }
+        let mut page = [0; META_BYTES];
+        pages.read(offset, &mut page)?;
+        Meta::read(&page)
+    };
+    let first = at(0);
+    let second = match &first {
+        Ok(meta) => at(u64::from(meta.page_size)).ok(),
+        Err(_) => {
+            let mut sizes = (0..).map(|n| PAGE_SIZES.start() << n).take_while(|size| PAGE_SIZES.contains(size));
+            sizes.find_map(|size| at(u64::from(size)).ok().filter(|meta| meta.page_size == size))
+        }
+    };
+    match (first, second.filter(|meta| PAGE_SIZES.contains(&meta.page_size))) {
+        (Ok(first), Some(second)) if second.page_size == first.page_size && second.txid > first.txid => Ok(second),
+        (Ok(first), _) => Ok(first),
+        (Err(_), Some(second)) => Ok(second),
+        (Err(error), None) => Err(error
+            .during("this is not an etcd database file: neither meta page is valid")
+            .kind_of(Kind::Damaged)
+            .hint("check that this is the file you meant: a snapshot, or member/snap/db of a stopped etcd")),
+    }
+}
+
+/// The length of the database in a file of `len` bytes, and whether a SHA-256 follows it: etcd's own rule.
+pub fn split_trailer(len: u64) -> (u64, bool) {
+    if len % SECTOR_BYTES == TRAILER_BYTES { (len - TRAILER_BYTES, true) } else { (len, false) }
+}
+
+fn read_bucket(entry: &Entry<'_>) -> Result<Bucket> {
+    let name = String::from_utf8_lossy(entry.key);
+    if entry.flags & BUCKET == 0 {
+        return Err(Error::damaged(format!("{name:?} stands beside the buckets and is none")));
+    }
+    if entry.value.len() < BUCKET_BYTES {
+        return Err(Error::damaged(format!("the entry of bucket {name:?} is cut short")));
+    }
+    let root = match u64_at(entry.value, 0) {
+        0 => {
+            let page = entry.value[BUCKET_BYTES..].to_vec();
+            Leaf::check(page.clone()).map_err(|error| error.during(format!("the inline page of bucket {name:?}")))?;
+            Root::Inline(page)
+        }
+        id => Root::Page(id),
+    };
+    Ok(Bucket { name: entry.key.to_vec(), sequence: u64_at(entry.value, 8), root })
+}
+
+/// The leaves of one tree, one after another.
+#[derive(Debug)]
+pub struct Leaves<'db, P> {
+    db: &'db Db<P>,
+    start: Option<Root>,
+    stack: Vec<Branch>,
+    direction: Direction,
+    /// The key the next leaf must lie beyond: the last one forward, the first one backward.
+    edge: Option<Vec<u8>>,
+}
+
+impl<P: Pages> Leaves<'_, P> {
+    /// The next leaf that has entries; `None` after the last.
+    pub fn next_leaf(&mut self, visited: &mut Visited) -> Result<Option<Leaf>> {
+        loop {
+            let leaf = match self.start.take() {
+                Some(Root::Inline(page)) => Leaf::check(page)?,
+                Some(Root::Page(id)) => match self.descend(id, None, visited)? {
+                    Some(leaf) => leaf,
+                    None => continue,
+                },
+                None => match self.step(visited)? {
+                    Step::Leaf(leaf) => leaf,
+                    Step::Deeper => continue,
+                    Step::Done => return Ok(None),
+                },
+            };
+            if leaf.is_empty() {
+                continue;
+            }
+            self.check_edge(&leaf)?;
+            return Ok(Some(leaf));
+        }
+    }
+
+    /// Follows the next child of the innermost branch page that has one left.
+    fn step(&mut self, visited: &mut Visited) -> Result<Step> {
+        loop {
+            let Some(branch) = self.stack.last_mut() else { return Ok(Step::Done) };
+            let Some((id, low)) = branch.next_child(self.direction) else {
+                self.stack.pop();
+                continue;
+            };
+            return Ok(self.descend(id, Some(&low), visited)?.map_or(Step::Deeper, Step::Leaf));
+        }
+    }
+
+    /// Reads page `id`: a leaf is returned, a branch is pushed. `low`: the smallest key the parent allows.
+    fn descend(&mut self, id: u64, low: Option<&[u8]>, visited: &mut Visited) -> Result<Option<Leaf>> {
+        let run = self.db.run(id, visited)?;
+        let named = |error: Error| error.during(format!("page {id}"));
+        match Header::read(&run).map_err(named)?.flags {
+            LEAF => {
+                let leaf = Leaf::check(run).map_err(named)?;
+                if !leaf.is_empty() && low.is_some_and(|low| leaf.entry(0).key < low) {
+                    return Err(named(Error::damaged("a key is smaller than the branch that leads to it")));
+                }
+                Ok(Some(leaf))
+            }
+            BRANCH => {
+                if self.stack.len() == DEPTH_MAX {
+                    return Err(named(Error::damaged(format!("the tree is deeper than {DEPTH_MAX} pages"))));
+                }
+                self.stack.push(Branch::check(run, low).map_err(named)?);
+                Ok(None)
+            }
+            flags => Err(named(Error::damaged(format!("flags {flags:#x} are neither a branch's nor a leaf's")))),
+        }
+    }
+
+    fn check_edge(&mut self, leaf: &Leaf) -> Result<()> {
+        let (first, last) = (leaf.entry(0).key, leaf.entry(leaf.len() - 1).key);
+        let beyond = match (self.direction, &self.edge) {
+            (_, None) => true,
+            (Direction::Forward, Some(edge)) => first > &edge[..],
+            (Direction::Backward, Some(edge)) => last < &edge[..],
+        };
+        if !beyond {
+            return Err(Error::damaged("keys do not ascend from one leaf to the next"));
+        }
+        let edge = if self.direction == Direction::Forward { last } else { first };
+        self.edge = Some(edge.to_vec());
+        Ok(())
+    }
+}
+
+enum Step {
+    Leaf(Leaf),
+    Deeper,
+    Done,
+}
+
+/// A branch page on the way to the current leaf.
+#[derive(Debug)]
+struct Branch {
+    run: Vec<u8>,
+    /// Children already taken, from the end the walk came from.
+    taken: usize,
+    count: usize,
+}
+
+impl Branch {
+    fn check(run: Vec<u8>, low: Option<&[u8]>) -> Result<Self> {
+        let header = Header::read(&run)?;
+        let count = usize::from(header.count);
+        let table_end = HEADER_BYTES + count * ELEMENT_BYTES;
+        if count == 0 || table_end > run.len() {
+            return Err(Error::damaged(format!("{count} children do not fit in a branch page")));
+        }
+        let branch = Branch { run, taken: 0, count };
+        let mut previous = low.map(<[u8]>::to_vec);
+        for i in 0..count {
+            let key = branch.key(i, table_end)?;
+            // The first key may equal the parent's; later ones must ascend.
+            if previous.as_deref().is_some_and(|previous| if i == 0 { key < previous } else { key <= previous }) {
+                return Err(Error::damaged("the keys of a branch page do not ascend"));
+            }
+            previous = Some(key.to_vec());
+        }
+        Ok(branch)
+    }
+
+    fn key(&self, i: usize, table_end: usize) -> Result<&[u8]> {
+        let element = HEADER_BYTES + i * ELEMENT_BYTES;
+        let start = element + to_usize(u64::from(u32_at(&self.run, element)));
+        let end = start + to_usize(u64::from(u32_at(&self.run, element + 4)));
+        let key = self.run.get(start..end).filter(|_| start >= table_end);
+        key.ok_or_else(|| Error::damaged("a branch key lies outside its page"))
+    }
+
+    fn next_child(&mut self, direction: Direction) -> Option<(u64, Vec<u8>)> {
+        if self.taken == self.count {
+            return None;
+        }
+        let i = if direction == Direction::Forward { self.taken } else { self.count - 1 - self.taken };
+        self.taken += 1;
+        let id = u64_at(&self.run, HEADER_BYTES + i * ELEMENT_BYTES + 8);
+        let key = self.key(i, 0).expect("checked when the page was read");
+        Some((id, key.to_vec()))
+    }
+}
+
+/// A checked leaf page: every entry lies inside it and keys ascend.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    run: Vec<u8>,
+    count: usize,
+}
+
+/// One entry of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// `BUCKET` for a nested bucket.
+    pub flags: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+impl Leaf {
+    /// Checks the leaf page in `run`.
+    fn check(run: Vec<u8>) -> Result<Self> {
+        let header = Header::read(&run)?;
+        if header.flags != LEAF {
+            return Err(Error::damaged(format!("flags {:#x} are not a leaf's", header.flags)));
+        }
+        let count = usize::from(header.count);
+        let table_end = HEADER_BYTES + count * ELEMENT_BYTES;
+        if table_end > run.len() {
+            return Err(Error::damaged(format!("{count} entries do not fit in a leaf page")));
+        }
+        let leaf = Leaf { run, count };
+        for i in 0..count {
+            let (start, middle, end) = leaf.bounds(i);
+            if start < table_end || end > leaf.run.len() {
+                return Err(Error::damaged("an entry lies outside its page"));
+            }
+            if i > 0 && leaf.entry(i - 1).key >= &leaf.run[start..middle] {
+                return Err(Error::damaged("the keys of a leaf page do not ascend"));
+            }
+        }
+        Ok(leaf)
+    }
+
+    fn bounds(&self, i: usize) -> (usize, usize, usize) {
+        let element = HEADER_BYTES + i * ELEMENT_BYTES;
+        let start = element + to_usize(u64::from(u32_at(&self.run, element + 4)));
+        let middle = start + to_usize(u64::from(u32_at(&self.run, element + 8)));
+        (start, middle, middle + to_usize(u64::from(u32_at(&self.run, element + 12))))
+    }
+
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether the leaf has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes the leaf holds in memory.
+    pub fn bytes(&self) -> usize {
+        self.run.len()
+    }
+
+    /// Entry `i`, in ascending order of keys.
+    pub fn entry(&self, i: usize) -> Entry<'_> {
+        assert!(i < self.count, "entry {i} of {}", self.count);
+        let (start, middle, end) = self.bounds(i);
+        let flags = u32_at(&self.run, HEADER_BYTES + i * ELEMENT_BYTES);
+        Entry { flags, key: &self.run[start..middle], value: &self.run[middle..end] }
+    }
+
+    /// All entries, in ascending order of keys.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        (0..self.count).map(|i| self.entry(i))
+    }
+}
+
+/// A length that fits in memory: the program runs on 64-bit machines.
+fn to_usize(n: u64) -> usize {
+    usize::try_from(n).expect("64-bit addresses")
+}

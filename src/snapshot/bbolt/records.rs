@@ -1,0 +1,270 @@
+//! An etcd file as records: in the fixed order for storing, or newest first for everything that asks which version of a
+//! key is its newest.
+
+use crate::base::error::{Error, Result};
+use crate::base::id::EtcdId;
+use crate::snapshot::bbolt::Pages;
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Visited};
+use crate::snapshot::encode::{Block, Encoder};
+use crate::snapshot::entry;
+use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record};
+
+/// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
+pub const SIDE_BYTES_MAX: usize = 64 << 20;
+
+/// Leaves are handed on together when they hold this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Takes an entry: key, value.
+type Read<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
+/// An etcd file whose small buckets have been read.
+#[derive(Debug)]
+pub struct Source<'db, P> {
+    db: &'db Db<P>,
+    side: Side,
+    /// Pages of the list of buckets and of the small buckets.
+    visited: Visited,
+    key: Option<Bucket>,
+    lease: Option<Bucket>,
+    facts: Facts,
+}
+
+/// What the file says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The greater of the last revision and the compaction; 1 for a store never written to.
+    pub revision: i64,
+    /// The newest compaction, scheduled or finished; 0 when there was none.
+    pub compact_revision: i64,
+    /// Raft term of the last applied entry; 0 when the file does not say.
+    pub raft_term: u64,
+    /// Raft index of the last applied entry; 0 when the file does not say.
+    pub raft_index: u64,
+    /// etcd's storage version; empty before 3.6.
+    pub storage_version: String,
+}
+
+/// The small buckets.
+#[derive(Debug, Default)]
+struct Side {
+    buckets: Vec<(Bucket, Vec<Leaf>)>,
+    bytes: usize,
+}
+
+impl<'db, P: Pages> Source<'db, P> {
+    /// Reads the list of buckets, the small buckets and the last revision.
+    pub fn open(db: &'db Db<P>) -> Result<Self> {
+        let mut visited = db.visited();
+        let (mut side, mut key, mut lease) = (Side::default(), None, None);
+        for bucket in db.buckets(&mut visited)? {
+            match &bucket.name[..] {
+                entry::KEY => key = Some(bucket),
+                entry::LEASE => lease = Some(bucket),
+                _ => side.read(db, bucket, &mut visited)?,
+            }
+        }
+        let mut source = Source { db, side, visited, key, lease, facts: Facts::default() };
+        source.facts = source.read_facts()?;
+        Ok(source)
+    }
+
+    /// What the file says about itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The descriptor of the file; the ids come from whoever handed the file over, 0 when unknown.
+    pub fn descriptor(&self, cluster_id: EtcdId, member_id: EtcdId) -> Descriptor<'_> {
+        Descriptor {
+            format: FORMAT,
+            cluster_id,
+            member_id,
+            revision: self.facts.revision,
+            compact_revision: self.facts.compact_revision,
+            raft_term: self.facts.raft_term,
+            raft_index: self.facts.raft_index,
+            storage_version: &self.facts.storage_version,
+            page_size: self.db.meta().page_size,
+        }
+    }
+
+    /// The whole file in the fixed order, as blocks.
+    pub fn encode(&self, descriptor: &Descriptor<'_>, sink: &mut dyn FnMut(Block) -> Result<()>) -> Result<End> {
+        let mut encoder = Encoder::new();
+        let mut put = |record: &Record<'_>| match encoder.put(record) {
+            Some(block) => sink(block),
+            None => Ok(()),
+        };
+        put(&Record::Descriptor(*descriptor))?;
+        for record in self.side_records() {
+            put(&record)?;
+        }
+        let mut visited = self.visited.clone();
+        let mut each = |bucket: &Option<Bucket>, read: &mut Read<'_>| -> Result<()> {
+            let Some(bucket) = bucket else { return Ok(()) };
+            let mut leaves = self.db.leaves(&bucket.root, Direction::Forward);
+            while let Some(leaf) = leaves.next_leaf(&mut visited).map_err(|error| in_bucket(error, bucket))? {
+                for entry in leaf.entries() {
+                    plain(bucket, entry.flags)?;
+                    read(entry.key, entry.value)?;
+                }
+            }
+            Ok(())
+        };
+        each(&self.lease, &mut |key, value| put(&entry::lease_record_of(key, value)?))?;
+        each(&self.key, &mut |key, value| put(&Record::Revision(entry::revision_of(key, value)?)))?;
+        let (blocks, end) = encoder.end();
+        blocks.into_iter().try_for_each(sink)?;
+        Ok(end)
+    }
+
+    /// The whole file as batches of records, newest first, each batch in ascending order within itself. The last batch
+    /// holds the descriptor and the small buckets; there is no `End`.
+    pub fn newest_first(
+        &self,
+        descriptor: &Descriptor<'_>,
+        sink: &mut dyn FnMut(&[Record<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        let mut visited = self.visited.clone();
+        self.batches(self.key.as_ref(), &mut visited, sink)?;
+        self.batches(self.lease.as_ref(), &mut visited, sink)?;
+        let mut records = vec![Record::Descriptor(*descriptor)];
+        records.extend(self.side_records());
+        sink(&records)
+    }
+
+    fn batches(
+        &self,
+        bucket: Option<&Bucket>,
+        visited: &mut Visited,
+        sink: &mut dyn FnMut(&[Record<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(bucket) = bucket else { return Ok(()) };
+        let mut leaves = self.db.leaves(&bucket.root, Direction::Backward);
+        let mut batch: Vec<Leaf> = vec![];
+        loop {
+            let leaf = leaves.next_leaf(visited).map_err(|error| in_bucket(error, bucket))?;
+            let done = leaf.is_none();
+            batch.extend(leaf);
+            if done || batch.iter().map(Leaf::bytes).sum::<usize>() >= BATCH_BYTES {
+                let mut records = Vec::with_capacity(batch.iter().map(Leaf::len).sum());
+                for entry in batch.iter().rev().flat_map(Leaf::entries) {
+                    plain(bucket, entry.flags)?;
+                    records.push(match &bucket.name[..] {
+                        entry::KEY => Record::Revision(entry::revision_of(entry.key, entry.value)?),
+                        _ => entry::lease_record_of(entry.key, entry.value)?,
+                    });
+                }
+                if !records.is_empty() {
+                    sink(&records)?;
+                }
+                batch.clear();
+            }
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The records of the small buckets, and the existence of every bucket, in the fixed order.
+    fn side_records(&self) -> Vec<Record<'_>> {
+        let mut records = vec![];
+        let strict = [&self.key, &self.lease].into_iter().flatten();
+        for bucket in strict.chain(self.side.buckets.iter().map(|(bucket, _)| bucket)) {
+            let (bucket, sequence) = (&bucket.name[..], bucket.sequence);
+            records.push(Record::Extra(Extra { bucket, key: None, value: &[], sequence }));
+        }
+        for (bucket, leaves) in &self.side.buckets {
+            let entries: Vec<_> = leaves.iter().flat_map(Leaf::entries).map(|e| (e.key, e.value)).collect();
+            if bucket.name == entry::AUTH {
+                let (config, rest) = entry::auth_config_of(&entries);
+                records.extend(rest);
+                records.extend(config);
+            } else {
+                records.extend(entries.iter().map(|(key, value)| entry::record_of(&bucket.name, key, value)));
+            }
+        }
+        records.sort_by(|a, b| fixed_order(a).cmp(&fixed_order(b)));
+        records
+    }
+
+    fn read_facts(&self) -> Result<Facts> {
+        let mut facts = Facts { revision: 1, ..Facts::default() };
+        for record in self.side_records() {
+            match record {
+                Record::Compacted(compacted) => {
+                    facts.compact_revision = facts.compact_revision.max(compacted.revision);
+                }
+                Record::Extra(Extra { bucket: entry::META, key: Some(key), value, .. }) => match key {
+                    entry::CONSISTENT_INDEX => facts.raft_index = big_endian(key, value)?,
+                    entry::TERM => facts.raft_term = big_endian(key, value)?,
+                    entry::STORAGE_VERSION => {
+                        facts.storage_version = String::from_utf8_lossy(value).into_owned();
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        facts.revision = facts.revision.max(facts.compact_revision).max(self.last_revision()?);
+        Ok(facts)
+    }
+
+    /// Main revision of the last entry of `key`; 0 when there is none.
+    fn last_revision(&self) -> Result<i64> {
+        let Some(bucket) = &self.key else { return Ok(0) };
+        let mut leaves = self.db.leaves(&bucket.root, Direction::Backward);
+        let leaf = leaves.next_leaf(&mut self.visited.clone()).map_err(|error| in_bucket(error, bucket))?;
+        let Some(leaf) = leaf else { return Ok(0) };
+        let entry = leaf.entry(leaf.len() - 1);
+        plain(bucket, entry.flags)?;
+        Ok(entry::revision_of(entry.key, entry.value)?.rev.main)
+    }
+}
+
+impl Side {
+    fn read<P: Pages>(&mut self, db: &Db<P>, bucket: Bucket, visited: &mut Visited) -> Result<()> {
+        let mut leaves = db.leaves(&bucket.root, Direction::Forward);
+        let mut kept = vec![];
+        while let Some(leaf) = leaves.next_leaf(visited).map_err(|error| in_bucket(error, &bucket))? {
+            self.bytes += leaf.bytes();
+            if self.bytes > SIDE_BYTES_MAX {
+                let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));
+                return Err(in_bucket(error, &bucket));
+            }
+            leaf.entries().try_for_each(|entry| plain(&bucket, entry.flags))?;
+            kept.push(leaf);
+        }
+        drop(leaves);
+        self.buckets.push((bucket, kept));
+        Ok(())
+    }
+}
+
+/// Refuses an entry that is a bucket: etcd does not nest them.
+fn plain(bucket: &Bucket, flags: u32) -> Result<()> {
+    if flags == 0 {
+        return Ok(());
+    }
+    Err(in_bucket(Error::damaged(format!("an entry has flags {flags:#x}: etcd nests no buckets")), bucket))
+}
+
+fn in_bucket(error: Error, bucket: &Bucket) -> Error {
+    error.during(format!("bucket {:?}", String::from_utf8_lossy(&bucket.name)))
+}
+
+fn big_endian(key: &[u8], value: &[u8]) -> Result<u64> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| {
+        let key = String::from_utf8_lossy(key);
+        Error::damaged(format!("{key} has {} bytes instead of 8", value.len()))
+    })
+}
+
+/// Kind, then bucket and key where the kind has them; the existence of buckets before their entries.
+fn fixed_order<'a>(record: &Record<'a>) -> (u32, &'a [u8], Option<&'a [u8]>) {
+    match record {
+        Record::Extra(extra) => (2, extra.bucket, extra.key),
+        other => (other.number(), &[], None),
+    }
+}

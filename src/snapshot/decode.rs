@@ -1,0 +1,221 @@
+//! Bytes to records: the mirror of `encode`, for bytes from outside.
+//!
+//! Unknown fields of known kinds are passed over, as protobuf readers do; an unknown kind is refused, because a restore
+//! that leaves out a fact it does not understand is not a restore.
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::id::EtcdId;
+use crate::snapshot::record::{
+    Compacted, Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
+};
+use crate::snapshot::wire::{self, Field, Fields};
+
+/// The records in a run of whole length-delimited records.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// The records in `bytes`.
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Records { rest: bytes }
+    }
+
+    fn record(&mut self) -> Result<Record<'a>> {
+        let len = wire::take_varint(&mut self.rest)?;
+        let len = usize::try_from(len).ok().filter(|len| *len <= RECORD_BYTES_MAX);
+        let split = len.and_then(|len| self.rest.split_at_checked(len));
+        let (body, rest) = split.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
+        self.rest = rest;
+        read_record(body)
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let record = self.record().map_err(|error| error.during("a record cannot be read"));
+        if record.is_err() {
+            self.rest = &[];
+        }
+        Some(record)
+    }
+}
+
+/// Reads one record without its length.
+fn read_record(body: &[u8]) -> Result<Record<'_>> {
+    let mut fields = Fields::of(body);
+    let (number, field) = fields.next().ok_or_else(|| Error::damaged("a record is empty"))??;
+    if fields.next().is_some() {
+        return Err(Error::damaged("a record holds more than one fact"));
+    }
+    let fact = field.bytes()?;
+    let first = || single(fact, 1);
+    match number {
+        1 => read_descriptor(fact).map(Record::Descriptor),
+        2 => read_extra(fact).map(Record::Extra),
+        3 => {
+            let [revision, finished] = numbers(fact)?;
+            Ok(Record::Compacted(Compacted { revision: revision.cast_signed(), finished: finished != 0 }))
+        }
+        4 => Ok(Record::ClusterVersion(text(bytes_or_empty(first()?)?)?)),
+        5 => read_member(fact),
+        6 => Ok(Record::MemberGone(EtcdId(numbers::<1>(fact)?[0]))),
+        7 => Ok(Record::Alarm { stored: message(first()?)? }),
+        8 => read_auth_config(fact),
+        9 => Ok(Record::User { stored: message(first()?)? }),
+        10 => Ok(Record::UserGone(bytes_or_empty(first()?)?)),
+        11 => Ok(Record::Role { stored: message(first()?)? }),
+        12 => Ok(Record::RoleGone(bytes_or_empty(first()?)?)),
+        13 => Ok(Record::Lease { stored: message(first()?)? }),
+        14 => Ok(Record::LeaseGone(numbers::<1>(fact)?[0].cast_signed())),
+        15 => {
+            let [revision, unix_ms] = numbers(fact)?.map(u64::cast_signed);
+            Ok(Record::Moment { revision, unix_ms })
+        }
+        16 => read_revision(fact).map(Record::Revision),
+        17 => read_end(fact).map(Record::End),
+        other => Err(Error::new(Kind::Usage, format!("records of kind {other} are not known to this version"))
+            .hint("the data was written by a newer version of holdfast: use that version to read it")),
+    }
+}
+
+/// The last field `number` of a message, the one that counts.
+fn single(fact: &[u8], number: u32) -> Result<Option<Field<'_>>> {
+    let mut found = None;
+    for field in Fields::of(fact) {
+        let (n, field) = field?;
+        if n == number {
+            found = Some(field);
+        }
+    }
+    Ok(found)
+}
+
+/// Varint fields 1 to N; a field that is not there is 0.
+fn numbers<const N: usize>(fact: &[u8]) -> Result<[u64; N]> {
+    let mut values = [0; N];
+    for field in Fields::of(fact) {
+        let (number, field) = field?;
+        let place = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
+        if let Some(value) = place.and_then(|place| values.get_mut(place)) {
+            *value = field.number()?;
+        }
+    }
+    Ok(values)
+}
+
+fn bytes_or_empty(field: Option<Field<'_>>) -> Result<&[u8]> {
+    field.map_or(Ok(&[]), Field::bytes)
+}
+
+/// A nested message, which must be there and walkable.
+fn message(field: Option<Field<'_>>) -> Result<&[u8]> {
+    let stored = field.ok_or_else(|| Error::damaged("a record lacks the message it is about"))?.bytes()?;
+    check_message(stored)?;
+    Ok(stored)
+}
+
+fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|error| Error::damaged("a version is not text").source(error))
+}
+
+fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
+    let mut descriptor = Descriptor::default();
+    let mut kind = &[][..];
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => descriptor.format = narrow(field.number()?)?,
+            (2, field) => kind = field.bytes()?,
+            (3, field) => descriptor.cluster_id = EtcdId(field.number()?),
+            (4, field) => descriptor.member_id = EtcdId(field.number()?),
+            (5, field) => descriptor.revision = field.signed()?,
+            (6, field) => descriptor.compact_revision = field.signed()?,
+            (7, field) => descriptor.raft_term = field.number()?,
+            (8, field) => descriptor.raft_index = field.number()?,
+            (9, field) => descriptor.storage_version = text(field.bytes()?)?,
+            (10, field) => descriptor.page_size = narrow(field.number()?)?,
+            _ => {}
+        }
+    }
+    if descriptor.format != FORMAT || kind != b"full" {
+        let kind = String::from_utf8_lossy(kind);
+        return Err(Error::new(Kind::Usage, format!("a {kind:?} stream of format {} is not known", descriptor.format))
+            .hint("the data was written by a newer version of holdfast: use that version to read it"));
+    }
+    Ok(descriptor)
+}
+
+fn narrow(value: u64) -> Result<u32> {
+    u32::try_from(value).map_err(|error| Error::damaged("a number is out of range").source(error))
+}
+
+fn read_extra(fact: &[u8]) -> Result<Extra<'_>> {
+    let mut extra = Extra { bucket: &[], key: None, value: &[], sequence: 0 };
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => extra.bucket = field.bytes()?,
+            (2, field) => extra.key = Some(field.bytes()?),
+            (3, field) => extra.value = field.bytes()?,
+            (4, field) => extra.sequence = field.number()?,
+            _ => {}
+        }
+    }
+    if extra.bucket.is_empty() {
+        return Err(Error::damaged("an entry names no bucket"));
+    }
+    Ok(extra)
+}
+
+fn read_member(fact: &[u8]) -> Result<Record<'_>> {
+    let (mut id, mut json) = (EtcdId(0), &[][..]);
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => id = EtcdId(field.number()?),
+            (2, field) => json = field.bytes()?,
+            _ => {}
+        }
+    }
+    Ok(Record::Member { id, json })
+}
+
+fn read_auth_config(fact: &[u8]) -> Result<Record<'_>> {
+    let enabled = single(fact, 1)?.map(Field::number).transpose()?.map(|n| n != 0);
+    let revision = single(fact, 2)?.map(Field::number).transpose()?;
+    Ok(Record::AuthConfig { enabled, revision })
+}
+
+fn read_revision(fact: &[u8]) -> Result<Revision<'_>> {
+    let mut revision = Revision { rev: Rev::default(), tombstone: false, stored: &[] };
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => revision.rev.main = field.signed()?,
+            (2, field) => revision.rev.sub = field.signed()?,
+            (3, field) => revision.tombstone = field.number()? != 0,
+            (4, field) => revision.stored = field.bytes()?,
+            _ => {}
+        }
+    }
+    if revision.rev.main <= 0 || revision.rev.sub < 0 {
+        return Err(Error::damaged(format!("{} is not a revision", revision.rev)));
+    }
+    Ok(revision)
+}
+
+fn read_end(fact: &[u8]) -> Result<End> {
+    let mut end = End { records: 0, crc32c: 0 };
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => end.records = field.number()?,
+            (2, Field::Fixed32(crc32c)) => end.crc32c = crc32c,
+            (2, _) => return Err(Error::damaged("the checksum of a stream is stored as something else")),
+            _ => {}
+        }
+    }
+    Ok(end)
+}

@@ -1,0 +1,183 @@
+//! Whether a stream is a whole and plausible picture, checked newest batch first.
+//!
+//! What is checked: the stream opens with one `Descriptor` and closes with one `End` whose count and CRC-32C are right;
+//! kinds stand in the fixed order; revisions ascend strictly; above the compaction every main revision is there and sub
+//! revisions run from 0 without holes (etcd raises the revision by one for each change, so a hole is a loss); each key
+//! value agrees with the revision it is stored under; the descriptor's revision and compaction are those of the records.
+
+use crate::base::error::{Error, Result};
+use crate::snapshot::record::{Descriptor, End, KeyValue, Record, Rev, Revision};
+
+/// What a verified stream said about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// From the descriptor.
+    pub revision: i64,
+    /// From the descriptor.
+    pub compact_revision: i64,
+    /// Records, without `End`.
+    pub records: u64,
+}
+
+/// The check in progress.
+#[derive(Debug)]
+pub struct Verifier {
+    compact_revision: i64,
+    end: Option<End>,
+    descriptor: Option<(i64, i64)>,
+    records: u64,
+    crc32c: u32,
+    crc_bytes: usize,
+    /// Kind of the oldest record met so far.
+    oldest_kind: u32,
+    /// Revision of the oldest record met so far.
+    oldest: Option<Rev>,
+    newest: i64,
+    compacted: i64,
+}
+
+impl Verifier {
+    /// A check of a stream whose manifest or file says it was compacted to `compact_revision`.
+    pub fn new(compact_revision: i64) -> Self {
+        Verifier {
+            compact_revision,
+            end: None,
+            descriptor: None,
+            records: 0,
+            crc32c: 0,
+            crc_bytes: 0,
+            oldest_kind: u32::MAX,
+            oldest: None,
+            newest: 0,
+            compacted: 0,
+        }
+    }
+
+    /// Checks a batch: records in ascending order, all before those met so far. `bytes` are the records as stored.
+    pub fn batch(&mut self, records: &[Record<'_>], bytes: &[u8]) -> Result<()> {
+        let mut crc_bytes = bytes;
+        for record in records.iter().rev() {
+            self.record(record)?;
+            if let Record::End(end) = record {
+                // `End` covers what stands before it.
+                let own = encoded_end_len(end);
+                crc_bytes = bytes.get(..bytes.len().saturating_sub(own)).unwrap_or_default();
+            }
+        }
+        self.crc32c = crc32c::crc32c_combine(crc32c::crc32c(crc_bytes), self.crc32c, self.crc_bytes);
+        self.crc_bytes += crc_bytes.len();
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        if self.descriptor.is_some() {
+            return Err(Error::damaged("a record stands before the descriptor"));
+        }
+        let kind = record.number();
+        let first_met = self.oldest_kind == u32::MAX;
+        if first_met != matches!(record, Record::End(_)) {
+            let what =
+                if first_met { "the stream is cut short: its last record is no End" } else { "an End in between" };
+            return Err(Error::damaged(what));
+        }
+        if kind > self.oldest_kind {
+            return Err(Error::damaged(format!("records of kind {} stand before kind {kind}", self.oldest_kind)));
+        }
+        self.oldest_kind = kind;
+        match record {
+            Record::End(end) => self.end = Some(*end),
+            Record::Revision(revision) => self.revision(revision)?,
+            Record::Compacted(compacted) => self.compacted = self.compacted.max(compacted.revision),
+            Record::Descriptor(descriptor) => self.descriptor(descriptor)?,
+            _ => {}
+        }
+        self.records += u64::from(!first_met);
+        Ok(())
+    }
+
+    fn revision(&mut self, revision: &Revision<'_>) -> Result<()> {
+        let rev = revision.rev;
+        if let Some(next) = self.oldest {
+            if rev >= next {
+                return Err(Error::damaged(format!("revision {next} stands behind {rev}")));
+            }
+            let dense = if rev.main == next.main { rev.sub + 1 == next.sub } else { self.opens_after(rev, next) };
+            if !dense {
+                return Err(Error::damaged(format!("history has a hole between {rev} and {next}")));
+            }
+        } else {
+            self.newest = rev.main;
+        }
+        self.oldest = Some(rev);
+        check_key_value(revision).map_err(|error| error.during(format!("revision {rev}")))
+    }
+
+    /// Whether `next` may follow `rev`, of an earlier main revision, without a hole.
+    fn opens_after(&self, rev: Rev, next: Rev) -> bool {
+        // Up to the compaction, entries may have been removed.
+        next.main <= self.compact_revision || (next.sub == 0 && next.main - 1 <= rev.main.max(self.compact_revision))
+    }
+
+    fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
+        self.descriptor = Some((descriptor.revision, descriptor.compact_revision));
+        let opens = self.oldest.is_none_or(|oldest| {
+            oldest.main <= self.compact_revision || (oldest.sub == 0 && oldest.main - 1 <= self.compact_revision.max(1))
+        });
+        if !opens {
+            let oldest = self.oldest.unwrap_or_default();
+            return Err(Error::damaged(format!(
+                "history starts at {oldest}, but was compacted only to {}",
+                self.compact_revision
+            )));
+        }
+        let revision = self.newest.max(self.compacted).max(1);
+        let said = (descriptor.revision, descriptor.compact_revision);
+        if said != (revision, self.compacted) || self.compacted != self.compact_revision {
+            return Err(Error::damaged(format!(
+                "the descriptor says revision {} compacted to {}, the records say {revision} compacted to {}",
+                said.0, said.1, self.compacted
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the stream said, after the last batch.
+    pub fn finish(self) -> Result<Summary> {
+        let Some((revision, compact_revision)) = self.descriptor else {
+            return Err(Error::damaged("the stream does not open with a descriptor"));
+        };
+        let end = self.end.ok_or_else(|| Error::damaged("the stream is cut short: it has no End"))?;
+        if end.records != self.records || end.crc32c != self.crc32c {
+            return Err(Error::damaged(format!(
+                "End says {} records with CRC-32C {:08x}, there are {} with {:08x}",
+                end.records, end.crc32c, self.records, self.crc32c
+            )));
+        }
+        Ok(Summary { revision, compact_revision, records: self.records })
+    }
+}
+
+/// A key value must say what it is stored under. A tombstone holds its key only. The empty entry is what
+/// `etcdutl snapshot restore --bump-revision` writes.
+fn check_key_value(revision: &Revision<'_>) -> Result<()> {
+    let kv = KeyValue::parse(revision.stored)?;
+    if revision.stored.is_empty() {
+        return Ok(());
+    }
+    let plausible = if revision.tombstone {
+        kv == KeyValue { key: kv.key, ..KeyValue::default() }
+    } else {
+        kv.mod_revision == revision.rev.main
+            && (1..=kv.mod_revision).contains(&kv.create_revision)
+            && (1..=kv.mod_revision - kv.create_revision + 1).contains(&kv.version)
+    };
+    if plausible { Ok(()) } else { Err(Error::damaged("the key value does not agree with its revision")) }
+}
+
+/// Bytes of an `End` record as `encode` writes it.
+fn encoded_end_len(end: &End) -> usize {
+    let number = |n: u64| if n == 0 { 0 } else { 1 + crate::snapshot::wire::varint_len(n) };
+    let fact = number(end.records) + if end.crc32c == 0 { 0 } else { 5 };
+    // Length, two-byte tag, length of the fact: all below 128.
+    1 + 2 + 1 + fact
+}

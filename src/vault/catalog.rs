@@ -1,0 +1,353 @@
+//! The catalog: which restore points of a cluster there are.
+//!
+//! Facts come from names, so listing costs one pass over names whatever the number of points; manifests and verdicts
+//! are read only when asked for. What is damaged stays in the list as damaged: hiding it would read as "no such point",
+//! which is the wrong thing to believe at the wrong moment.
+//!
+//! The current lineage is chosen among those that have points. A lineage registered by a backup that died before its
+//! manifest changes nothing that anyone sees.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::base::clock::Time;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::id;
+use crate::vault::condemned::{self, Condemned};
+use crate::vault::layout::{Lineage, Location, PointName, folder};
+use crate::vault::lineage::{self, LineageDocument};
+use crate::vault::manifest::Manifest;
+use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::verdict::Verdict;
+
+/// A restore point as listed.
+#[derive(Debug)]
+pub struct Point {
+    /// Its name, which tells lineage, revision, kind and attempt.
+    pub name: PointName,
+    /// Size of its manifest.
+    pub manifest_bytes: u64,
+    /// When the store says that the manifest was written.
+    pub modified: Time,
+    /// Whether a collector is about to delete it or part of its chain (the chain: once manifests are loaded).
+    pub condemned: bool,
+    /// Its manifest, or why it cannot be believed; none until `load_manifests`.
+    pub manifest: Option<Result<Manifest>>,
+    /// The newest verdict on it, or why it cannot be believed; none until `load_verdicts`, or when there is none.
+    pub verdict: Option<Result<Verdict>>,
+}
+
+/// The restore points of one cluster: abandoned branches first, then the current one; within a branch by revision.
+#[derive(Debug)]
+pub struct Catalog {
+    /// The cluster.
+    pub cluster: String,
+    /// The repository's address, for messages.
+    pub url: String,
+    /// All points, the newest of the current lineage last.
+    pub points: Vec<Point>,
+    /// The lineages that could be read, oldest first.
+    pub lineages: Vec<LineageDocument>,
+    /// The branch that `latest` means; none when damage makes it unknowable.
+    pub current: Option<Lineage>,
+    /// What is wrong beside the points: strange names, damaged lineage documents or condemned lists.
+    pub damage: Vec<Error>,
+    condemned: Condemned,
+}
+
+impl Catalog {
+    /// Lists the points of a cluster. None at all is an error of kind `NotFound` that names the clusters there are.
+    pub async fn load(repository: &Repository, cluster: &str) -> Result<Self> {
+        id::check_name("cluster", cluster)?;
+        let mut damage = vec![];
+        let mut points = list_points(repository, cluster, &mut damage).await?;
+        if points.is_empty() && damage.is_empty() {
+            return Err(nothing(repository, cluster).await);
+        }
+        let (lineages, unreadable) = load_lineages(repository, cluster, &mut damage).await?;
+        let condemned = match condemned::read(repository, cluster).await {
+            Ok(condemned) => condemned,
+            Err(error) if is_damage(&error) => {
+                damage.push(error);
+                Condemned::default()
+            }
+            Err(error) => return Err(error),
+        };
+        let current = current_lineage(&points, &lineages, &unreadable);
+        let opened: HashMap<Lineage, Time> = lineages.iter().map(|l| (l.lineage, l.opened)).collect();
+        points.sort_by_key(|p| {
+            let lineage = p.name.lineage;
+            (
+                current == Some(lineage),
+                opened.get(&lineage).copied(),
+                lineage,
+                p.name.revision,
+                p.modified,
+                p.name.attempt,
+            )
+        });
+        for point in &mut points {
+            point.condemned = condemned.points.contains(&Location::Point(point.name.clone()).to_string());
+        }
+        let (cluster, url) = (cluster.to_owned(), repository.url().to_owned());
+        Ok(Catalog { cluster, url, points, lineages, current, damage, condemned })
+    }
+
+    /// Reads all manifests, a few at a time. A damaged one is kept as the reason why it is not believed.
+    pub async fn load_manifests(&mut self, repository: &Repository) -> Result<()> {
+        let names: Vec<PointName> = self.points.iter().map(|p| p.name.clone()).collect();
+        let load = |name: PointName| async move { repository.manifest(&name).await };
+        let mut loaded = stream::iter(names.into_iter().map(load)).buffered(LOADS_MAX);
+        for point in &mut self.points {
+            let manifest = keep_damage(loaded.next().await.expect("one result for each point"))?;
+            if let Ok(manifest) = &manifest {
+                point.condemned |= manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name));
+            }
+            point.manifest = Some(manifest);
+        }
+        Ok(())
+    }
+
+    /// Reads the newest verdict on each point.
+    pub async fn load_verdicts(&mut self, repository: &Repository) -> Result<()> {
+        let folder = folder::verdicts(&self.cluster);
+        let mut newest: BTreeMap<String, Location> = BTreeMap::new();
+        let mut listed = repository.list(&folder);
+        while let Some(object) = listed.next().await {
+            match Location::parse(&object?.path) {
+                Ok(at @ Location::Verdict(..)) => {
+                    let Location::Verdict(_, stem, time, level) = &at else { continue };
+                    let key = |at: &Location| match at {
+                        Location::Verdict(_, _, time, level) => Some((*time, *level)),
+                        _ => None,
+                    };
+                    if newest.get(stem).and_then(key) < Some((*time, *level)) {
+                        newest.insert(stem.clone(), at);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => self.damage.push(error),
+            }
+        }
+        let wanted: Vec<Option<Location>> = self.points.iter().map(|p| newest.remove(&p.name.stem())).collect();
+        let load = |at: Option<Location>| async move {
+            match at {
+                Some(at) => Some(repository.get_document::<Verdict>(&at).await),
+                None => None,
+            }
+        };
+        let mut loaded = stream::iter(wanted.into_iter().map(load)).buffered(LOADS_MAX);
+        for point in &mut self.points {
+            let verdict = loaded.next().await.expect("one result for each point");
+            point.verdict = verdict.map(keep_damage).transpose()?;
+        }
+        Ok(())
+    }
+}
+
+/// Damage is a fact about the point; anything else means that the facts could not be read.
+fn keep_damage<T>(result: Result<T>) -> Result<Result<T>> {
+    match result {
+        Err(error) if !is_damage(&error) => Err(error),
+        result => Ok(result),
+    }
+}
+
+/// Damaged, gone since it was listed, or from a newer version: in each case it stays visible with the reason.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Usage)
+}
+
+async fn list_points(repository: &Repository, cluster: &str, damage: &mut Vec<Error>) -> Result<Vec<Point>> {
+    let mut points = vec![];
+    let mut listed = repository.list(&folder::points(cluster));
+    while let Some(object) = listed.try_next().await? {
+        match Location::parse(&object.path) {
+            Ok(Location::Point(name)) => points.push(Point {
+                name,
+                manifest_bytes: object.bytes,
+                modified: object.modified,
+                condemned: false,
+                manifest: None,
+                verdict: None,
+            }),
+            Ok(_) => damage.push(Error::damaged(format!("{} is no restore point", object.path))),
+            Err(error) => damage.push(error),
+        }
+    }
+    Ok(points)
+}
+
+/// The lineage documents that can be believed, and the lineages whose documents cannot.
+async fn load_lineages(
+    repository: &Repository,
+    cluster: &str,
+    damage: &mut Vec<Error>,
+) -> Result<(Vec<LineageDocument>, HashSet<Lineage>)> {
+    let (mut lineages, mut unreadable) = (vec![], HashSet::new());
+    let mut listed = repository.list(&folder::lineages(cluster));
+    while let Some(object) = listed.try_next().await? {
+        let at = match Location::parse(&object.path) {
+            Ok(at) => at,
+            Err(error) => {
+                damage.push(error);
+                continue;
+            }
+        };
+        let document = repository.get_document::<LineageDocument>(&at).await;
+        let document = document.and_then(|document| lineage::check(&at, cluster, &document).map(|()| document));
+        match keep_damage(document)? {
+            Ok(document) => lineages.push(document),
+            Err(error) => {
+                damage.push(error);
+                if let Location::Lineage(_, lineage) = at {
+                    unreadable.insert(lineage);
+                }
+            }
+        }
+    }
+    lineages.sort_by_key(|l| (l.opened, l.lineage));
+    Ok((lineages, unreadable))
+}
+
+fn current_lineage(points: &[Point], lineages: &[LineageDocument], unreadable: &HashSet<Lineage>) -> Option<Lineage> {
+    let with_points: HashSet<Lineage> = points.iter().map(|p| p.name.lineage).collect();
+    if with_points.len() == 1 {
+        return with_points.into_iter().next();
+    }
+    let known: Vec<LineageDocument> = lineages.iter().filter(|l| with_points.contains(&l.lineage)).cloned().collect();
+    // Which branch continues which is unknown as soon as one of them cannot say.
+    if !unreadable.is_empty() || known.len() < with_points.len() {
+        return None;
+    }
+    lineage::current(&known).map(|l| l.lineage)
+}
+
+async fn nothing(repository: &Repository, cluster: &str) -> Error {
+    let text = format!("no restore points of cluster {cluster} in {}", repository.url());
+    let error = Error::new(Kind::NotFound, text);
+    match repository.clusters().await {
+        Ok(others) if others.iter().any(|other| other == cluster) => {
+            error.hint("a backup began there but none was ever finished; run `holdfast backup`")
+        }
+        Ok(others) if !others.is_empty() => error.hint(format!("it holds points of: {}", others.join(", "))),
+        _ => error.hint("make the first backup with `holdfast backup`"),
+    }
+}
+
+#[cfg(test)]
+impl Catalog {
+    /// A catalog of points that no store holds.
+    pub(crate) fn of(points: Vec<Point>, current: Option<Lineage>, condemned: Condemned) -> Self {
+        let (cluster, url) = ("prod".to_owned(), "file:///backups".to_owned());
+        Catalog { cluster, url, points, lineages: vec![], current, damage: vec![], condemned }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::EtcdId;
+    use crate::vault::condemned::CondemnedList;
+    use crate::vault::testing;
+    use chrono::TimeDelta;
+
+    fn lineage_of(digit: char) -> Lineage {
+        Lineage::parse(&digit.to_string().repeat(32)).unwrap()
+    }
+
+    async fn add(repository: &Repository, lineage: char, revision: i64) -> PointName {
+        let mut entry = testing::entry("prod", revision, revision);
+        entry.name = entry.name.replace(testing::LINEAGE, &lineage.to_string().repeat(32));
+        let mut manifest = testing::manifest("prod", &[entry]);
+        manifest.lineage = lineage_of(lineage);
+        repository.put_document(&Location::Point(manifest.name()), &manifest).await.unwrap();
+        manifest.name()
+    }
+
+    async fn register(repository: &Repository, lineage: char, parent: Option<char>, day: i64) {
+        let document = LineageDocument {
+            lineage: lineage_of(lineage),
+            parent: parent.map(lineage_of),
+            fork_revision: None,
+            reason: "test".into(),
+            cluster_id: EtcdId(1),
+            opened: testing::time() + TimeDelta::days(day),
+        };
+        lineage::register(repository, "prod", &document).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn points_are_ordered_by_revision_within_the_current_lineage() {
+        let (_dir, repository) = testing::repository().await;
+        register(&repository, 'a', None, 5).await;
+        register(&repository, 'b', Some('a'), 1).await;
+        for (lineage, revision) in [('a', 900), ('b', 510), ('a', 20), ('b', 600), ('a', 100)] {
+            add(&repository, lineage, revision).await;
+        }
+        // Registered, but its backup died before the manifest: it is not there for anyone.
+        register(&repository, 'c', Some('b'), 2).await;
+        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
+        let order: Vec<i64> = catalog.points.iter().map(|p| p.name.revision).collect();
+        assert_eq!(order, [20, 100, 900, 510, 600]);
+        assert_eq!(catalog.current, Some(lineage_of('b')));
+        catalog.load_manifests(&repository).await.unwrap();
+        assert!(catalog.points.iter().all(|p| matches!(&p.manifest, Some(Ok(m)) if m.name() == p.name)));
+        assert!(catalog.damage.is_empty());
+    }
+
+    #[tokio::test]
+    async fn damaged_points_stay_visible_and_condemned_ones_are_marked() {
+        let (dir, repository) = testing::repository().await;
+        register(&repository, 'a', None, 0).await;
+        let (one, two, three) =
+            (add(&repository, 'a', 1).await, add(&repository, 'a', 2).await, add(&repository, 'a', 3).await);
+        testing::damage(&dir.path().join(Location::Point(one.clone()).to_string()));
+        let shared = repository.manifest(&two).await.unwrap().objects[0].name.clone();
+        let points = vec![Location::Point(three.clone()).to_string()];
+        let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects: vec![shared], points };
+        list.create(&repository, "prod").await.unwrap();
+        std::fs::File::create(dir.path().join("clusters/prod/points/stray.json")).unwrap();
+
+        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
+        catalog.load_manifests(&repository).await.unwrap();
+        catalog.load_verdicts(&repository).await.unwrap();
+        let damaged: Vec<bool> = catalog.points.iter().map(|p| matches!(p.manifest, Some(Err(_)))).collect();
+        assert_eq!(damaged, [true, false, false]);
+        assert_eq!(catalog.points.iter().map(|p| p.condemned).collect::<Vec<_>>(), [false, true, true]);
+        assert!(catalog.points.iter().all(|p| p.verdict.is_none()));
+        assert!(catalog.damage[0].to_string().contains("stray.json"), "{:?}", catalog.damage);
+    }
+
+    #[tokio::test]
+    async fn nothing_there_is_said_with_what_is_and_an_unreadable_listing_is_not_nothing() {
+        let (dir, repository) = testing::repository().await;
+        let error = Catalog::load(&repository, "prod").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.to_string().starts_with("no restore points of cluster prod in file://"));
+        add(&repository, 'a', 1).await;
+        let error = Catalog::load(&repository, "prd").await.unwrap_err();
+        assert!(error.hint_text().unwrap().contains("prod"));
+        assert_eq!(Catalog::load(&repository, "../x").await.unwrap_err().kind(), Kind::Usage);
+        // A folder that leads in a circle stands for any listing that fails half-way (root ignores permissions).
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("clusters/prod/points/loop")).unwrap();
+        let error = Catalog::load(&repository, "prod").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Failed, "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn one_damaged_lineage_document_makes_latest_unknowable_only_when_it_matters() {
+        let (dir, repository) = testing::repository().await;
+        register(&repository, 'a', None, 0).await;
+        add(&repository, 'a', 1).await;
+        let path = |c| dir.path().join(Location::Lineage("prod".into(), lineage_of(c)).to_string());
+        testing::damage(&path('a'));
+        let catalog = Catalog::load(&repository, "prod").await.unwrap();
+        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('a')), 1));
+        register(&repository, 'b', Some('a'), 1).await;
+        add(&repository, 'b', 2).await;
+        let catalog = Catalog::load(&repository, "prod").await.unwrap();
+        assert_eq!(catalog.current, None);
+        assert_eq!(catalog.select("latest").unwrap_err().kind(), Kind::Damaged);
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading data objects: checked, decompressed and in order, a few ahead of the reader.
+//!
+//! Memory, worst case: `FETCH_AHEAD_MAX` objects stored and `UNPACK_AHEAD_MAX` raw, beside the one the caller holds:
+//! 4 x 16 + 2 x (16 + 32) + 32 MiB = 192 MiB with incompressible records, about 120 MiB when they compress six-fold.
+//!
+//! Invariants:
+//! - No byte is handed out before the digest of its whole object was checked.
+//! - Objects come in the order asked for, oldest first to restore, newest first to verify.
+//! - A fault names the object and the check. The objects after it can still be read: a verifier wants them all.
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::runtime::Handle;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::{Stop, blocking};
+use crate::vault::layout::Location;
+use crate::vault::manifest::{Manifest, ObjectEntry};
+use crate::vault::pack::unpack;
+pub use crate::vault::pack::{Check, Fault};
+use crate::vault::repository::Repository;
+
+/// Objects fetched ahead, as stored.
+pub const FETCH_AHEAD_MAX: usize = 4;
+/// Objects unpacked ahead.
+pub const UNPACK_AHEAD_MAX: usize = 2;
+
+/// The records of one object.
+#[derive(Clone, Debug)]
+pub struct RawObject {
+    /// Its place in the manifest.
+    pub index: usize,
+    /// Whole length-delimited records.
+    pub bytes: Vec<u8>,
+    /// What the manifest says of it.
+    pub entry: ObjectEntry,
+}
+
+/// Which end to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Oldest records first, as a restore reads.
+    Forward,
+    /// Newest first, as a verification reads.
+    Backward,
+}
+
+/// What became of one object.
+#[derive(Debug)]
+pub enum Read {
+    /// It is whole.
+    Whole(RawObject),
+    /// It is not.
+    Faulty(ObjectEntry, Fault),
+}
+
+/// Reads the objects of a manifest.
+pub struct Reader {
+    runtime: Handle,
+    stop: Stop,
+    objects: BoxStream<'static, Result<Read>>,
+}
+
+impl Reader {
+    /// Begins to read. Must be called on the async runtime that will fetch, or within its context.
+    pub fn start(repository: &Repository, manifest: &Manifest, direction: Direction, stop: &Stop) -> Self {
+        let mut entries: Vec<(usize, ObjectEntry)> = manifest.objects.iter().cloned().enumerate().collect();
+        if direction == Direction::Backward {
+            entries.reverse();
+        }
+        let repository = repository.clone();
+        let fetched = stream::iter(entries)
+            .map(move |(index, entry)| -> BoxFuture<'static, Result<Fetched>> {
+                // Tasks of their own, so that work goes on while the caller is busy.
+                let task = tokio::spawn(fetch(repository.clone(), index, entry));
+                Box::pin(async { task.await.map_err(cut_off)? })
+            })
+            .buffered(FETCH_AHEAD_MAX);
+        let objects = fetched
+            .map(|fetched| -> BoxFuture<'static, Result<Read>> {
+                let task = tokio::spawn(async { unpacked(fetched?).await });
+                Box::pin(async { task.await.map_err(cut_off)? })
+            })
+            .buffered(UNPACK_AHEAD_MAX)
+            .boxed();
+        Reader { runtime: Handle::current(), stop: stop.clone(), objects }
+    }
+
+    /// The next object, whole or faulty; an error when that cannot be known.
+    pub async fn next_read(&mut self) -> Result<Option<Read>> {
+        let next = async { self.objects.next().await.transpose() };
+        self.stop.or(next).await
+    }
+
+    /// The next object; a faulty one is an error that names it.
+    pub async fn next(&mut self) -> Result<Option<RawObject>> {
+        match self.next_read().await? {
+            Some(Read::Whole(object)) => Ok(Some(object)),
+            Some(Read::Faulty(entry, fault)) => Err(fault.into_error(&entry.name)),
+            None => Ok(None),
+        }
+    }
+
+    /// As `next`, for a thread outside the async runtime.
+    pub fn next_blocking(&mut self) -> Result<Option<RawObject>> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.next())
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+fn cut_off(error: tokio::task::JoinError) -> Error {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Error::new(Kind::Interrupted, "reading was cut off").hint("run the command again"),
+    }
+}
+
+/// An object on its way: stored bytes, or what is wrong with it already.
+struct Fetched {
+    index: usize,
+    entry: ObjectEntry,
+    stored: Result<bytes::Bytes, Fault>,
+}
+
+async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Result<Fetched> {
+    let at = Location::Data(Location::parse_data(&entry.name)?);
+    // One byte more than expected is enough to know that the size is wrong.
+    let stored = match repository.get(&at, entry.stored_bytes).await {
+        Ok(stored) => Ok(stored),
+        Err(error) => match error.kind() {
+            Kind::NotFound => Err(Fault::new(Check::Exists, "it is missing")),
+            Kind::Damaged => Err(Fault::new(Check::Size, error.chain())),
+            _ => return Err(error),
+        },
+    };
+    Ok(Fetched { index, entry, stored })
+}
+
+async fn unpacked(fetched: Fetched) -> Result<Read> {
+    let Fetched { index, entry, stored } = fetched;
+    let read = blocking(move || match stored.and_then(|stored| unpack(&entry, &stored)) {
+        Ok(bytes) => Read::Whole(RawObject { index, bytes, entry }),
+        Err(fault) => Read::Faulty(entry, fault),
+    });
+    Ok(read.await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::testing;
+
+    #[tokio::test]
+    async fn objects_come_in_the_order_asked_for() {
+        let (_dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 9).await;
+        for direction in [Direction::Forward, Direction::Backward] {
+            let mut reader = Reader::start(&repository, &manifest, direction, &Stop::new());
+            let mut seen = vec![];
+            while let Some(object) = reader.next().await.unwrap() {
+                assert_eq!(object.entry, manifest.objects[object.index]);
+                assert_eq!(object.bytes.len() as u64, object.entry.raw_bytes);
+                seen.push(object.index);
+            }
+            if direction == Direction::Backward {
+                seen.reverse();
+            }
+            assert_eq!(seen, (0..manifest.objects.len()).collect::<Vec<_>>());
+        }
+        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        let first = blocking(move || reader.next_blocking()).await.unwrap().unwrap();
+        assert_eq!(first.index, 0);
+    }
+
+    #[tokio::test]
+    async fn faults_name_the_object_and_the_check_and_do_not_end_the_reading() {
+        let (dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 5).await;
+        let path = |n: usize| dir.path().join(&manifest.objects[n].name);
+        testing::damage(&path(0));
+        std::fs::remove_file(path(1)).unwrap();
+        let bytes = std::fs::read(path(2)).unwrap();
+        testing::overwrite(&path(2), &[&bytes[..], b"more"].concat());
+        testing::overwrite(&path(3), &bytes[..bytes.len() / 2]);
+        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        for check in [Check::Sha256, Check::Exists, Check::Size, Check::Size] {
+            match reader.next_read().await.unwrap().unwrap() {
+                Read::Faulty(_, fault) => assert_eq!(fault.check, check),
+                Read::Whole(object) => panic!("{} is whole", object.entry.name),
+            }
+        }
+        assert!(matches!(reader.next_read().await.unwrap(), Some(Read::Whole(_))));
+        assert!(reader.next_read().await.unwrap().is_none());
+        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &Stop::new());
+        let error = reader.next().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Damaged);
+        assert!(error.to_string().contains(&manifest.objects[0].name) && error.to_string().contains("sha256"));
+        assert!(error.hint_text().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_given_signal_ends_reading() {
+        let (_dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 3).await;
+        let stop = Stop::new();
+        let mut reader = Reader::start(&repository, &manifest, Direction::Forward, &stop);
+        stop.stop();
+        assert_eq!(reader.next().await.unwrap_err().kind(), Kind::Interrupted);
+    }
+}

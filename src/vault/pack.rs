@@ -1,0 +1,292 @@
+//! Data objects as bytes: one plain zstd frame of whole length-delimited records, and how to open one safely.
+//!
+//! What is opened may come from anyone who can write to the bucket. The order of checks is therefore: size against the
+//! manifest, digest of the stored bytes, shape of the frame (one frame, nothing after it, no dictionary, a small
+//! window), and only then decompression, into a buffer of exactly the declared size. A bomb finds no room to unfold.
+
+use bytes::Bytes;
+use std::fmt;
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
+
+use crate::base::digest::Sha256;
+use crate::base::error::{Error, Kind, Result};
+use crate::vault::manifest::ObjectEntry;
+
+/// Any zstd decoder accepts windows up to this size; ours asks for no more.
+const WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// zstd holds back less than two of its blocks of input before it writes output.
+const HELD_BACK_BYTES_MAX: usize = 2 * zstd_safe::BLOCKSIZE_MAX as usize;
+
+/// A check that stored data passes or fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Check {
+    /// The manifest reads, matches its name and does not contradict itself.
+    Manifest,
+    /// The object exists.
+    Exists,
+    /// It has the stored size that the manifest says.
+    Size,
+    /// Its stored bytes have the digest that the manifest says.
+    Sha256,
+    /// It is one zstd frame of the shape that Holdfast writes.
+    Frame,
+    /// It decompresses, to exactly the declared size.
+    Content,
+    /// Its records decode and say what the manifest says.
+    Records,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Check::Manifest => "manifest",
+            Check::Exists => "exists",
+            Check::Size => "size",
+            Check::Sha256 => "sha256",
+            Check::Frame => "frame",
+            Check::Content => "content",
+            Check::Records => "records",
+        })
+    }
+}
+
+/// A check that an object failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which one.
+    pub check: Check,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+impl Fault {
+    pub(crate) fn new(check: Check, detail: impl Into<String>) -> Self {
+        Fault { check, detail: detail.into() }
+    }
+
+    /// The fault as an error that names the object.
+    pub fn into_error(self, object: &str) -> Error {
+        Error::damaged(format!("data object {object} fails the check {}: {}", self.check, self.detail))
+            .hint("do not restore from this point; `holdfast verify --level 2` names everything that is damaged")
+    }
+}
+
+/// Makes data objects, one after the other.
+pub(crate) struct Packer {
+    context: CCtx<'static>,
+    stored: Vec<u8>,
+    raw_bytes: usize,
+    stored_bytes_max: usize,
+}
+
+impl Packer {
+    /// `level` is zstd's; `stored_bytes_max` is what `has_room` keeps to.
+    pub(crate) fn new(level: i32, stored_bytes_max: usize) -> Result<Self> {
+        let mut context = CCtx::try_create().ok_or_else(|| failed("create a compressor", 0))?;
+        for parameter in [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true)] {
+            context.set_parameter(parameter).map_err(|code| failed("set up a compressor", code))?;
+        }
+        Ok(Packer { context, stored: Vec::new(), raw_bytes: 0, stored_bytes_max })
+    }
+
+    /// Whether an object was begun.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.raw_bytes == 0
+    }
+
+    /// Whether `more` raw bytes surely leave the object within its stored size, even if they do not compress at all.
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        let unseen = self.raw_bytes.min(HELD_BACK_BYTES_MAX) + more;
+        self.stored.len() + zstd_safe::compress_bound(unseen) <= self.stored_bytes_max
+    }
+
+    /// Adds bytes to the object.
+    pub(crate) fn add(&mut self, raw: &[u8]) -> Result<()> {
+        if self.is_empty() {
+            // Reserved, not touched: pages that stay unused cost nothing, and the buffer never moves.
+            self.stored.reserve_exact(self.stored_bytes_max + CCtx::out_size());
+        }
+        self.raw_bytes += raw.len();
+        let mut input = InBuffer::around(raw);
+        while input.pos() < raw.len() {
+            self.stored.reserve(CCtx::out_size());
+            let at = self.stored.len();
+            let mut output = OutBuffer::around_pos(&mut self.stored, at);
+            self.context.compress_stream(&mut output, &mut input).map_err(|code| failed("compress", code))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the object and returns its stored bytes.
+    pub(crate) fn finish(&mut self) -> Result<Bytes> {
+        loop {
+            self.stored.reserve(CCtx::out_size());
+            let at = self.stored.len();
+            let mut output = OutBuffer::around_pos(&mut self.stored, at);
+            if self.context.end_stream(&mut output).map_err(|code| failed("compress", code))? == 0 {
+                break;
+            }
+        }
+        let reset = self.context.reset(ResetDirective::SessionOnly);
+        reset.map_err(|code| failed("reset a compressor", code))?;
+        self.raw_bytes = 0;
+        Ok(std::mem::take(&mut self.stored).into())
+    }
+}
+
+fn failed(what: &str, code: usize) -> Error {
+    Error::new(Kind::Failed, format!("{what}: {}", zstd_safe::get_error_name(code)))
+}
+
+/// The raw records of a stored object, checked against its entry.
+pub(crate) fn unpack(entry: &ObjectEntry, stored: &[u8]) -> Result<Vec<u8>, Fault> {
+    let fault = |check, detail| Err(Fault { check, detail });
+    if stored.len() as u64 != entry.stored_bytes {
+        return fault(Check::Size, format!("{} bytes, the manifest says {}", stored.len(), entry.stored_bytes));
+    }
+    let digest = Sha256::of(stored);
+    if digest != entry.sha256 {
+        return fault(Check::Sha256, format!("{digest}, the manifest says {}", entry.sha256));
+    }
+    if !entry.fits() {
+        return fault(Check::Content, format!("{} raw bytes are more than an object may hold", entry.raw_bytes));
+    }
+    let raw_bytes = usize::try_from(entry.raw_bytes).expect("at most RECORD_BYTES_MAX");
+    check_frame(stored, entry.raw_bytes).map_err(|detail| Fault::new(Check::Frame, detail))?;
+    let mut raw = Vec::with_capacity(raw_bytes);
+    let mut context = DCtx::try_create().ok_or_else(|| Fault::new(Check::Content, "no memory for a decompressor"))?;
+    if let Err(code) = context.decompress(&mut raw, stored) {
+        return fault(Check::Content, format!("zstd says: {}", zstd_safe::get_error_name(code)));
+    }
+    if raw.len() != raw_bytes {
+        return fault(Check::Content, format!("{} bytes when decompressed, the manifest says {raw_bytes}", raw.len()));
+    }
+    Ok(raw)
+}
+
+/// The frame header as RFC 8878 §3.1.1 lays it out, as far as it decides what decompression may cost.
+fn check_frame(stored: &[u8], raw_bytes: u64) -> Result<(), String> {
+    const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    const SINGLE_SEGMENT: u8 = 0x20;
+    const DICTIONARY: u8 = 0x03;
+    let Some(([flags, window], _)) = stored.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<2>()) else {
+        return Err("it does not begin with a zstd frame".to_owned());
+    };
+    if flags & DICTIONARY != 0 {
+        return Err("it wants a dictionary".to_owned());
+    }
+    if flags & SINGLE_SEGMENT == 0 {
+        let base = 1_u64 << (10 + (window >> 3));
+        let bytes = base + base / 8 * u64::from(window & 7);
+        if bytes > WINDOW_BYTES_MAX {
+            return Err(format!("it wants a window of {bytes} bytes, more than {WINDOW_BYTES_MAX}"));
+        }
+    }
+    if let Ok(Some(bytes)) = zstd_safe::get_frame_content_size(stored)
+        && bytes != raw_bytes
+    {
+        return Err(format!("it announces {bytes} bytes, the manifest says {raw_bytes}"));
+    }
+    match zstd_safe::find_frame_compressed_size(stored) {
+        Ok(bytes) if bytes == stored.len() => Ok(()),
+        Ok(bytes) => Err(format!("its frame ends at byte {bytes} of {}", stored.len())),
+        Err(code) => Err(format!("zstd says: {}", zstd_safe::get_error_name(code))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Seeded;
+    use crate::vault::testing;
+
+    fn entry(stored: &[u8], raw_bytes: usize) -> ObjectEntry {
+        let (raw_bytes, stored_bytes) = (raw_bytes as u64, stored.len() as u64);
+        ObjectEntry { raw_bytes, stored_bytes, sha256: Sha256::of(stored), ..testing::entry("prod", 1, 2) }
+    }
+
+    fn pack(raw: &[u8]) -> Bytes {
+        let mut packer = Packer::new(1, 1 << 20).unwrap();
+        packer.add(raw).unwrap();
+        packer.finish().unwrap()
+    }
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut rng = Seeded::new(1);
+        (0..bytes).map(|_| rng.next().to_le_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn objects_read_back_and_any_zstd_can_read_them() {
+        let mut packer = Packer::new(1, 1 << 20).unwrap();
+        for raw in [b"a few records".repeat(9), noise(300_000), vec![7; 500_000]] {
+            packer.add(&raw).unwrap();
+            let stored = packer.finish().unwrap();
+            assert!(packer.is_empty());
+            assert_eq!(unpack(&entry(&stored, raw.len()), &stored).unwrap(), raw);
+            assert_eq!(zstd::decode_all(&stored[..]).unwrap(), raw);
+            // The content checksum is there: bit 2 of the frame's flags.
+            assert_eq!(stored[4] & 4, 4);
+        }
+    }
+
+    #[test]
+    fn room_is_never_promised_beyond_the_limit() {
+        for (limit, block) in [(4_096, 100), (400_000, 5_000), (1 << 20, 70_000)] {
+            let mut packer = Packer::new(1, limit).unwrap();
+            let noise = noise(block);
+            while packer.has_room(noise.len()) {
+                packer.add(&noise).unwrap();
+            }
+            assert!(!packer.is_empty());
+            let stored = packer.finish().unwrap().len();
+            assert!(stored <= limit, "{stored} of {limit}");
+        }
+    }
+
+    #[test]
+    fn every_way_of_lying_about_an_object_has_its_check() {
+        let raw = b"a few records".repeat(900);
+        let stored = pack(&raw);
+        let refused = |entry: &ObjectEntry, stored: &[u8]| unpack(entry, stored).unwrap_err().check;
+        let right = entry(&stored, raw.len());
+        assert_eq!(refused(&right, &stored[1..]), Check::Size);
+        let mut flipped = stored.to_vec();
+        flipped[20] ^= 1;
+        assert_eq!(refused(&right, &flipped), Check::Sha256);
+        // From here on the digest is right, as an attacker's would be.
+        assert_eq!(refused(&entry(&stored, raw.len() - 1), &stored), Check::Content);
+        assert_eq!(refused(&entry(&stored, raw.len() + 1), &stored), Check::Content);
+        assert_eq!(refused(&entry(&stored, 1 << 40), &stored), Check::Content);
+        let twice = [&stored[..], &stored].concat();
+        assert_eq!(refused(&entry(&twice, 2 * raw.len()), &twice), Check::Frame);
+        let trailing = [&stored[..], b"x"].concat();
+        assert_eq!(refused(&entry(&trailing, raw.len()), &trailing), Check::Frame);
+        let cut = &stored[..stored.len() - 5];
+        assert_eq!(refused(&entry(cut, raw.len()), cut), Check::Frame);
+        assert_eq!(refused(&entry(b"no frame", 80), b"no frame"), Check::Frame);
+        let mut checksum = stored.to_vec();
+        *checksum.last_mut().unwrap() ^= 1;
+        assert_eq!(refused(&entry(&checksum, raw.len()), &checksum), Check::Content);
+    }
+
+    #[test]
+    fn bombs_and_wide_windows_are_refused_before_they_unfold() {
+        let bomb = zstd::bulk::compress(&vec![0; 40 << 20], 1).unwrap();
+        assert!(bomb.len() < 10_000);
+        // Announced in the frame, hidden from the manifest; and the other way round.
+        assert_eq!(unpack(&entry(&bomb, 1000), &bomb).unwrap_err().check, Check::Frame);
+        assert_eq!(unpack(&entry(&bomb, 40 << 20), &bomb).unwrap_err().check, Check::Content);
+        let hidden = pack(&vec![0; 20 << 20]);
+        assert_eq!(unpack(&entry(&hidden, 1000), &hidden).unwrap_err().check, Check::Content);
+
+        let mut wide = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        wide.window_log(24).unwrap();
+        std::io::Write::write_all(&mut wide, &noise(1000)).unwrap();
+        std::io::Write::flush(&mut wide).unwrap();
+        let wide = wide.finish().unwrap();
+        let fault = unpack(&entry(&wide, 1000), &wide).unwrap_err();
+        assert!(fault.check == Check::Frame && fault.detail.contains("window"), "{fault:?}");
+    }
+}

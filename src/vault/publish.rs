@@ -1,0 +1,113 @@
+//! Publishing a restore point: the order of durable steps that makes a listed point a whole one.
+//!
+//! ```text
+//! 1 ... n    data objects                    put.rs; nothing lists them yet
+//! n + 1      the lineage's document          when it is new; a lineage without points shows nothing
+//! n + 2      the manifest, create-only       the one moment at which the point begins to exist
+//! then       read the condemned lists again  fail loudly if a collector is about to take the chain
+//! ```
+//!
+//! Killed between any two steps, a run leaves either nothing visible or the whole point; the next run needs to know
+//! nothing about it.
+
+use crate::base::error::{Error, Result};
+use crate::vault::condemned;
+use crate::vault::layout::{Location, PointName};
+use crate::vault::lineage::{self, LineageDocument};
+use crate::vault::manifest::Manifest;
+use crate::vault::repository::Repository;
+use crate::vault::steps::Steps;
+
+/// Publishes a point whose data objects are stored. `opened` is its lineage when this backup opens it.
+pub async fn publish(
+    repository: &Repository,
+    opened: Option<&LineageDocument>,
+    manifest: &Manifest,
+    steps: &Steps,
+) -> Result<PointName> {
+    let name = manifest.name();
+    manifest.validate(&name)?;
+    if let Some(document) = opened {
+        assert_eq!(document.lineage, manifest.lineage, "a point is published with the lineage it lies on");
+        steps.step("register the lineage", lineage::register(repository, &name.cluster, document)).await?;
+    }
+    let at = Location::Point(name.clone());
+    steps.step("publish the manifest", repository.put_document(&at, manifest)).await?;
+    let condemned = condemned::read(repository, &name.cluster).await.map_err(unsure)?;
+    condemned.check([at.to_string().as_str()], manifest.objects.iter().map(|entry| entry.name.as_str()))?;
+    Ok(name)
+}
+
+fn unsure(error: Error) -> Error {
+    error.during("the point is published, but whether a collector is about to delete its data could not be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Kind;
+    use crate::vault::catalog::Catalog;
+    use crate::vault::condemned::CondemnedList;
+    use crate::vault::steps::Edge;
+    use crate::vault::testing;
+
+    #[tokio::test]
+    async fn killed_before_or_after_any_step_nothing_half_is_visible_and_the_next_run_succeeds() {
+        let (_dir, repository) = testing::repository().await;
+        let mut walked = 0;
+        loop {
+            // Each run dies at one edge further: before step 1, after step 1, before step 2...
+            let at = (walked / 2 + 1, if walked % 2 == 0 { Edge::Before } else { Edge::After });
+            let steps = Steps::heard_by(move |step| match (step.number, step.edge) == at {
+                true => Err(Error::new(Kind::Interrupted, "killed")),
+                false => Ok(()),
+            });
+            let cluster = format!("c{walked}");
+            let result = testing::publish_point(&repository, &cluster, 4, &steps).await;
+            let visible = Catalog::load(&repository, &cluster).await;
+            match (&result, &visible) {
+                (Ok(_), _) => break,
+                (Err(_), Ok(catalog)) => {
+                    // The manifest was written and the run died right after: the point is whole.
+                    let manifest = repository.manifest(&catalog.points[0].name).await.unwrap();
+                    testing::assert_readable(&repository, &manifest).await;
+                }
+                (Err(_), Err(error)) => assert_eq!(error.kind(), Kind::NotFound),
+            }
+            let next = testing::publish_point(&repository, &cluster, 4, &Steps::unheard()).await.unwrap();
+            let catalog = Catalog::load(&repository, &cluster).await.unwrap();
+            assert_eq!(catalog.select("latest").unwrap().name.revision, next.descriptor.revision);
+            testing::assert_readable(&repository, &next).await;
+            walked += 1;
+        }
+        // At least four data objects, the lineage and the manifest, each with two edges.
+        assert!(walked >= 12, "{walked}");
+    }
+
+    #[tokio::test]
+    async fn two_writers_at_once_make_two_whole_points() {
+        let (_dir, repository) = testing::repository().await;
+        let steps = Steps::unheard();
+        let (one, two) = tokio::join!(
+            testing::publish_point(&repository, "prod", 5, &steps),
+            testing::publish_point(&repository, "prod", 5, &steps)
+        );
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_eq!(one.objects, two.objects, "equal records share their objects");
+        assert_ne!(one.attempt, two.attempt);
+        assert_eq!(Catalog::load(&repository, "prod").await.unwrap().points.len(), 2);
+        testing::assert_readable(&repository, &one).await;
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_was_condemned_meanwhile_fails_the_backup() {
+        let (_dir, repository) = testing::repository().await;
+        let older = testing::publish_point(&repository, "prod", 3, &Steps::unheard()).await.unwrap();
+        let objects = vec![older.objects[1].name.clone()];
+        let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects, points: vec![] };
+        list.create(&repository, "prod").await.unwrap();
+        let error = testing::publish_point(&repository, "prod", 3, &Steps::unheard()).await.unwrap_err();
+        assert!(error.to_string().contains(&older.objects[1].name), "{error}");
+        assert!(error.hint_text().is_some());
+    }
+}

@@ -1,0 +1,126 @@
+//! Verdicts: what a verification found, kept beside the point and never inside it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::clock::Time;
+use crate::base::error::{Error, Kind, Result};
+use crate::vault::layout::{Location, PointName};
+use crate::vault::manifest::Tool;
+use crate::vault::pack::{Check, Fault};
+use crate::vault::repository::Repository;
+use crate::vault::sealed::{self, Document};
+
+/// Findings in one verdict; a point with more is damaged enough.
+pub const FINDINGS_MAX: usize = 10_000;
+/// Verdicts of one level in one millisecond step aside this often.
+const SAME_TIME_MAX: u32 = 100;
+
+/// How deep a verification looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// L1: all objects exist with the right size.
+    Exists,
+    /// L2: every byte was read, digests are equal, everything decompresses.
+    Bytes,
+    /// L3: records decode and prove what the manifest says.
+    Records,
+}
+
+impl Level {
+    /// 1, 2 or 3.
+    pub const fn number(self) -> u8 {
+        match self {
+            Level::Exists => 1,
+            Level::Bytes => 2,
+            Level::Records => 3,
+        }
+    }
+
+    /// Reads 1, 2 or 3.
+    pub fn from_number(number: u8) -> Result<Self> {
+        let level = [Level::Exists, Level::Bytes, Level::Records].into_iter().find(|l| l.number() == number);
+        level.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("there is no verification level {number}"))
+                .hint("1: objects exist; 2: every byte is read; 3: records are decoded and proved")
+        })
+    }
+}
+
+/// The outcome of a verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Nothing is wrong.
+    Ok,
+    /// Something is; see the findings.
+    Failed,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The object, as a path relative to the repository.
+    pub object: String,
+    /// The check it fails.
+    pub check: Check,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+impl Finding {
+    pub(crate) fn of(object: impl Into<String>, fault: Fault) -> Self {
+        Finding { object: object.into(), check: fault.check, detail: fault.detail }
+    }
+}
+
+/// What a verification of a point found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Revision, kind and attempt of the point.
+    pub point: String,
+    /// How deep it looked: 1 to 3 (4 is a drill's).
+    pub level: u8,
+    /// When it ended.
+    #[serde(with = "sealed::rfc3339")]
+    pub time: Time,
+    /// The outcome.
+    pub result: Outcome,
+    /// Everything that is wrong, in order of the manifest.
+    pub findings: Vec<Finding>,
+    /// Who says so.
+    pub tool: Tool,
+}
+
+impl Document for Verdict {
+    const NAME: &'static str = "verdict";
+    const BYTES_MAX: u64 = 16 << 20;
+}
+
+impl Verdict {
+    /// The error that a failed verdict stands for.
+    pub fn as_result(&self) -> Result<()> {
+        let Some(first) = self.findings.first() else { return Ok(()) };
+        let text = format!(
+            "point {} fails verification at level {} in {} place(s); the first is {}: {}: {}",
+            self.point,
+            self.level,
+            self.findings.len(),
+            first.object,
+            first.check,
+            first.detail
+        );
+        Err(Error::damaged(text).hint("choose another point (`holdfast list`) and make a new backup now"))
+    }
+
+    /// Stores the verdict under its time; another one of the same millisecond moves it by one.
+    pub(crate) async fn store(&mut self, repository: &Repository, name: &PointName) -> Result<()> {
+        for _ in 0..SAME_TIME_MAX {
+            let at = Location::Verdict(name.cluster.clone(), self.point.clone(), self.time, self.level);
+            match repository.put_document(&at, self).await {
+                Err(error) if error.kind() == Kind::Conflict => self.time += chrono::TimeDelta::milliseconds(1),
+                result => return result.map(|_| ()),
+            }
+        }
+        Err(Error::new(Kind::Conflict, format!("too many verdicts on {} at {}", self.point, self.time)))
+    }
+}
