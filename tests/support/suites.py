@@ -20,7 +20,7 @@ import time
 BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
-    ("support", ["--test", "support"], 60),
+    ("support", ["--test", "support"], 90),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]
