@@ -23,8 +23,7 @@ test-system: ## tests against Debian's etcd 3.4, zstd and protoc (root)
 	$(PYTHON) tests/system/run.py
 
 bench: peers ## backup and restore side by side with etcd's own tools, on about 1 GiB
-	cargo build --locked --release
-	$(PYTHON) tests/support/bench.py
+	cargo bench --locked --bench backup
 
 lint: peers ## formatting, clippy, licences and banned crates
 	cargo fmt --check

@@ -17,6 +17,7 @@
 pub mod certs;
 pub mod etcd;
 pub mod guard;
+pub mod load;
 pub mod objects;
 pub mod peers;
 pub mod ports;

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::etcd::{Etcd, Tls};
+use support::load::{self, Load, LoadOptions};
 use support::objects;
 use support::peers;
 use support::ports::Port;
@@ -257,4 +258,53 @@ fn a_restored_cluster_has_the_state_of_its_source() {
     assert_eq!(restored.revision(), source.revision());
     source.etcdctl(&["put", "kept", "3"]).success();
     assert_ne!(restored.state(), source.state());
+}
+
+#[test]
+fn a_written_state_repeats_with_its_seed() {
+    let options = LoadOptions { keys: 40, ..LoadOptions::default() };
+    let states: Vec<_> = [3, 3, 4]
+        .into_iter()
+        .map(|seed| {
+            let etcd = Etcd::start();
+            let written = load::write(&etcd, LoadOptions { seed, ..options }, 400);
+            assert_eq!(
+                (written.errors, &written.first_error, written.kinds.len()),
+                (0, &None, 8),
+                "{:?}",
+                written.kinds
+            );
+            etcd.state().kvs
+        })
+        .collect();
+    let values = |state: &serde_json::Value| {
+        state["kvs"].as_array().unwrap().iter().map(|kv| kv["value"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&states[0]), values(&states[1]));
+    assert_ne!(values(&states[0]), values(&states[2]));
+}
+
+#[test]
+fn writers_go_on_until_they_are_stopped() {
+    let etcd = Etcd::options().members(3).tls(Tls::Mutual).auth("root", "secret").start();
+    let load = Load::start(&etcd, LoadOptions::default());
+    wait_until("a thousand writes were made", 60 * SECOND, || load.total() > 1000);
+    let written = load.stop();
+    assert_eq!((written.errors, &written.first_error), (0, &None));
+    assert_eq!(written.kinds.len(), 8, "{:?}", written.kinds);
+    assert!(written.percentile(99) >= written.percentile(50) && written.percentile(50) > Duration::ZERO);
+    let revision = etcd.revision();
+    assert!(u64::try_from(revision).unwrap() > written.total() / 2);
+    assert_eq!(etcd.revision(), revision, "nobody writes any more");
+}
+
+#[test]
+fn a_cluster_is_filled_with_pods() {
+    let etcd = Etcd::start();
+    assert_eq!(load::fill(&etcd, 1, 0, 1050), 12, "eleven transactions after revision 1");
+    let counted = etcd.etcdctl(&["get", "/registry/pods/", "--prefix", "--count-only", "-w", "fields"]).success();
+    assert!(counted.stdout().contains("\"Count\" : 1050\n"), "{counted}");
+    let (key, value) = objects::pod(1, 1049);
+    let got = etcd.etcdctl(&["get", &key, "--print-value-only"]).success();
+    assert_eq!(got.stdout_bytes[..value.len()], value);
 }

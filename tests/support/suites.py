@@ -8,6 +8,7 @@ A suite is one test binary of cargo; its budget is in seconds on two cores, beyo
 machine. Everything cargo prints stays visible.
 """
 
+import json
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ import time
 BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
-    ("support", ["--test", "support"], 60),
+    ("support", ["--test", "support"], 90),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]
@@ -29,6 +30,15 @@ NAMED = [("system", ["--test", "system"], 120)]
 PATIENCE = 3
 
 CLOSING = re.compile(r"test result: (ok|FAILED)\. (\d+) passed")
+
+
+def unbudgeted():
+    """Test binaries of Cargo.toml that no suite runs: they would be forgotten in silence."""
+    command = ["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"]
+    metadata = json.loads(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout)
+    targets = [target for package in metadata["packages"] for target in package["targets"]]
+    known = {selection[-1] for _, selection, _ in BUDGETS + NAMED}
+    return [target["name"] for target in targets if "test" in target["kind"] and target["name"] not in known]
 
 
 def build(selections):
@@ -75,6 +85,10 @@ def main(names):
     if unknown:
         print(f"suites: no suite is called {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
+    forgotten = unbudgeted()
+    if forgotten:
+        print(f"suites: no budget for {', '.join(forgotten)}; give it one in tests/support/suites.py", file=sys.stderr)
+        return 1
     started = time.monotonic()
     if not build([selection for _, selection, _ in suites]):
         return 1

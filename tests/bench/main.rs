@@ -1,0 +1,168 @@
+//! `make bench`: backup and restore side by side with etcd's own tools, on one live etcd with Kubernetes-like data.
+//!
+//! Everything is measured in one run on one machine, alternating, and the median of the rounds is printed: absolute times
+//! are this machine's, ratios are what to read. The program exits with 1 when a goal is missed.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "a program for people")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use support::etcd::Etcd;
+use support::load::{self, Load, LoadOptions};
+use support::peers;
+use support::run::{Outcome, Run};
+
+/// About 1.1 GiB of keys and values.
+const OBJECTS: u64 = 400_000;
+const ROUNDS: usize = 3;
+const LIMIT: Duration = Duration::from_mins(10);
+const QUOTA: &str = "--quota-backend-bytes=8589934592";
+
+const BACKUP_RATIO_MAX: f64 = 1.35;
+const SCRIPT_RATIO_MIN: f64 = 2.0;
+const RESTORE_RATIO_MIN: f64 = 3.0;
+const PEAK_RSS_MAX_BYTES: u64 = 256 << 20;
+
+fn main() -> ExitCode {
+    let objects = std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"));
+    let bench = Bench::start(objects);
+    let met = [bench.backups(), bench.latencies(), bench.restores()];
+    if met.iter().all(|met| *met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+struct Bench {
+    source: Etcd,
+    dir: tempfile::TempDir,
+    policy: PathBuf,
+}
+
+impl Bench {
+    fn start(objects: u64) -> Bench {
+        let dir = tempfile::TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let source = Etcd::options().args(&[QUOTA]).start();
+        let started = Instant::now();
+        load::fill(&source, 1, 0, objects);
+        println!("filled a live etcd with {objects} objects in {}", seconds(started.elapsed()));
+        let policy = dir.path().join("policy.toml");
+        let repository = dir.path().join("repository");
+        let table = format!("\n[repository]\nurl = \"file://{}\"\nencryption = \"none\"\n", repository.display());
+        fs::write(&policy, source.policy_table("bench") + &table).unwrap();
+        Bench { source, dir, policy }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn save(&self, file: &Path) -> Outcome {
+        drop(fs::remove_file(file));
+        self.source.etcdctl_run(&["snapshot", "save", file.to_str().unwrap()]).limit(LIMIT).run().success()
+    }
+
+    fn backup(&self) -> Outcome {
+        Run::holdfast().args(&["backup", "-q", "--policy"]).args(&[&self.policy]).limit(LIMIT).run().success()
+    }
+
+    fn backups(&self) -> bool {
+        let (mut save, mut script, mut backup, mut peak) = (vec![], vec![], vec![], 0);
+        let (file, copy) = (self.path("save.db"), self.path("copy.db.gz"));
+        for _ in 0..ROUNDS {
+            save.push(self.save(&file).elapsed);
+            let rest = format!("gzip -kf {f} && cp {f}.gz {c} && sync {c}", f = file.display(), c = copy.display());
+            let packed = Run::new("sh").args(&["-c", &rest]).limit(LIMIT).run().success();
+            script.push(*save.last().unwrap() + packed.elapsed);
+            let outcome = self.backup();
+            peak = peak.max(outcome.peak_rss_bytes);
+            backup.push(outcome.elapsed);
+        }
+        println!("database file: {} MiB", fs::metadata(&file).unwrap().len() >> 20);
+        let (save, script, backup) = (median(save), median(script), median(backup));
+        println!("etcdctl snapshot save   {}", seconds(save));
+        println!("save + gzip + copy      {}", seconds(script));
+        println!("holdfast backup         {}, peak memory {} MiB", seconds(backup), peak >> 20);
+        let met = [
+            goal("backup / save", ratio(backup, save), BACKUP_RATIO_MAX, false),
+            goal("script / backup", ratio(script, backup), SCRIPT_RATIO_MIN, true),
+            goal("peak memory, MiB", (peak >> 20) as f64, (PEAK_RSS_MAX_BYTES >> 20) as f64, false),
+        ];
+        met.iter().all(|met| *met)
+    }
+
+    /// What the source's clients feel. Reported, not judged: HashKV and the snapshot are etcd's own work.
+    fn latencies(&self) -> bool {
+        let options = LoadOptions {
+            writers: 8,
+            pause: Duration::from_millis(5),
+            compactions: false,
+            auth: false,
+            ..LoadOptions::default()
+        };
+        let during = |what: &str, work: &dyn Fn()| {
+            let load = Load::start(&self.source, options);
+            work();
+            let written = load.stop();
+            let (half, most) = (written.percentile(50), written.percentile(99));
+            println!("writes while {what:22} p50 {:>9}  p99 {:>9}  ({})", millis(half), millis(most), written.total());
+        };
+        during("nothing else runs", &|| std::thread::sleep(Duration::from_secs(5)));
+        during("etcdctl snapshot save", &|| drop(self.save(&self.path("save.db"))));
+        during("holdfast backup", &|| drop(self.backup()));
+        true
+    }
+
+    fn restores(&self) -> bool {
+        let (mut theirs, mut ours) = (vec![], vec![]);
+        let (packed, plain, data) = (self.path("copy.db.gz"), self.path("plain.db"), self.path("data"));
+        let restored = self.path("restored.db");
+        for _ in 0..ROUNDS {
+            drop((fs::remove_file(&plain), fs::remove_dir_all(&data), fs::remove_file(&restored)));
+            let unpack = format!("gunzip -kc {} > {}", packed.display(), plain.display());
+            let unpacked = Run::new("sh").args(&["-c", &unpack]).limit(LIMIT).run().success();
+            let etcdutl = Run::new(peers::program(peers::ETCD_3_5, "etcdutl")).args(&["snapshot", "restore"]);
+            let etcdutl = etcdutl.args(&[&plain]).args(&[Path::new("--data-dir"), &data]).limit(LIMIT).run().success();
+            theirs.push(unpacked.elapsed + etcdutl.elapsed);
+            let restore = Run::holdfast().args(&["restore", "-q", "--yes", "--point", "latest", "--policy"]);
+            let restore =
+                restore.args(&[&self.policy]).args(&[Path::new("--etcd-snapshot"), &restored]).limit(LIMIT).run();
+            ours.push(restore.success().elapsed);
+        }
+        let (theirs, ours) = (median(theirs), median(ours));
+        println!("gunzip + etcdutl restore {}", seconds(theirs));
+        println!("holdfast restore         {}", seconds(ours));
+        for (whose, file) in [("etcdctl's file", &plain), ("Holdfast's file", &restored)] {
+            let started = Instant::now();
+            drop(Etcd::options().args(&[QUOTA]).restored_from(file).start());
+            println!("from {whose:15} to a started etcd {}", seconds(started.elapsed()));
+        }
+        goal("etcd's way / restore", ratio(theirs, ours), RESTORE_RATIO_MIN, true)
+    }
+}
+
+fn goal(what: &str, value: f64, bound: f64, at_least: bool) -> bool {
+    let met = if at_least { value >= bound } else { value <= bound };
+    let (word, verdict) = (if at_least { "least" } else { "most" }, if met { "met" } else { "MISSED" });
+    println!("goal: {what:22} {value:7.2}, at {word} {bound}: {verdict}");
+    met
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
