@@ -6,4 +6,12 @@ pub mod api;
 pub mod snapshot;
 
 pub mod client;
+pub mod policy;
 pub mod vault;
+
+pub mod import;
+pub mod recovery;
+
+pub mod agent;
+
+

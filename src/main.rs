@@ -1,3 +1,7 @@
 //! Parse, run, map the error to an exit code; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast::cli::main()
+}

@@ -2,7 +2,7 @@
 //!
 //! SHA-256 is used everywhere a digest leaves the program, because anyone can check it again with `sha256sum`.
 
-use sha2::Digest as _;
+use sha2::Digest as _; // also that of sha1: both come from the same trait
 use std::fmt;
 
 use crate::base::error::{Error, Result};
@@ -81,6 +81,15 @@ impl fmt::Debug for Sha256Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sha256Hasher")
     }
+}
+
+/// The first eight bytes of the SHA-1 (FIPS 180-4) of `parts` one after another, as a big-endian number: how etcd
+/// derives ids.
+pub fn sha1_prefix(parts: &[&[u8]]) -> u64 {
+    let mut hasher = sha1::Sha1::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    let digest: [u8; 20] = hasher.finalize().into();
+    u64::from_be_bytes(*digest.first_chunk().expect("20 bytes"))
 }
 
 /// Lower-case hexadecimal digits of `bytes`.

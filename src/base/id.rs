@@ -44,6 +44,21 @@ impl<'de> serde::Deserialize<'de> for EtcdId {
     }
 }
 
+/// The id etcd gives a member that is born with a cluster: SHA-1 over its sorted peer URLs and the cluster's token.
+pub fn member_id(peer_urls: &[String], token: &str) -> EtcdId {
+    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    urls.sort_unstable();
+    EtcdId(digest::sha1_prefix(&[urls.concat().as_bytes(), token.as_bytes()]))
+}
+
+/// The id etcd gives a cluster: SHA-1 over its members' sorted ids.
+pub fn cluster_id(members: &[EtcdId]) -> EtcdId {
+    let mut ids: Vec<u64> = members.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+    EtcdId(digest::sha1_prefix(&[&bytes]))
+}
+
 /// 64 random bits as 16 lower-case hexadecimal digits: an attempt, a repository.
 pub fn random() -> Result<String> {
     let mut bytes = [0; 8];
@@ -74,6 +89,14 @@ mod tests {
         for wrong in ["", "g", "+1", "8E", "12345678901234567"] {
             assert!(EtcdId::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn ids_are_derived_as_etcd_derives_them() {
+        // etcd's default cluster: one member at localhost:2380 with the default token.
+        let member = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster");
+        assert_eq!(member.to_string(), "8e9e05c52164694d");
+        assert_eq!(cluster_id(&[member]).to_string(), "cdf818194e3a8c32");
     }
 
     #[test]

@@ -70,10 +70,11 @@ pub(crate) fn check(at: &Location, cluster: &str, document: &LineageDocument) ->
     Err(Error::damaged(format!("{at} is damaged: its content belongs to lineage {}", document.lineage)))
 }
 
-/// The branch that nobody continues, the newest of them on a tie; none when there is none, or only a circle.
+/// The branch that nobody continues, the newest of them on a tie; none when there is none, or only a circle. Imported
+/// files come from no known cluster and count only where nothing else is.
 pub fn current(lineages: &[LineageDocument]) -> Option<&LineageDocument> {
     let continued = |l: &LineageDocument| lineages.iter().any(|child| child.parent == Some(l.lineage));
-    lineages.iter().filter(|l| !continued(l)).max_by_key(|l| (l.opened, l.lineage))
+    lineages.iter().filter(|l| !continued(l)).max_by_key(|l| (l.cluster_id != EtcdId(0), l.opened, l.lineage))
 }
 
 #[cfg(test)]

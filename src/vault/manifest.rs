@@ -14,11 +14,12 @@ use crate::base::clock::Time;
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::{self, EtcdId};
+use crate::snapshot::hash::{Scope, StateDigest};
+use crate::snapshot::record;
+use crate::snapshot::proof::{self, Proof, SAMPLES_MAX, Sample};
 use crate::vault::layout::{Attempt, Lineage, Location, PointKind, PointName};
 use crate::vault::sealed::{self, Document};
 
-/// Sample digests in a manifest.
-pub const SAMPLES_MAX: usize = 1_000;
 /// Objects in a chain: 3 TiB of records at the usual size.
 pub const OBJECTS_MAX: usize = 100_000;
 /// Stored bytes of a data object that holds more than one record.
@@ -139,6 +140,24 @@ pub struct Descriptor {
     pub db_sha256: Option<Sha256>,
 }
 
+impl Descriptor {
+    /// What a stream says it is a picture of, and length and digest of the etcd file it came from.
+    pub fn of(descriptor: &record::Descriptor<'_>, db: Option<(u64, Sha256)>) -> Self {
+        Descriptor {
+            cluster_id: descriptor.cluster_id,
+            member_id: descriptor.member_id,
+            revision: descriptor.revision,
+            compact_revision: descriptor.compact_revision,
+            raft_term: descriptor.raft_term,
+            raft_index: descriptor.raft_index,
+            storage_version: descriptor.storage_version.to_owned(),
+            page_size: descriptor.page_size,
+            db_bytes: db.map(|db| db.0),
+            db_sha256: db.map(|db| db.1),
+        }
+    }
+}
+
 /// How much a point holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
@@ -168,6 +187,27 @@ pub struct Counts {
     pub stored_bytes: u64,
 }
 
+impl Counts {
+    /// What was counted in the records, and how much the objects hold.
+    pub fn of(counts: &proof::Counts, objects: &[ObjectEntry]) -> Self {
+        let sum = |field: fn(&ObjectEntry) -> u64| objects.iter().map(field).sum();
+        Counts {
+            records: sum(|entry| entry.records),
+            revisions: counts.revisions,
+            tombstones: counts.tombstones,
+            live_keys: counts.live_keys,
+            leases: counts.leases,
+            users: counts.users,
+            roles: counts.roles,
+            alarms: counts.alarms,
+            members: counts.members,
+            extras: counts.extras,
+            raw_bytes: sum(|entry| entry.raw_bytes),
+            stored_bytes: sum(|entry| entry.stored_bytes),
+        }
+    }
+}
+
 /// What proves that a point equals the cluster it was taken from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proofs {
@@ -176,7 +216,16 @@ pub struct Proofs {
     /// etcd's HashKV over the records as they are.
     pub hash_kv: HashKv,
     /// The sum modulo 2^256 of the SHA-256 of every live fact.
-    pub state_digest: Sha256,
+    pub state_digest: StateDigest,
+}
+
+impl Proofs {
+    /// What `proof` proves, and how the cluster's own hash compares.
+    pub fn of(proof: &Proof, hash_at_source: HashAtSource) -> Self {
+        let Scope { revision, compact_revision } = proof.scope;
+        let hash_kv = HashKv { hash: proof.hash_kv, revision, compact_revision };
+        Proofs { hash_at_source, hash_kv, state_digest: proof.state_digest }
+    }
 }
 
 /// How the cluster's own hash compares with ours.
@@ -222,17 +271,6 @@ pub struct HashKv {
     pub revision: i64,
     /// Under this compaction.
     pub compact_revision: i64,
-}
-
-/// A live fact that a drill looks for. The key itself is not written down.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// SHA-256 of the key.
-    pub key_sha256: Sha256,
-    /// SHA-256 of the fact's canonical bytes.
-    pub fact_sha256: Sha256,
-    /// The revision that wrote it.
-    pub mod_revision: i64,
 }
 
 /// One data object of a chain.
@@ -430,7 +468,7 @@ mod tests {
             ("verdict", |m| m.proofs.hash_at_source.verdict = Comparison::NotCompared),
             ("hash_kv", |m| m.proofs.hash_kv.revision = 1),
             ("newer than the point", |m| m.samples[0].mod_revision = 1 << 60),
-            ("samples", |m| m.samples = vec![m.samples[0].clone(); SAMPLES_MAX + 1]),
+            ("samples", |m| m.samples = vec![m.samples[0]; SAMPLES_MAX + 1]),
         ];
         let right = testing::manifest("prod", &[testing::entry("prod", 1, 5), testing::entry("prod", 5, 9)]);
         for (expected, change) in changes {

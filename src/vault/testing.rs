@@ -9,11 +9,13 @@ use crate::base::digest::Sha256;
 use crate::base::error::Error;
 use crate::base::id::EtcdId;
 use crate::base::stop::{Stop, blocking};
+use crate::snapshot::hash::StateDigest;
+use crate::snapshot::proof::Sample;
 use crate::vault::get::{Direction, Reader};
 use crate::vault::layout::{Attempt, Lineage, Location, ObjectName, PointKind};
 use crate::vault::lineage::LineageDocument;
 use crate::vault::manifest::{
-    Comparison, Counts, Descriptor, Fidelity, HashAtSource, HashKv, Manifest, ObjectEntry, Proofs, Sample, Source, Tool,
+    Comparison, Counts, Descriptor, Fidelity, HashAtSource, HashKv, Manifest, ObjectEntry, Proofs, Source, Tool,
 };
 use crate::vault::publish::publish;
 use crate::vault::put::{Block, Destination, Limits, Writer};
@@ -95,7 +97,7 @@ pub(crate) fn manifest(cluster: &str, objects: &[ObjectEntry]) -> Manifest {
                 ours: Some(7),
             },
             hash_kv: HashKv { hash: 7, revision, compact_revision: 0 },
-            state_digest: Sha256::of(b"state"),
+            state_digest: StateDigest::default(),
         },
         sample_seed: EtcdId(42),
         samples: vec![Sample { key_sha256: Sha256::of(b"k"), fact_sha256: Sha256::of(b"f"), mod_revision: 1 }],

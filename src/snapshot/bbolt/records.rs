@@ -168,7 +168,7 @@ impl<'db, P: Pages> Source<'db, P> {
     }
 
     /// The records of the small buckets, and the existence of every bucket, in the fixed order.
-    fn side_records(&self) -> Vec<Record<'_>> {
+    pub fn side_records(&self) -> Vec<Record<'_>> {
         let mut records = vec![];
         let strict = [&self.key, &self.lease].into_iter().flatten();
         for bucket in strict.chain(self.side.buckets.iter().map(|(bucket, _)| bucket)) {

@@ -1,0 +1,385 @@
+//! The command line, as data: help texts, completions and manual pages all come from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps a cluster's state alive through disasters.
+#[derive(Debug, Parser)]
+#[command(
+    name = "holdfast",
+    version,
+    about = "Keeps a cluster's state alive through disasters: proved backups and restores for etcd",
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 data is damaged or does not verify, \
+                  4 nothing suitable found, 5 done but a warning stands.",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// How to show results; json is a documented contract
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value = "table", help_heading = "Output")]
+    pub(crate) output: Format,
+    /// No progress, no remarks: results and errors only
+    #[arg(short = 'q', long, global = true, help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// Log what is being done to standard error; twice for more
+    #[arg(short = 'v', long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub(crate) verbose: u8,
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: one object with a version field
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make one restore point now: copy, prove, publish
+    #[command(after_help = "Example:\n  holdfast backup --policy /etc/holdfast/policies/prod.toml")]
+    Backup(Backup),
+    /// List the restore points of a cluster
+    #[command(after_help = "Example:\n  holdfast list --repository file:///backups --cluster prod")]
+    List(Repository),
+    /// Show everything a restore point's manifest says
+    #[command(after_help = "Example:\n  holdfast show latest --policy prod.toml")]
+    Show(OnePoint),
+    /// Verify restore points and store the verdict
+    #[command(after_help = "Examples:\n  holdfast verify latest --policy prod.toml\n  \
+                            holdfast verify --level 1 --policy prod.toml      (every point)")]
+    Verify(Verify),
+    /// Prove that the repository does what backups rely on, by trying it
+    #[command(after_help = "Example:\n  holdfast check --policy prod.toml")]
+    Check(Repository),
+    /// Restore a point or a snapshot file; prints the plan first
+    #[command(after_help = "Examples:\n  holdfast restore --point latest --policy prod.toml --etcd-snapshot /tmp/snapshot.db --dry-run\n  \
+                            holdfast restore --file old.db.gz --etcd-snapshot /tmp/snapshot.db --yes\n  \
+                            zcat old.db.gz | holdfast restore --file - --etcd-snapshot /tmp/snapshot.db --yes")]
+    Restore(Restore),
+    /// Write a restore point as an etcd snapshot file
+    #[command(after_help = "Example:\n  holdfast export latest snapshot.db --policy prod.toml")]
+    Export(Export),
+    /// Take existing etcd snapshot files (.db, .db.gz, .zst) into the repository
+    #[command(after_help = "Example:\n  holdfast import /backups/*.db.gz --policy prod.toml")]
+    Import(Import),
+    /// Work with etcd snapshot files, as etcdctl and etcdutl do
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Compute HashKV of a snapshot file, as etcdutl does
+    #[command(after_help = "Example:\n  holdfast hashkv snapshot.db --rev 1200")]
+    Hashkv(Hashkv),
+    /// Look at the keys inside a restore point or a snapshot file
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Show what changed between two restore points or snapshot files
+    #[command(after_help = "Examples:\n  holdfast diff latest~1 latest --policy prod.toml\n  holdfast diff monday.db tuesday.db")]
+    Diff(Diff),
+    /// Work with policy files
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder
+    #[command(after_help = "Example:\n  holdfast man /usr/local/share/man/man1")]
+    Man {
+        /// Where to; it is created when missing
+        folder: PathBuf,
+    },
+}
+
+/// Which repository, and which cluster in it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Repository {
+    /// The cluster's policy file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repository", "cluster"], env = "HOLDFAST_POLICY", help_heading = "Repository")]
+    pub(crate) policy: Option<PathBuf>,
+    /// The repository's address, file:///folder
+    #[arg(long, value_name = "URL", requires = "cluster", env = "HOLDFAST_REPOSITORY", help_heading = "Repository")]
+    pub(crate) repository: Option<String>,
+    /// The cluster's name in the repository
+    #[arg(long, value_name = "NAME", requires = "repository", env = "HOLDFAST_CLUSTER", help_heading = "Repository")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// Where spooled data may lie while a command runs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Scratch {
+    /// Folder for data that must be spooled; on a disk with room for one database file
+    #[arg(long = "scratch", value_name = "FOLDER", default_value = "/var/tmp", env = "HOLDFAST_SCRATCH")]
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The cluster's policy file
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_POLICY")]
+    pub(crate) policy: PathBuf,
+    /// What to store
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kind: Kind,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+/// What a backup stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// What is best; a full one in this version
+    Auto,
+    /// The whole state
+    Full,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnePoint {
+    /// A point: its id or the first digits of it, latest, latest~1
+    #[arg(value_name = "POINT", default_value = "latest")]
+    pub(crate) point: String,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A point: its id or the first digits of it, latest, latest~1; without one, every point
+    #[arg(value_name = "POINT")]
+    pub(crate) point: Option<String>,
+    /// How deep: 1 objects are there, 2 every byte is right, 3 the records prove the manifest's digests
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub(crate) level: u8,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The point to restore: its id or the first digits of it, latest, latest~1
+    #[arg(long, value_name = "POINT", conflicts_with = "file")]
+    pub(crate) point: Option<String>,
+    /// A snapshot file to restore instead (.db, .db.gz, .zst), or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    /// Write an etcd snapshot file here, for etcdutl to make member directories from
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_snapshot: PathBuf,
+    /// The members of the new cluster, as etcd takes them; the members of the old one otherwise
+    #[arg(long, value_name = "NAME=URL,...")]
+    pub(crate) initial_cluster: Option<String>,
+    /// The new cluster's token; a new one is made otherwise
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) initial_cluster_token: Option<String>,
+    /// Raise revisions in the printed etcdutl commands: none, auto, or by how many
+    #[arg(long, value_name = "none|auto|N", default_value = "none")]
+    pub(crate) bump: String,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A point: its id or the first digits of it, latest, latest~1
+    #[arg(value_name = "POINT")]
+    pub(crate) point: String,
+    /// The etcd snapshot file to write; it must not be there yet
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Snapshot files (.db, .db.gz, .zst), or - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Save a snapshot of a live etcd, verified as it arrives
+    #[command(after_help = "Example:\n  holdfast snapshot save snapshot.db --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert c.crt --key c.key")]
+    Save(SnapshotSave),
+    /// Show hash, revision, keys and size of a snapshot file, and check its SHA-256
+    #[command(after_help = "Example:\n  holdfast snapshot status snapshot.db -o json")]
+    Status(SnapshotStatus),
+}
+
+/// How to reach a cluster without a policy: etcdctl's flags and variables.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Endpoints {
+    /// Addresses of the members
+    #[arg(long, value_name = "URL,...", value_delimiter = ',', default_value = "127.0.0.1:2379", env = "ETCDCTL_ENDPOINTS")]
+    pub(crate) endpoints: Vec<String>,
+    /// Certificate authority of the servers, PEM
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_CACERT")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Client certificate, PEM
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key of the client certificate, PEM
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// User name, when the cluster has authentication on
+    #[arg(long, value_name = "NAME", env = "ETCDCTL_USER", requires = "password_file")]
+    pub(crate) user: Option<String>,
+    /// File that holds the user's password
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotSave {
+    /// The file to write; it must not be there yet
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) endpoints: Endpoints,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotStatus {
+    /// A snapshot file (.db, .db.gz, .zst), member/snap/db of a stopped etcd, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hashkv {
+    /// A snapshot file (.db, .db.gz, .zst), member/snap/db of a stopped etcd, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Hash the history up to this revision; 0 for all
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) rev: i64,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// List keys, or count Kubernetes objects by kind
+    #[command(after_help = "Examples:\n  holdfast keys ls /registry/pods/ --point latest --policy prod.toml\n  \
+                            holdfast keys ls --by-kind --file snapshot.db")]
+    Ls(KeysLs),
+    /// Print the value of one key as it is
+    #[command(after_help = "Example:\n  holdfast keys get /registry/configmaps/default/app --point latest --policy prod.toml > app.bin")]
+    Get(KeysGet),
+}
+
+/// A restore point or a snapshot file.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Inside {
+    /// The point: its id or the first digits of it, latest, latest~1 (the default)
+    #[arg(long, value_name = "POINT", conflicts_with = "file")]
+    pub(crate) point: Option<String>,
+    /// A snapshot file instead (.db, .db.gz, .zst), or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    /// The state at this revision instead of the newest; not before the compaction
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) revision: Option<i64>,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysLs {
+    /// Keys that start so; all of them otherwise
+    #[arg(value_name = "PREFIX", default_value = "")]
+    pub(crate) prefix: String,
+    /// Count Kubernetes objects by kind instead
+    #[arg(long)]
+    pub(crate) by_kind: bool,
+    #[command(flatten)]
+    pub(crate) inside: Inside,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysGet {
+    /// The key
+    #[arg(value_name = "KEY")]
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) inside: Inside,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The older state: a point, or a snapshot file (a path with a / or an ending)
+    #[arg(value_name = "A")]
+    pub(crate) left: String,
+    /// The newer state
+    #[arg(value_name = "B")]
+    pub(crate) right: String,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Validate a policy file and say what it means
+    #[command(after_help = "Example:\n  holdfast policy check /etc/holdfast/policies/prod.toml")]
+    Check {
+        /// The policy file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            if command.get_subcommands().next().is_some() {
+                command.get_subcommands().for_each(check);
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("holdfast "), "{} shows no example", command.get_name());
+            }
+        }
+        Cli::command().get_subcommands().for_each(check);
+    }
+}

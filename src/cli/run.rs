@@ -1,0 +1,146 @@
+//! From arguments to exit code: logging, the runtime, signals, one command.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use clap_complete::generate;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::base::clock::{Clock, Stopwatch};
+use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::progress::Progress;
+use crate::base::stop::Stop;
+use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
+use crate::cli::output::{Output, say};
+use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
+
+/// What every command is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) output: Output,
+    pub(crate) stop: Stop,
+    pub(crate) clock: Clock,
+    pub(crate) progress: Progress,
+}
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything is as it should be.
+    Well,
+    /// Done, but something does not verify: exit code 3.
+    Damaged,
+    /// Done, but a warning stands: exit code 5.
+    Warned,
+}
+
+impl Ended {
+    const fn code(self) -> u8 {
+        match self {
+            Ended::Well => 0,
+            Ended::Damaged => 3,
+            Ended::Warned => 5,
+        }
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are results; a usage error is not. Nobody is left to tell when printing fails.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+        }
+    };
+    telemetry::start(&cli.global);
+    let output = Output::new(&cli.global);
+    let context = Context { output, stop: Stop::new(), clock: Clock::System, progress: Progress::new() };
+    match run(cli.command, &context) {
+        Ok(ended) => ExitCode::from(ended.code()),
+        Err(error) => {
+            context.output.fail(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(command: Command, context: &Context) -> Result<Ended> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().during(|| "start".to_owned())?;
+    let ended = runtime.block_on(async {
+        listen(context)?;
+        dispatch(command, context).await
+    });
+    // Work that was told to stop has left nothing half-done; what it still does need not be waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
+    match command {
+        Command::Backup(args) => backup::backup(args, context).await,
+        Command::List(args) => points::list(args, context).await,
+        Command::Show(args) => points::show(args, context).await,
+        Command::Verify(args) => points::verify(args, context).await,
+        Command::Check(args) => points::check(args, context).await,
+        Command::Restore(args) => restore::restore(args, context).await,
+        Command::Export(args) => restore::export(args, context).await,
+        Command::Import(args) => import::import(args, context).await,
+        Command::Snapshot(Snapshot::Save(args)) => snapshot::save(args, context).await,
+        Command::Snapshot(Snapshot::Status(args)) => snapshot::status(args, context).await,
+        Command::Hashkv(args) => snapshot::hashkv(args, context).await,
+        Command::Keys(Keys::Ls(args)) => inside::ls(args, context).await,
+        Command::Keys(Keys::Get(args)) => inside::get(args, context).await,
+        Command::Diff(args) => inside::diff(args, context).await,
+        Command::Policy(Policy::Check { file }) => policy::check(&file, context),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            generate(shell, &mut Cli::command(), "holdfast", &mut script);
+            context.output.write_bytes(&script)?;
+            Ok(Ended::Well)
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder).during(|| format!("create {}", folder.display()))?;
+            clap_mangen::generate_to(Cli::command(), &folder)
+                .during(|| format!("write manual pages into {}", folder.display()))?;
+            context.output.remark(&format!("manual pages are in {}", folder.display()));
+            Ok(Ended::Well)
+        }
+    }
+}
+
+/// SIGINT and SIGTERM stop the work, a second one at once; SIGUSR1 tells how far it has come.
+fn listen(context: &Context) -> Result<()> {
+    let listen = |kind| signal(kind).during(|| "listen for signals".to_owned());
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut look = listen(SignalKind::user_defined1())?;
+    let context = context.clone();
+    tokio::spawn(async move {
+        let watch = Stopwatch::start();
+        loop {
+            tokio::select! {
+                _ = look.recv() => say(&progress::line(&context.progress.look(), watch.elapsed())),
+                _ = interrupt.recv() => context.stop.stop(),
+                _ = terminate.recv() => context.stop.stop(),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Asks for confirmation on a terminal. Where nobody can answer, `--yes` must have been given.
+pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
+    use std::io::{BufRead, IsTerminal};
+    if yes {
+        return Ok(());
+    }
+    let refuse = |message: &str| Err(Error::new(Kind::Usage, message).hint("add --yes to go ahead, or --dry-run to see the plan only"));
+    if !std::io::stdin().is_terminal() {
+        return refuse("this needs a confirmation, and there is no terminal to ask on");
+    }
+    say(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).during(|| "read the answer".to_owned())?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { refuse("not confirmed; nothing was changed") }
+}

@@ -1,0 +1,241 @@
+//! What is known before a restore: about the source, the members, the target and the history around it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::base::clock::Time;
+use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::file::free_bytes;
+use crate::base::id::EtcdId;
+use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::decode::Records;
+use crate::snapshot::record::Record;
+use crate::vault::catalog::Catalog;
+use crate::vault::get::{Direction, Reader};
+use crate::vault::manifest::{Comparison, Manifest};
+use crate::vault::repository::Repository;
+
+/// Everything a plan is made from.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What is restored.
+    pub source: SourceFacts,
+    /// The members the cluster had.
+    pub members: Vec<Member>,
+    /// Where it goes.
+    pub target: TargetFacts,
+    /// What the repository knows of the cluster's history after the source.
+    pub history: Option<History>,
+    /// When the plan is made.
+    pub now: Time,
+}
+
+/// A restore point or a file.
+#[derive(Clone, Debug)]
+pub struct SourceFacts {
+    /// How people call it.
+    pub name: String,
+    /// Cluster it was taken from; 0 when unknown.
+    pub cluster_id: EtcdId,
+    /// Its revision.
+    pub revision: i64,
+    /// Its compaction; 0 for none.
+    pub compact_revision: i64,
+    /// When it was complete; not known of a file.
+    pub time: Option<Time>,
+    /// etcd's storage version; empty before 3.6.
+    pub storage_version: String,
+    /// Keys alive, when known before reading everything.
+    pub live_keys: Option<u64>,
+    /// Bytes to be read.
+    pub stored_bytes: u64,
+    /// Bytes of records, about the size of the result.
+    pub raw_bytes: u64,
+    /// Whether authentication is on.
+    pub auth_enabled: bool,
+    /// Alarms that come back with it.
+    pub alarms: u64,
+    /// What is known of its soundness.
+    pub trust: Trust,
+}
+
+/// What is known of a source's soundness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// A restore point.
+    Point {
+        /// How it compared with the live cluster.
+        comparison: Comparison,
+        /// The newest verification: level and whether it passed.
+        verified: Option<(u8, bool)>,
+        /// Whether a collector is about to delete it.
+        condemned: bool,
+    },
+    /// A file with its SHA-256 behind it, which is right.
+    Sealed,
+    /// A file without.
+    Bare,
+}
+
+/// A member as the old cluster knew it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// The file to be written.
+#[derive(Clone, Debug)]
+pub struct TargetFacts {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether something is there.
+    pub exists: bool,
+    /// Bytes free in its folder.
+    pub free_bytes: u64,
+}
+
+/// What came after the source, as far as the repository knows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct History {
+    /// The highest revision ever seen on the source's branch.
+    pub high_water: i64,
+    /// The highest rate of changes between two points, per second.
+    pub rate_per_s: f64,
+    /// Seconds since the last point was complete.
+    pub since_last_s: f64,
+}
+
+/// Looks at the target's folder.
+pub fn target(path: &Path) -> Result<TargetFacts> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(Error::new(Kind::Usage, format!("the folder {} does not exist", folder.display()))
+            .hint("create it first, or choose another place for the file"));
+    }
+    let exists = match std::fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(Error::io(format!("look at {}", path.display()), error)),
+    };
+    Ok(TargetFacts { path: path.to_owned(), exists, free_bytes: free_bytes(folder)? })
+}
+
+/// The absolute path of a file that need not exist.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).during(|| format!("resolve {}", path.display()))
+}
+
+/// The members among `records`.
+pub fn members_of<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> Vec<Member> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        #[serde(default)]
+        name: String,
+        #[serde(default, rename = "peerURLs")]
+        peer_urls: Vec<String>,
+    }
+    let json = records.filter_map(|record| if let Record::Member { json, .. } = record { Some(json) } else { None });
+    let stored = json.filter_map(|json| serde_json::from_slice::<Stored>(json).ok());
+    let mut members: Vec<_> = stored.map(|m| Member { name: m.name, peer_urls: m.peer_urls }).collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
+}
+
+/// What a first object says beside the manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// Its members.
+    pub members: Vec<Member>,
+    /// Whether authentication is on.
+    pub auth_enabled: bool,
+}
+
+impl Side {
+    /// Reads the records that come before history.
+    pub fn of(records: &[Record<'_>]) -> Self {
+        let auth_enabled = records.iter().any(|r| matches!(r, Record::AuthConfig { enabled: Some(true), .. }));
+        Side { members: members_of(records.iter()), auth_enabled }
+    }
+
+    /// Of a restore point: its first object holds them.
+    pub async fn of_point(repository: &Repository, manifest: &Manifest, stop: &crate::base::stop::Stop) -> Result<Self> {
+        let first = &manifest.objects[..manifest.objects.len().min(1)];
+        let mut reader = Reader::start(repository, first, Direction::Forward, stop);
+        let Some(object) = reader.next().await? else { return Ok(Side::default()) };
+        let records = Records::of(&object.bytes).take_while(|record| !matches!(record, Ok(Record::Revision(_))));
+        Ok(Side::of(&records.collect::<Result<Vec<_>>>()?))
+    }
+}
+
+/// Facts about a restore point.
+pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
+    let descriptor = &manifest.descriptor;
+    SourceFacts {
+        name: format!("restore point {} of cluster {}", manifest.attempt, manifest.cluster),
+        cluster_id: descriptor.cluster_id,
+        revision: descriptor.revision,
+        compact_revision: descriptor.compact_revision,
+        time: Some(manifest.finished),
+        storage_version: descriptor.storage_version.clone(),
+        live_keys: Some(manifest.counts.live_keys),
+        stored_bytes: manifest.counts.stored_bytes,
+        raw_bytes: manifest.counts.raw_bytes,
+        auth_enabled: side.auth_enabled,
+        alarms: manifest.counts.alarms,
+        trust: Trust::Point { comparison: manifest.comparison(), verified, condemned },
+    }
+}
+
+/// Facts about a snapshot file.
+pub fn of_file<P: crate::snapshot::bbolt::Pages>(
+    name: &str,
+    source: &Source<'_, P>,
+    bytes: u64,
+    trust: Trust,
+) -> (SourceFacts, Side) {
+    let facts = source.facts();
+    let records = source.side_records();
+    let side = Side::of(&records);
+    let alarms = records.iter().filter(|record| matches!(record, Record::Alarm { .. })).count() as u64;
+    let source = SourceFacts {
+        name: format!("file {name}"),
+        cluster_id: EtcdId(0),
+        revision: facts.revision,
+        compact_revision: facts.compact_revision,
+        time: None,
+        storage_version: facts.storage_version.clone(),
+        live_keys: None,
+        stored_bytes: bytes,
+        raw_bytes: bytes,
+        auth_enabled: side.auth_enabled,
+        alarms,
+        trust,
+    };
+    (source, side)
+}
+
+/// What the points of a branch tell about its history. Manifests must have been loaded; damaged ones tell nothing.
+pub fn history(catalog: &Catalog, manifest: &Manifest, now: Time) -> Option<History> {
+    let mut points: Vec<(Time, i64)> = catalog
+        .points
+        .iter()
+        .filter(|point| point.name.lineage == manifest.lineage)
+        .filter_map(|point| point.manifest.as_ref()?.as_ref().ok())
+        .map(|manifest| (manifest.finished, manifest.descriptor.revision))
+        .collect();
+    points.sort_unstable();
+    let seconds = |from: Time, to: Time| to.signed_duration_since(from).as_seconds_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
+    let rate = |pair: &[(Time, i64)]| (pair[1].1 - pair[0].1) as f64 / seconds(pair[0].0, pair[1].0).max(1.0);
+    let rate_per_s = points.windows(2).map(rate).fold(0.0, f64::max);
+    let high_water = points.iter().map(|point| point.1).max()?;
+    let since_last_s = seconds(points.last()?.0, now).max(0.0);
+    Some(History { high_water, rate_per_s, since_last_s })
+}

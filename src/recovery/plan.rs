@@ -1,0 +1,323 @@
+//! The plan of a restore into an etcd snapshot file: a pure function of facts and the operator's request.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::base::clock::rfc3339;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::id::{EtcdId, cluster_id, member_id};
+use crate::base::units;
+use crate::recovery::facts::{Facts, History, Member, SourceFacts, Trust};
+use crate::vault::manifest::Comparison;
+
+/// Bytes a second that a restore is expected to write, for the estimate: what a plain disk of a cloud machine does.
+const EXPECTED_BYTES_PER_S: u64 = 200 << 20;
+/// Revisions a bump adds at least.
+const BUMP_MIN: i64 = 1_000_000;
+/// How many times the highest observed rate a bump allows for.
+const BUMP_RATE_FACTOR: f64 = 10.0;
+
+/// By how much revisions are raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bump {
+    /// Not at all.
+    None,
+    /// Above everything the old cluster can have reached.
+    Auto,
+    /// By this much.
+    By(i64),
+}
+
+/// What the operator asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The members of the new cluster; those of the old one otherwise.
+    pub initial_cluster: Option<Vec<Member>>,
+    /// The new cluster's token.
+    pub token: String,
+    /// By how much revisions are raised.
+    pub bump: Bump,
+}
+
+/// What will happen. Printed for people, stored as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is restored.
+    pub source: String,
+    /// The revision the result has.
+    pub revision: i64,
+    /// Where it goes.
+    pub target: String,
+    /// What is done, in order.
+    pub steps: Vec<String>,
+    /// What will be lost.
+    pub losses: Vec<String>,
+    /// What may go wrong, or needs attention.
+    pub risks: Vec<String>,
+    /// The new cluster's token.
+    pub token: String,
+    /// The id the new cluster will have; none when its members are not known.
+    pub cluster_id: Option<EtcdId>,
+    /// The new members.
+    pub members: Vec<PlannedMember>,
+    /// By how much revisions are raised by the commands that follow; 0 for not at all.
+    pub bump: i64,
+    /// How that number came about.
+    pub bump_formula: Option<String>,
+    /// Bytes that will be written, about.
+    pub bytes: u64,
+    /// Seconds it will take, about.
+    pub estimate_s: u64,
+    /// What to run afterwards, one command for each member.
+    pub commands: Vec<String>,
+}
+
+/// A member of the new cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedMember {
+    /// Its name.
+    pub name: String,
+    /// The id it will have.
+    pub id: EtcdId,
+    /// Where its peers reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// Makes the plan. What makes it impossible is an error.
+pub fn plan(facts: &Facts, request: &Request) -> Result<Plan> {
+    let (source, target) = (&facts.source, &facts.target);
+    let path = target.path.display().to_string();
+    if target.exists {
+        return Err(Error::new(Kind::Conflict, format!("{path} is already there"))
+            .hint("nothing was changed; choose a new name, or move the old file away first"));
+    }
+    let bytes = source.raw_bytes + source.raw_bytes / 8;
+    if target.free_bytes < bytes {
+        let (need, have) = (units::bytes(bytes), units::bytes(target.free_bytes));
+        return Err(Error::new(Kind::Full, format!("the restored file needs about {need}, {have} are free at {path}"))
+            .hint("make room, or choose a place on another file system"));
+    }
+    let (bump, bump_formula) = bump(request.bump, source, facts.history)?;
+    let members: Vec<PlannedMember> = request
+        .initial_cluster
+        .as_ref()
+        .unwrap_or(&facts.members)
+        .iter()
+        .map(|m| PlannedMember {
+            name: m.name.clone(),
+            id: member_id(&m.peer_urls, &request.token),
+            peer_urls: m.peer_urls.clone(),
+        })
+        .collect();
+    let ids: Vec<_> = members.iter().map(|member| member.id).collect();
+    Ok(Plan {
+        source: describe(source),
+        revision: source.revision,
+        steps: steps(facts, &path),
+        losses: losses(facts),
+        risks: risks(facts, request, members.is_empty()),
+        token: request.token.clone(),
+        cluster_id: (!ids.is_empty()).then(|| cluster_id(&ids)),
+        bump,
+        bump_formula,
+        bytes,
+        estimate_s: bytes.div_ceil(EXPECTED_BYTES_PER_S),
+        commands: commands(&members, &request.token, bump, &target.path),
+        members,
+        target: path,
+    })
+}
+
+fn describe(source: &SourceFacts) -> String {
+    let mut text = format!("{}, revision {}", source.name, source.revision);
+    if source.compact_revision > 0 {
+        let _ = write!(text, " compacted to {}", source.compact_revision);
+    }
+    if let Some(time) = source.time {
+        let _ = write!(text, ", taken {}", rfc3339(time));
+    }
+    if let Some(keys) = source.live_keys {
+        let _ = write!(text, ", {} keys", units::count(keys));
+    }
+    text
+}
+
+fn steps(facts: &Facts, path: &str) -> Vec<String> {
+    let source = &facts.source;
+    vec![
+        format!("read {} from {}, checking every byte", units::bytes(source.stored_bytes), source.name),
+        format!("build an etcd database at {path}.part"),
+        "read it back: revision, counts, HashKV and state digest must be the source's".to_owned(),
+        format!("append its SHA-256, make it durable, and give it its name {path}"),
+    ]
+}
+
+fn losses(facts: &Facts) -> Vec<String> {
+    let source = &facts.source;
+    let mut losses = vec![match source.time {
+        Some(time) => format!("every change after {} (revision {})", rfc3339(time), source.revision),
+        None => format!("every change after revision {}", source.revision),
+    }];
+    if let Some(history) = facts.history
+        && history.high_water > source.revision
+    {
+        losses.push(format!(
+            "at least {} revisions: later points reach revision {}",
+            units::count((history.high_water - source.revision).unsigned_abs()),
+            history.high_water
+        ));
+    }
+    if source.compact_revision > 0 {
+        losses.push(format!("history before revision {}, which was compacted", source.compact_revision));
+    }
+    losses
+}
+
+fn risks(facts: &Facts, request: &Request, no_members: bool) -> Vec<String> {
+    let source = &facts.source;
+    let mut risks: Vec<String> = vec![];
+    match &source.trust {
+        Trust::Point { comparison, verified, condemned } => {
+            match comparison {
+                Comparison::Equal => {}
+                Comparison::Differs => risks.push("the point DIFFERS from the cluster it was taken from".to_owned()),
+                Comparison::NotCompared => risks.push("the point was not compared with the live cluster".to_owned()),
+            }
+            match verified {
+                Some((level, false)) => risks.push(format!("its last verification (level {level}) FAILED")),
+                Some((level @ ..3, true)) => risks.push(format!("it was verified at level {level} only")),
+                Some(_) => {}
+                None => risks.push("it was never verified".to_owned()),
+            }
+            if *condemned {
+                risks.push("it is condemned: a collector is about to delete it".to_owned());
+            }
+        }
+        Trust::Sealed => {}
+        Trust::Bare => risks.push("the file has no SHA-256 behind it: damage in values cannot be noticed".to_owned()),
+    }
+    if request.bump == Bump::None {
+        risks.push(
+            "revisions go back: every client that watches (in Kubernetes: API servers, controllers, kubelets) must be \
+             restarted, or be made to notice with --bump auto"
+                .to_owned(),
+        );
+    } else {
+        risks.push("--bump-revision needs etcdutl 3.6 or newer".to_owned());
+    }
+    if source.auth_enabled {
+        risks.push("authentication is on: users and passwords are those of that time".to_owned());
+    }
+    if source.alarms > 0 {
+        risks.push(format!("{} alarm(s) come back: see `etcdctl alarm list`, and disarm", source.alarms));
+    }
+    if !source.storage_version.is_empty() {
+        risks.push(format!("the data has storage version {}: use that etcd or a newer one", source.storage_version));
+    }
+    if no_members {
+        risks.push("the members are not known: name them with --initial-cluster to see the commands".to_owned());
+    }
+    risks
+}
+
+/// The number and how it came about.
+fn bump(bump: Bump, source: &SourceFacts, history: Option<History>) -> Result<(i64, Option<String>)> {
+    match bump {
+        Bump::None => Ok((0, None)),
+        Bump::By(by) if by > 0 => Ok((by, Some("as asked for".to_owned()))),
+        Bump::By(by) => Err(Error::new(Kind::Usage, format!("revisions cannot be raised by {by}"))
+            .hint("give a number above 0, `auto` or `none`")),
+        Bump::Auto => {
+            let Some(history) = history else {
+                return Err(Error::new(Kind::Usage, "nothing is known of the history after this file")
+                    .hint("give a number with --bump: above every revision the old cluster can have reached"));
+            };
+            let distance = history.high_water - source.revision;
+            #[expect(clippy::cast_possible_truncation, reason = "a float saturates")]
+            let allowance = (BUMP_RATE_FACTOR * history.rate_per_s * history.since_last_s) as i64;
+            let by = distance.saturating_add(allowance.max(BUMP_MIN));
+            let formula = format!(
+                "{distance} up to the highest revision seen ({}) + max({}, 10 x {:.1} changes/s x {:.0} s since the last point)",
+                history.high_water, BUMP_MIN, history.rate_per_s, history.since_last_s
+            );
+            Ok((by, Some(formula)))
+        }
+    }
+}
+
+/// One `etcdutl` command for each member.
+fn commands(members: &[PlannedMember], token: &str, bump: i64, file: &Path) -> Vec<String> {
+    let pairs = members.iter().flat_map(|m| m.peer_urls.iter().map(|url| format!("{}={url}", m.name)));
+    let initial_cluster = pairs.collect::<Vec<_>>().join(",");
+    let command = |member: &PlannedMember| {
+        let mut parts = vec![
+            format!("etcdutl snapshot restore {}", quote(&file.display().to_string())),
+            format!("--name {}", quote(&member.name)),
+            format!("--initial-cluster {}", quote(&initial_cluster)),
+            format!("--initial-cluster-token {}", quote(token)),
+            format!("--initial-advertise-peer-urls {}", quote(&member.peer_urls.join(","))),
+            format!("--data-dir {}", quote(&format!("{}.etcd", member.name))),
+        ];
+        if bump > 0 {
+            parts.push(format!("--bump-revision {bump} --mark-compacted"));
+        }
+        parts.join(" ")
+    };
+    members.iter().map(command).collect()
+}
+
+/// A word for a POSIX shell.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Reads `name=url,name=url,...` as etcd does: a name may come several times.
+pub fn parse_initial_cluster(text: &str) -> Result<Vec<Member>> {
+    let mut members: Vec<Member> = vec![];
+    for part in text.split(',') {
+        let pair = part.split_once('=').filter(|(name, url)| !name.is_empty() && url.contains("://"));
+        let Some((name, url)) = pair else {
+            return Err(Error::new(Kind::Usage, format!("{part:?} is not NAME=URL"))
+                .hint("write --initial-cluster as etcd takes it: m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380"));
+        };
+        match members.iter_mut().find(|member| member.name == name) {
+            Some(member) => member.peer_urls.push(url.to_owned()),
+            None => members.push(Member { name: name.to_owned(), peer_urls: vec![url.to_owned()] }),
+        }
+    }
+    Ok(members)
+}
+
+/// The plan for people.
+pub fn render(plan: &Plan) -> String {
+    let mut text = format!("Plan: restore {}\n      into {}\n", plan.source, plan.target);
+    let mut section = |title: &str, lines: &[String]| {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{title}");
+            lines.iter().for_each(|line| {
+                let _ = writeln!(text, "  - {line}");
+            });
+        }
+    };
+    section("Steps", &plan.steps);
+    section("Will be lost", &plan.losses);
+    section("Risks", &plan.risks);
+    let mut identity = vec![format!("token {}", plan.token)];
+    identity.extend(plan.cluster_id.map(|id| format!("cluster id {id}")));
+    identity.extend(plan.members.iter().map(|m| format!("member {} id {} at {}", m.name, m.id, m.peer_urls.join(", "))));
+    if let Some(formula) = &plan.bump_formula {
+        identity.push(format!("revisions raised by {}: {formula}", plan.bump));
+    }
+    section("New identity", &identity);
+    let _ = writeln!(text, "\nWrites about {} in about {} s.", units::bytes(plan.bytes), plan.estimate_s.max(1));
+    if !plan.commands.is_empty() {
+        let _ = writeln!(text, "\nThen, on the host of each member (its data directory must not exist):");
+        plan.commands.iter().for_each(|command| {
+            let _ = writeln!(text, "  {command}");
+        });
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! Executing a restore into an etcd snapshot file, and proving the result.
+//!
+//! The file is built while the source is read, and the disk is kept busy from the first megabytes on. Then it is read
+//! back: its SHA-256 and the proofs are computed from what was written, not from what was meant to be written, while the
+//! disk finishes. Only when they are the source's does the file get its name.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use serde::Serialize;
+
+use crate::base::clock::Stopwatch;
+use crate::base::digest::Sha256;
+use crate::base::durable::NewFile;
+use crate::base::error::{Error, IoContext, Result};
+use crate::base::file::ReadAt;
+use crate::base::progress::Progress;
+use crate::base::stop::Stop;
+use crate::snapshot::bbolt::build::Builder;
+use crate::snapshot::bbolt::read::Db;
+use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::bbolt::shape::Sizes;
+use crate::snapshot::decode::Records;
+use crate::snapshot::hash::Scope;
+use crate::snapshot::proof::{Proof, Prover};
+use crate::vault::get::{Direction, Reader};
+use crate::vault::manifest::Manifest;
+use crate::vault::prove::differences;
+use crate::vault::repository::Repository;
+
+/// Mode of files that hold a cluster's secrets.
+const SECRET_MODE: u32 = 0o600;
+/// Written bytes after which the disk is told to begin.
+const SYNC_BYTES: u64 = 64 << 20;
+
+/// What was written and what was proved of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The file.
+    pub path: String,
+    /// Its length, with the SHA-256 behind it.
+    pub bytes: u64,
+    /// The SHA-256 of the database in it.
+    pub sha256: Sha256,
+    /// Its revision.
+    pub revision: i64,
+    /// Its compaction.
+    pub compact_revision: i64,
+    /// Keys alive.
+    pub live_keys: u64,
+    /// HashKV of what was written.
+    pub hash_kv: u32,
+    /// State digest of what was written.
+    pub state_digest: String,
+    /// What was held against the source and is equal.
+    pub checks: Vec<String>,
+    /// Seconds it took.
+    pub duration_s: f64,
+}
+
+/// Takes the records of a source one after another, as blocks of encoded records.
+type Feed<'a> = dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> + Send + 'a;
+
+/// Restores a point. Must be called on the async runtime.
+pub async fn from_point(
+    repository: &Repository,
+    manifest: &Manifest,
+    path: &Path,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Report> {
+    let mut reader = Reader::start(repository, &manifest.objects, Direction::Forward, stop);
+    let (manifest, path, progress, stop) = (manifest.clone(), path.to_owned(), progress.clone(), stop.clone());
+    crate::base::stop::blocking(move || {
+        let scope = Scope {
+            revision: manifest.descriptor.revision,
+            compact_revision: manifest.descriptor.compact_revision,
+        };
+        progress.stage("restoring", manifest.counts.raw_bytes);
+        let mut feed = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            while let Some(object) = reader.next_blocking()? {
+                sink(&object.bytes).map_err(|error| error.during(format!("object {}", object.entry.name)))?;
+            }
+            Ok(())
+        };
+        let expect = |proof: &Proof| differences(&manifest, proof);
+        write(&mut feed, &path, scope, manifest.sample_seed.0, &expect, &progress, &stop)
+    })
+    .await
+}
+
+/// Restores an etcd file. Blocks.
+pub fn from_file(source: &Source<'_, ReadAt>, path: &Path, progress: &Progress, stop: &Stop) -> Result<Report> {
+    let descriptor = source.descriptor(Default::default(), Default::default());
+    let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
+    let mut prover = Prover::new(scope, 0);
+    progress.stage("reading the snapshot", 0);
+    source.newest_first(&descriptor, &mut |batch| {
+        stop.check()?;
+        prover.batch(batch)
+    })?;
+    let expected = prover.finish();
+    progress.stage("restoring", 0);
+    let mut feed = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
+        source.encode(&descriptor, &mut |block| sink(&block.bytes)).map(drop)
+    };
+    let expect = |proof: &Proof| {
+        if *proof == expected { vec![] } else { vec!["the written file proves another state than the source".to_owned()] }
+    };
+    write(&mut feed, path, scope, 0, &expect, progress, stop)
+}
+
+fn write(
+    feed: &mut Feed<'_>,
+    path: &Path,
+    scope: Scope,
+    sample_seed: u64,
+    expect: &dyn Fn(&Proof) -> Vec<String>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Report> {
+    let watch = Stopwatch::start();
+    let mut file = NewFile::create(path, SECRET_MODE)?;
+    let db_bytes = with_syncing(&file.handle()?, path, |written| build(feed, &mut file, progress, stop, written))?;
+    progress.stage("reading it back", db_bytes);
+    let handle = ReadAt::of(file.handle()?, path)?;
+    let (sha256, proof) = read_back(&handle, db_bytes, scope, sample_seed, progress, stop)?;
+    let differences = expect(&proof);
+    if let Some(first) = differences.first() {
+        let more = differences.len() - 1;
+        return Err(Error::damaged(format!("what was restored is not the source: {first} ({more} more differences)"))
+            .hint("nothing was kept; verify the source with `holdfast verify --level 3`, and restore another point"));
+    }
+    file.append(&sha256.0)?;
+    let bytes = file.len();
+    progress.stage("making it durable", 0);
+    file.commit()?;
+    Ok(Report {
+        path: path.display().to_string(),
+        bytes,
+        sha256,
+        revision: scope.revision,
+        compact_revision: scope.compact_revision,
+        live_keys: proof.counts.live_keys,
+        hash_kv: proof.hash_kv,
+        state_digest: proof.state_digest.to_string(),
+        checks: ["state digest", "HashKV", "counts", "sampled keys"].map(str::to_owned).to_vec(),
+        duration_s: watch.elapsed().as_secs_f64(),
+    })
+}
+
+/// Builds the database from the fed records; returns its length.
+fn build(
+    feed: &mut Feed<'_>,
+    file: &mut NewFile,
+    progress: &Progress,
+    stop: &Stop,
+    written: &mpsc::Sender<u64>,
+) -> Result<u64> {
+    let sizes = Sizes::default();
+    file.append(&vec![0; 2 * sizes.page])?;
+    let mut told = 0;
+    let mut sink = |chunk: &[u8]| {
+        file.append(chunk)?;
+        if file.len() - told >= SYNC_BYTES {
+            told = file.len();
+            // Nobody listens only when syncing failed, and then `commit` fails as well.
+            let _ = written.send(told);
+        }
+        Ok(())
+    };
+    let mut builder = Builder::start(sizes, &mut sink)?;
+    feed(&mut |bytes| {
+        for record in Records::of(bytes) {
+            builder.put(&record?, &mut sink)?;
+        }
+        progress.add(bytes.len() as u64);
+        stop.check()
+    })?;
+    let head = builder.finish(&mut sink)?;
+    file.write_at(0, &head.bytes)?;
+    Ok(head.file_bytes)
+}
+
+/// Runs `work` beside a thread that syncs the file each time it is told that more was written.
+fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u64>) -> Result<T>) -> Result<T> {
+    let (written, told) = mpsc::channel::<u64>();
+    thread::scope(|threads| {
+        let syncing = threads.spawn(move || {
+            while told.recv().is_ok() {
+                // Only the newest word counts.
+                while told.try_recv().is_ok() {}
+                handle.sync_data().during(|| format!("sync {}", path.display()))?;
+            }
+            Ok(())
+        });
+        let result = work(&written);
+        drop(written);
+        let synced: Result<()> = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let value = result?;
+        synced?;
+        Ok(value)
+    })
+}
+
+/// SHA-256 and proofs of what was written, side by side.
+fn read_back(
+    file: &ReadAt,
+    db_bytes: u64,
+    scope: Scope,
+    sample_seed: u64,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<(Sha256, Proof)> {
+    thread::scope(|threads| {
+        let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
+        let proving = || -> Result<Proof> {
+            let db = Db::open(file.clone())?;
+            let source = Source::open(&db)?;
+            let mut prover = Prover::new(scope, sample_seed);
+            let descriptor = source.descriptor(Default::default(), Default::default());
+            source.newest_first(&descriptor, &mut |batch| {
+                stop.check()?;
+                progress.add(0);
+                prover.batch(batch)
+            })?;
+            Ok(prover.finish())
+        };
+        let proof = proving();
+        let sha256 = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((sha256?, proof?))
+    })
+}
