@@ -14,4 +14,4 @@ pub mod recovery;
 
 pub mod agent;
 
-
+pub mod cli;

@@ -30,7 +30,7 @@ use crate::vault::catalog::Catalog;
 use crate::vault::full::{self, Full};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::{self, LineageDocument};
-use crate::vault::manifest::{self, Comparison, Fidelity, HashAtSource, Manifest};
+use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest};
 use crate::vault::publish::publish;
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
@@ -70,6 +70,8 @@ pub struct Done {
     pub stats: PutStats,
     /// What the operator should know and may have to act on.
     pub warnings: Vec<String>,
+    /// Whether the point was left uncompared because the policy says so.
+    pub excused: bool,
     /// How long each stage took, in seconds.
     pub stages: Vec<(&'static str, f64)>,
 }
@@ -119,7 +121,8 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let verdict = verify(repository, &name, verification, |_| ()).await?;
     stages.end("verify");
     let stats = full.written.stats;
-    Ok(Done { name, manifest, verdict, stats, warnings, stages: stages.taken })
+    let excused = spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off;
+    Ok(Done { name, manifest, verdict, stats, warnings, excused, stages: stages.taken })
 }
 
 /// Streams the chosen member's file into scratch.
@@ -174,12 +177,14 @@ async fn lineage_of(
     let then = match current {
         Some(document) => {
             let newest = newest_of(repository, &job.cluster, document.lineage).await?;
-            let at = |revision, raft_term, raft_index| {
-                Position { cluster_id: document.cluster_id, revision, raft_term, raft_index }
+            let at = |revision, raft_term, raft_index| Position {
+                cluster_id: document.cluster_id,
+                revision,
+                raft_term,
+                raft_index,
             };
-            let then = newest.map_or(at(0, 0, 0), |m| {
-                at(m.descriptor.revision, m.descriptor.raft_term, m.descriptor.raft_index)
-            });
+            let then = newest
+                .map_or(at(0, 0, 0), |m| at(m.descriptor.revision, m.descriptor.raft_term, m.descriptor.raft_index));
             Some((document.lineage, then))
         }
         None => None,
@@ -315,12 +320,5 @@ fn manifest_of(
         sample_seed: context.seed,
         samples: full.proof.samples.clone(),
         objects: full.written.objects.clone(),
-    }
-}
-
-impl Done {
-    /// Whether the point was proved different from the cluster.
-    pub fn differs(&self) -> bool {
-        self.manifest.comparison() == Comparison::Differs
     }
 }

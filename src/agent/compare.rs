@@ -89,7 +89,14 @@ mod tests {
 
     fn reply(hash: u32, compact_revision: i64) -> Result<HashAnswer> {
         let (cluster_id, member_id) = (EtcdId(1), EtcdId(2));
-        Ok(HashAnswer::Hash(KvHash { hash, compact_revision, hash_revision: 100, cluster_id, member_id, revision: 120 }))
+        Ok(HashAnswer::Hash(KvHash {
+            hash,
+            compact_revision,
+            hash_revision: 100,
+            cluster_id,
+            member_id,
+            revision: 120,
+        }))
     }
 
     fn verdict(answer: Result<HashAnswer>, proof_: &Proof, again: Option<u32>) -> Comparison {

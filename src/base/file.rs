@@ -99,7 +99,8 @@ impl Scratch {
             // Some file systems know no nameless files; theirs lose the name at once instead.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
                 let path = folder.join(format!(".holdfast-{}", id::random()?));
-                let file = rustix::fs::open(&path, access | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL, mode);
+                let file =
+                    rustix::fs::open(&path, access | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL, mode);
                 if file.is_ok() {
                     std::fs::remove_file(&path).during(|| format!("remove the name of {}", path.display()))?;
                 }

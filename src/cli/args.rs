@@ -64,9 +64,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  holdfast check --policy prod.toml")]
     Check(Repository),
     /// Restore a point or a snapshot file; prints the plan first
-    #[command(after_help = "Examples:\n  holdfast restore --point latest --policy prod.toml --etcd-snapshot /tmp/snapshot.db --dry-run\n  \
+    #[command(
+        after_help = "Examples:\n  holdfast restore --point latest --policy prod.toml --etcd-snapshot /tmp/snapshot.db --dry-run\n  \
                             holdfast restore --file old.db.gz --etcd-snapshot /tmp/snapshot.db --yes\n  \
-                            zcat old.db.gz | holdfast restore --file - --etcd-snapshot /tmp/snapshot.db --yes")]
+                            zcat old.db.gz | holdfast restore --file - --etcd-snapshot /tmp/snapshot.db --yes"
+    )]
     Restore(Restore),
     /// Write a restore point as an etcd snapshot file
     #[command(after_help = "Example:\n  holdfast export latest snapshot.db --policy prod.toml")]
@@ -84,7 +86,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Keys(Keys),
     /// Show what changed between two restore points or snapshot files
-    #[command(after_help = "Examples:\n  holdfast diff latest~1 latest --policy prod.toml\n  holdfast diff monday.db tuesday.db")]
+    #[command(
+        after_help = "Examples:\n  holdfast diff latest~1 latest --policy prod.toml\n  holdfast diff monday.db tuesday.db"
+    )]
     Diff(Diff),
     /// Work with policy files
     #[command(subcommand)]
@@ -225,7 +229,9 @@ pub(crate) struct Import {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {
     /// Save a snapshot of a live etcd, verified as it arrives
-    #[command(after_help = "Example:\n  holdfast snapshot save snapshot.db --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert c.crt --key c.key")]
+    #[command(
+        after_help = "Example:\n  holdfast snapshot save snapshot.db --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert c.crt --key c.key"
+    )]
     Save(SnapshotSave),
     /// Show hash, revision, keys and size of a snapshot file, and check its SHA-256
     #[command(after_help = "Example:\n  holdfast snapshot status snapshot.db -o json")]
@@ -236,7 +242,13 @@ pub(crate) enum Snapshot {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Endpoints {
     /// Addresses of the members
-    #[arg(long, value_name = "URL,...", value_delimiter = ',', default_value = "127.0.0.1:2379", env = "ETCDCTL_ENDPOINTS")]
+    #[arg(
+        long,
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        env = "ETCDCTL_ENDPOINTS"
+    )]
     pub(crate) endpoints: Vec<String>,
     /// Certificate authority of the servers, PEM
     #[arg(long, value_name = "FILE", env = "ETCDCTL_CACERT")]
@@ -292,7 +304,9 @@ pub(crate) enum Keys {
                             holdfast keys ls --by-kind --file snapshot.db")]
     Ls(KeysLs),
     /// Print the value of one key as it is
-    #[command(after_help = "Example:\n  holdfast keys get /registry/configmaps/default/app --point latest --policy prod.toml > app.bin")]
+    #[command(
+        after_help = "Example:\n  holdfast keys get /registry/configmaps/default/app --point latest --policy prod.toml > app.bin"
+    )]
     Get(KeysGet),
 }
 

@@ -5,10 +5,17 @@
 //! data is damaged or does not verify, 4 nothing suitable found, 5 done but a warning stands, 130 interrupted.
 
 mod args;
+mod backup;
+mod import;
+mod inside;
 mod output;
+mod points;
+mod policy;
 mod progress;
+mod restore;
 mod run;
 mod snapshot;
+mod target;
 mod telemetry;
 
 use std::process::ExitCode;

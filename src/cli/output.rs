@@ -54,8 +54,9 @@ impl Output {
     pub(crate) fn show<T: Serialize>(&self, kind: &str, body: &T, table: impl FnOnce() -> String) -> Result<()> {
         if self.is_json() {
             let versioned = Versioned { v: JSON_VERSION, kind, body };
-            let text = serde_json::to_string_pretty(&versioned)
-                .map_err(|error| Error::new(crate::base::error::Kind::Failed, "write the result as JSON").source(error))?;
+            let text = serde_json::to_string_pretty(&versioned).map_err(|error| {
+                Error::new(crate::base::error::Kind::Failed, "write the result as JSON").source(error)
+            })?;
             self.write(&format!("{text}\n"))
         } else {
             self.write(&table())

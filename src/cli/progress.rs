@@ -28,7 +28,8 @@ impl Show {
     pub(crate) fn start(progress: &Progress, output: &Output) -> Self {
         let (done, ended) = channel();
         let progress = progress.clone();
-        let (draws, tells) = (output.draws_progress() && !output.is_json(), output.tells_progress() && !output.is_json());
+        let (draws, tells) =
+            (output.draws_progress() && !output.is_json(), output.tells_progress() && !output.is_json());
         let thread = std::thread::spawn(move || {
             if draws {
                 draw(&progress, &ended);

@@ -135,7 +135,9 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
     if yes {
         return Ok(());
     }
-    let refuse = |message: &str| Err(Error::new(Kind::Usage, message).hint("add --yes to go ahead, or --dry-run to see the plan only"));
+    let refuse = |message: &str| {
+        Err(Error::new(Kind::Usage, message).hint("add --yes to go ahead, or --dry-run to see the plan only"))
+    };
     if !std::io::stdin().is_terminal() {
         return refuse("this needs a confirmation, and there is no terminal to ask on");
     }

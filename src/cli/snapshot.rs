@@ -1,13 +1,11 @@
 //! `snapshot save`, `snapshot status`, `hashkv`: what etcdctl and etcdutl call so, with the checks they leave out.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::base::digest::Sha256;
 use crate::base::durable::NewFile;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::file::{ReadAt, read_small};
+use crate::base::file::ReadAt;
 use crate::base::stop::{Stop, blocking};
 use crate::base::tls::TlsFiles;
 use crate::base::units;
@@ -15,20 +13,18 @@ use crate::cli::args::{Endpoints, Hashkv, SnapshotSave, SnapshotStatus};
 use crate::cli::output::{facts, table};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
+use crate::cli::target;
 use crate::client::Client;
 use crate::client::maintenance::choose;
-use crate::client::options::{Options, Secret};
+use crate::client::options::Options;
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::status::{Status, status as status_of};
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::Prover;
-use crate::vault::foreign;
 
 /// Mode of files that hold a cluster's secrets.
 const SECRET_MODE: u32 = 0o600;
-/// The longest password file, in bytes.
-const PASSWORD_BYTES_MAX: u64 = 4096;
 
 /// Whether the SHA-256 behind a snapshot file is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,21 +49,21 @@ pub(crate) fn check_trailer(file: &ReadAt, stop: &Stop) -> Result<Trailer> {
 /// The client that the flags describe.
 pub(crate) fn client_of(args: &Endpoints) -> Result<Client> {
     if args.user.as_deref().is_some_and(|user| user.contains(':')) {
-        return Err(Error::new(Kind::Usage, "the user name holds a colon: a password does not belong on a command line")
-            .hint("give the name with --user and put the password into a file named by --password-file"));
+        return Err(Error::new(
+            Kind::Usage,
+            "the user name holds a colon: a password does not belong on a command line",
+        )
+        .hint("give the name with --user and put the password into a file named by --password-file"));
     }
-    let password = args.password_file.as_deref().map(read_password).transpose()?;
+    let password = args.password_file.as_deref().map(target::password).transpose()?;
     let tls = TlsFiles { ca: args.cacert.clone(), cert: args.cert.clone(), key: args.key.clone() };
-    Client::new(&Options { endpoints: args.endpoints.clone(), tls, user: args.user.clone(), password, ..Options::default() })
-}
-
-/// The first line of a password file.
-pub(crate) fn read_password(path: &Path) -> Result<Secret> {
-    let bytes = read_small(path, PASSWORD_BYTES_MAX)
-        .map_err(|error| error.during("read the password file").kind_of(Kind::Usage).or_hint("check the path and its permissions"))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::new(Kind::Usage, format!("the password in {} is not text", path.display())).hint("write the password as one line of text"))?;
-    Ok(Secret::new(text.lines().next().unwrap_or_default()))
+    Client::new(&Options {
+        endpoints: args.endpoints.clone(),
+        tls,
+        user: args.user.clone(),
+        password,
+        ..Options::default()
+    })
 }
 
 pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended> {
@@ -83,7 +79,7 @@ pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended>
     let client = client_of(&args.endpoints)?;
     let mut file = NewFile::create(&args.file, SECRET_MODE)?;
     let show = Show::start(&context.progress, &context.output);
-    let choice = choose(&context.stop.or(async { client.survey().await }).await?.members)?;
+    let choice = choose(&context.stop.or(client.survey()).await?.members)?;
     let mut stream = context.stop.or(client.snapshot(&choice.endpoint)).await?;
     context.progress.stage("receiving the snapshot", stream.db_bytes());
     while let Some(chunk) = context.stop.or(stream.next()).await? {
@@ -106,7 +102,10 @@ pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended>
     context.output.show("snapshot_save", &saved, || {
         format!(
             "Snapshot of {} saved at {} ({}; SHA-256 of the stream is right; {})\n",
-            saved.endpoint, saved.file, units::bytes(saved.bytes), saved.chosen_because
+            saved.endpoint,
+            saved.file,
+            units::bytes(saved.bytes),
+            saved.chosen_because
         )
     })?;
     Ok(Ended::Well)
@@ -124,7 +123,7 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
     }
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let file = foreign::open(&args.file, &args.scratch.folder, &inner.stop)?;
+        let file = target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?;
         let sha256 = check_trailer(&file, &inner.stop)?;
         let db = Db::open(file)?;
         let status = status_of(&db, &inner.stop)?;
@@ -154,8 +153,12 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
     })?;
     match shown.sha256 {
         Trailer::Right => {}
-        Trailer::Missing => context.output.remark("the file has no SHA-256 behind it: it was copied from a data directory, or cut"),
-        Trailer::Wrong => context.output.warn("the SHA-256 behind the file is not that of its content: do not restore it"),
+        Trailer::Missing => {
+            context.output.remark("the file has no SHA-256 behind it: it was copied from a data directory, or cut")
+        }
+        Trailer::Wrong => {
+            context.output.warn("the SHA-256 behind the file is not that of its content: do not restore it")
+        }
     }
     Ok(if shown.sha256 == Trailer::Wrong { Ended::Damaged } else { Ended::Well })
 }
@@ -171,7 +174,7 @@ pub(crate) async fn hashkv(args: Hashkv, context: &Context) -> Result<Ended> {
     }
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let db = Db::open(foreign::open(&args.file, &args.scratch.folder, &inner.stop)?)?;
+        let db = Db::open(target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?)?;
         let proof = prove(&db, args.rev, &inner.stop)?;
         Ok(Shown {
             hash: proof.hash_kv,
@@ -211,7 +214,9 @@ pub(crate) fn prove(db: &Db<ReadAt>, revision: i64, stop: &Stop) -> Result<crate
 pub(crate) fn check_revision(revision: i64, newest: i64, compacted: i64) -> Result<()> {
     let range = format!("choose a revision from {} to {newest}", compacted.max(1));
     if revision > newest {
-        return Err(Error::new(Kind::NotFound, format!("required revision {revision} is a future revision")).hint(range));
+        return Err(
+            Error::new(Kind::NotFound, format!("required revision {revision} is a future revision")).hint(range)
+        );
     }
     if revision != 0 && revision < compacted {
         return Err(Error::new(Kind::NotFound, format!("required revision {revision} has been compacted")).hint(range));

@@ -165,7 +165,11 @@ impl Side {
     }
 
     /// Of a restore point: its first object holds them.
-    pub async fn of_point(repository: &Repository, manifest: &Manifest, stop: &crate::base::stop::Stop) -> Result<Self> {
+    pub async fn of_point(
+        repository: &Repository,
+        manifest: &Manifest,
+        stop: &crate::base::stop::Stop,
+    ) -> Result<Self> {
         let first = &manifest.objects[..manifest.objects.len().min(1)];
         let mut reader = Reader::start(repository, first, Direction::Forward, stop);
         let Some(object) = reader.next().await? else { return Ok(Side::default()) };

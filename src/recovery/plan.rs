@@ -271,7 +271,11 @@ fn commands(members: &[PlannedMember], token: &str, bump: i64, file: &Path) -> V
 /// A word for a POSIX shell.
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Reads `name=url,name=url,...` as etcd does: a name may come several times.
@@ -307,7 +311,8 @@ pub fn render(plan: &Plan) -> String {
     section("Risks", &plan.risks);
     let mut identity = vec![format!("token {}", plan.token)];
     identity.extend(plan.cluster_id.map(|id| format!("cluster id {id}")));
-    identity.extend(plan.members.iter().map(|m| format!("member {} id {} at {}", m.name, m.id, m.peer_urls.join(", "))));
+    identity
+        .extend(plan.members.iter().map(|m| format!("member {} id {} at {}", m.name, m.id, m.peer_urls.join(", "))));
     if let Some(formula) = &plan.bump_formula {
         identity.push(format!("revisions raised by {}: {formula}", plan.bump));
     }

@@ -74,10 +74,8 @@ pub async fn from_point(
     let mut reader = Reader::start(repository, &manifest.objects, Direction::Forward, stop);
     let (manifest, path, progress, stop) = (manifest.clone(), path.to_owned(), progress.clone(), stop.clone());
     crate::base::stop::blocking(move || {
-        let scope = Scope {
-            revision: manifest.descriptor.revision,
-            compact_revision: manifest.descriptor.compact_revision,
-        };
+        let scope =
+            Scope { revision: manifest.descriptor.revision, compact_revision: manifest.descriptor.compact_revision };
         progress.stage("restoring", manifest.counts.raw_bytes);
         let mut feed = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
             while let Some(object) = reader.next_blocking()? {
@@ -107,7 +105,11 @@ pub fn from_file(source: &Source<'_, ReadAt>, path: &Path, progress: &Progress, 
         source.encode(&descriptor, &mut |block| sink(&block.bytes)).map(drop)
     };
     let expect = |proof: &Proof| {
-        if *proof == expected { vec![] } else { vec!["the written file proves another state than the source".to_owned()] }
+        if *proof == expected {
+            vec![]
+        } else {
+            vec!["the written file proves another state than the source".to_owned()]
+        }
     };
     write(&mut feed, path, scope, 0, &expect, progress, stop)
 }

@@ -15,8 +15,8 @@ use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::{self, EtcdId};
 use crate::snapshot::hash::{Scope, StateDigest};
-use crate::snapshot::record;
 use crate::snapshot::proof::{self, Proof, SAMPLES_MAX, Sample};
+use crate::snapshot::record;
 use crate::vault::layout::{Attempt, Lineage, Location, PointKind, PointName};
 use crate::vault::sealed::{self, Document};
 

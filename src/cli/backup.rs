@@ -1,0 +1,115 @@
+//! `backup`: one restore point now.
+
+use serde::Serialize;
+
+use crate::agent::backup::{Done, Job, backup as make};
+use crate::base::error::Result;
+use crate::base::units;
+use crate::cli::args;
+use crate::cli::output::facts;
+use crate::cli::points::{comparison_text, id_of};
+use crate::cli::progress::Show;
+use crate::cli::run::{Context, Ended};
+use crate::cli::target::{Place, client, policy};
+use crate::vault::manifest::{Comparison, Manifest};
+use crate::vault::put::Limits;
+use crate::vault::repository::Repository;
+use crate::vault::steps::{Edge, Steps};
+use crate::vault::verdict::Outcome;
+
+/// The variable that makes a backup end at one of its durable steps, as a kill there would: `NUMBER:before` or
+/// `NUMBER:after`. Only the crash tests set it.
+const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
+
+pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        point: String,
+        manifest: &'a Manifest,
+        warnings: &'a [String],
+        verified_level: u8,
+        verified: bool,
+        stages_s: Vec<(&'static str, f64)>,
+        duration_s: f64,
+    }
+    let policy = policy(&args.policy)?;
+    let client = client(&policy)?;
+    let place = Place::of_policy(&policy);
+    let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
+    let job = Job {
+        cluster: place.cluster,
+        hash_on_leader: policy.cluster.hash_on_leader,
+        scratch: args.scratch.folder,
+        limits: Limits::default(),
+        steps: steps(),
+        stop: context.stop.clone(),
+        progress: context.progress.clone(),
+    };
+    let show = Show::start(&context.progress, &context.output);
+    let done = make(&client, &repository, &job).await;
+    drop(show);
+    let done = done?;
+    let verified = done.verdict.result == Outcome::Ok;
+    let shown = Shown {
+        point: done.name.attempt.to_string(),
+        manifest: &done.manifest,
+        warnings: &done.warnings,
+        verified_level: done.verdict.level,
+        verified,
+        stages_s: done.stages.clone(),
+        duration_s: done.stages.iter().map(|stage| stage.1).sum(),
+    };
+    context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;
+    done.warnings.iter().for_each(|warning| context.output.warn(warning));
+    done.verdict.as_result()?;
+    Ok(match done.manifest.comparison() {
+        Comparison::Differs => {
+            context
+                .output
+                .warn("the point differs from the live cluster: it is kept and marked; compare the members' hashes");
+            Ended::Damaged
+        }
+        Comparison::NotCompared if !done.excused => {
+            context.output.warn("the point could not be compared with the live cluster");
+            Ended::Warned
+        }
+        _ if done.warnings.is_empty() => Ended::Well,
+        _ => Ended::Warned,
+    })
+}
+
+fn summary(done: &Done, duration_s: f64) -> String {
+    let manifest = &done.manifest;
+    let counts = &manifest.counts;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with two digits")]
+    let ratio = counts.raw_bytes as f64 / counts.stored_bytes.max(1) as f64;
+    let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1} s")).collect::<Vec<_>>().join(", ");
+    facts(&[
+        ("point", id_of(&done.name)),
+        ("cluster", manifest.cluster.clone()),
+        ("revision", manifest.descriptor.revision.to_string()),
+        ("keys", units::count(counts.live_keys)),
+        ("compared", comparison_text(manifest)),
+        ("taken from", format!("{} ({})", manifest.source.endpoint, manifest.source.chosen_because)),
+        (
+            "stored",
+            format!("{} of {} ({ratio:.1}x)", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes)),
+        ),
+        ("objects", format!("{} ({} new)", manifest.objects.len(), done.stats.objects - done.stats.already_there)),
+        ("took", format!("{duration_s:.1} s ({stages})")),
+    ])
+}
+
+/// Durable steps, and where the crash tests want them to end.
+#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
+fn steps() -> Steps {
+    let Ok(wanted) = std::env::var(CRASH_VARIABLE) else { return Steps::unheard() };
+    Steps::heard_by(move |step| {
+        let edge = if step.edge == Edge::Before { "before" } else { "after" };
+        if wanted == format!("{}:{edge}", step.number) {
+            // The crash itself: no destructor, no buffer, nothing of this process runs after it.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,91 @@
+//! `import`: existing snapshot files as restore points.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::base::clock::Time;
+use crate::base::error::Result;
+use crate::base::stop::blocking;
+use crate::base::units;
+use crate::cli::args;
+use crate::cli::output::table;
+use crate::cli::points::id_of;
+use crate::cli::progress::Show;
+use crate::cli::run::{Context, Ended};
+use crate::cli::target::{Place, snapshot_file};
+use crate::import::plain::{File, Imported, import as take};
+use crate::vault::repository::Repository;
+
+pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Row {
+        file: String,
+        point: String,
+        revision: i64,
+        live_keys: Option<u64>,
+        stored_bytes: Option<u64>,
+        already_there: bool,
+    }
+    #[derive(Serialize)]
+    struct Shown {
+        imported: Vec<Row>,
+    }
+    let place = Place::of(&args.repository)?;
+    let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
+    let mut imported = vec![];
+    let show = Show::start(&context.progress, &context.output);
+    for path in &args.files {
+        let name = path.display().to_string();
+        let modified = modified_of(path, context);
+        let (path, scratch, stop) = (path.clone(), args.scratch.folder.clone(), context.stop.clone());
+        let file = blocking(move || snapshot_file(&path, &scratch, &stop)).await?;
+        let input = File { file, name: name.clone(), modified };
+        let outcome = take(&repository, &place.cluster, input, &context.progress, &context.stop).await;
+        let outcome = outcome.map_err(|error| error.during(format!("import {name}")))?;
+        imported.push(match outcome {
+            Imported::Point(manifest) => Row {
+                file: name,
+                point: manifest.attempt.to_string(),
+                revision: manifest.descriptor.revision,
+                live_keys: Some(manifest.counts.live_keys),
+                stored_bytes: Some(manifest.counts.stored_bytes),
+                already_there: false,
+            },
+            Imported::Already(point) => Row {
+                file: name,
+                point: point.attempt.to_string(),
+                revision: point.revision,
+                live_keys: None,
+                stored_bytes: None,
+                already_there: true,
+            },
+        });
+    }
+    drop(show);
+    let shown = Shown { imported };
+    context.output.show("import", &shown, || {
+        let rows = shown.imported.iter().map(|row| {
+            vec![
+                row.file.clone(),
+                row.point[..8].to_owned(),
+                row.revision.to_string(),
+                row.live_keys.map_or("-".to_owned(), units::count),
+                row.stored_bytes.map_or("-".to_owned(), units::bytes),
+                if row.already_there { "was there already" } else { "imported" }.to_owned(),
+            ]
+        });
+        table(
+            &["FILE", "POINT", "REVISION", "KEYS", "STORED", "RESULT"],
+            &["REVISION", "KEYS", "STORED"],
+            rows.collect(),
+        )
+    })?;
+    Ok(Ended::Well)
+}
+
+/// When the file was last changed; the present for standard input.
+fn modified_of(path: &Path, context: &Context) -> Time {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.map_or_else(|_| context.clock.now(), Time::from)
+}

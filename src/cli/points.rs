@@ -1,0 +1,300 @@
+//! The repository: `list`, `show`, `verify`, `check`.
+
+use serde::Serialize;
+
+use crate::base::clock::{Time, rfc3339};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::units;
+use crate::cli::args;
+use crate::cli::output::{facts, table};
+use crate::cli::progress::Show;
+use crate::cli::run::{Context, Ended};
+use crate::cli::target::Place;
+use crate::vault::catalog::{Catalog, Point};
+use crate::vault::layout::PointName;
+use crate::vault::manifest::{Comparison, Manifest};
+use crate::vault::probe::probe;
+use crate::vault::prove::ProvePoint;
+use crate::vault::repository::Repository;
+use crate::vault::scrub::{Verification, verify as scrub};
+use crate::vault::verdict::{Level, Outcome, Verdict};
+
+/// Digits of a point's id that are shown.
+const ID_DIGITS: usize = 8;
+
+/// How a point is called in tables: the first digits of its attempt.
+pub(crate) fn id_of(name: &PointName) -> String {
+    name.attempt.to_string()[..ID_DIGITS].to_owned()
+}
+
+/// How a point compared with the live cluster, in words.
+pub(crate) fn comparison_text(manifest: &Manifest) -> String {
+    let hash = &manifest.proofs.hash_at_source;
+    let reason = hash.reason.as_deref().unwrap_or_default();
+    match hash.verdict {
+        Comparison::Equal => format!("equal to the live cluster (HashKV {})", hash.hash.unwrap_or_default()),
+        Comparison::Differs => format!("DIFFERS from the live cluster: {reason}"),
+        Comparison::NotCompared => format!("not compared: {reason}"),
+    }
+}
+
+pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        cluster: &'a str,
+        repository: &'a str,
+        points: Vec<Row>,
+        damage: Vec<String>,
+    }
+    let place = Place::of(&args)?;
+    let (repository, mut catalog) = place.catalog(context).await?;
+    context.stop.or(catalog.load_manifests(&repository)).await?;
+    context.stop.or(catalog.load_verdicts(&repository)).await?;
+    let rows: Vec<Row> = catalog.points.iter().map(|point| Row::of(point, &catalog)).collect();
+    let damage: Vec<String> = catalog.damage.iter().map(Error::chain).collect();
+    let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
+    let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
+    let now = context.clock.now();
+    context.output.show("list", &listed, || {
+        let header = ["ID", "TIME (UTC)", "AGE", "REVISION", "KIND", "KEYS", "STORED", "COMPARED", "VERIFIED", "NOTE"];
+        let rows = listed.points.iter().map(|row| row.cells(now)).collect();
+        table(&header, &["AGE", "REVISION", "KEYS", "STORED"], rows)
+    })?;
+    listed.damage.iter().for_each(|text| context.output.warn(text));
+    Ok(if damaged { Ended::Damaged } else { Ended::Well })
+}
+
+/// One point of a list.
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    lineage: String,
+    current: bool,
+    revision: i64,
+    kind: String,
+    time: Option<String>,
+    keys: Option<u64>,
+    raw_bytes: Option<u64>,
+    stored_bytes: Option<u64>,
+    compared: Option<Comparison>,
+    verified_level: Option<u8>,
+    verified: Option<bool>,
+    verified_time: Option<String>,
+    condemned: bool,
+    damage: Option<String>,
+}
+
+impl Row {
+    fn of(point: &Point, catalog: &Catalog) -> Self {
+        let manifest = point.manifest.as_ref().and_then(|manifest| manifest.as_ref().ok());
+        let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
+        let damage = |result: Option<&Error>| result.map(Error::chain);
+        Row {
+            id: point.name.attempt.to_string(),
+            lineage: point.name.lineage.to_string(),
+            current: catalog.current == Some(point.name.lineage),
+            revision: point.name.revision,
+            kind: point.name.kind.to_string(),
+            time: manifest.map(|manifest| rfc3339(manifest.finished)),
+            keys: manifest.map(|manifest| manifest.counts.live_keys),
+            raw_bytes: manifest.map(|manifest| manifest.counts.raw_bytes),
+            stored_bytes: manifest.map(|manifest| manifest.counts.stored_bytes),
+            compared: manifest.map(Manifest::comparison),
+            verified_level: verdict.map(|verdict| verdict.level),
+            verified: verdict.map(|verdict| verdict.result == Outcome::Ok),
+            verified_time: verdict.map(|verdict| rfc3339(verdict.time)),
+            condemned: point.condemned,
+            damage: damage(point.manifest.as_ref().and_then(|manifest| manifest.as_ref().err()))
+                .or_else(|| damage(point.verdict.as_ref().and_then(|verdict| verdict.as_ref().err()))),
+        }
+    }
+
+    fn cells(&self, now: Time) -> Vec<String> {
+        let dash = || "-".to_owned();
+        let time = self.time.as_deref().and_then(|text| crate::base::clock::parse_rfc3339(text).ok());
+        let compared = match self.compared {
+            Some(Comparison::Equal) => "equal",
+            Some(Comparison::Differs) => "DIFFERS",
+            Some(Comparison::NotCompared) => "not compared",
+            None => "-",
+        };
+        let verified = match (self.verified_level, self.verified) {
+            (Some(level), Some(true)) => format!("level {level}"),
+            (Some(level), _) => format!("FAILED at {level}"),
+            (None, _) => "never".to_owned(),
+        };
+        let note = match (&self.damage, self.condemned, self.current) {
+            (Some(_), ..) => "DAMAGED",
+            (None, true, _) => "condemned",
+            (None, false, false) => "other branch",
+            (None, false, true) => "",
+        };
+        vec![
+            self.id[..ID_DIGITS].to_owned(),
+            time.map_or_else(dash, |time| time.format("%Y-%m-%d %H:%M:%S").to_string()),
+            time.map_or_else(dash, |time| age(time, now)),
+            self.revision.to_string(),
+            self.kind.clone(),
+            self.keys.map_or_else(dash, units::count),
+            self.stored_bytes.map_or_else(dash, units::bytes),
+            compared.to_owned(),
+            verified,
+            note.to_owned(),
+        ]
+    }
+}
+
+/// How long ago, for people.
+fn age(time: Time, now: Time) -> String {
+    match now.signed_duration_since(time).to_std() {
+        Ok(age) => units::duration(age),
+        Err(_) => "in the future".to_owned(),
+    }
+}
+
+pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        point: String,
+        condemned: bool,
+        manifest: &'a Manifest,
+        verdict: Option<&'a Verdict>,
+    }
+    let place = Place::of(&args.repository)?;
+    let (repository, mut catalog) = place.catalog(context).await?;
+    context.stop.or(catalog.load_verdicts(&repository)).await?;
+    let point = catalog.select(&args.point)?;
+    let manifest = context.stop.or(repository.manifest(&point.name)).await?;
+    let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
+    let shown =
+        Shown { point: point.name.attempt.to_string(), condemned: point.condemned, manifest: &manifest, verdict };
+    context.output.show("show", &shown, || describe(&manifest, verdict))?;
+    Ok(Ended::Well)
+}
+
+fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
+    let (descriptor, counts) = (&manifest.descriptor, &manifest.counts);
+    let kv = &manifest.proofs.hash_kv;
+    let verified = verdict.map_or("never".to_owned(), |verdict| {
+        let result = if verdict.result == Outcome::Ok { "passed" } else { "FAILED" };
+        format!("{result} level {} at {}", verdict.level, rfc3339(verdict.time))
+    });
+    let mut text = facts(&[
+        ("point", manifest.attempt.to_string()),
+        ("cluster", format!("{} (id {}, member {})", manifest.cluster, descriptor.cluster_id, descriptor.member_id)),
+        ("lineage", manifest.lineage.to_string()),
+        ("kind", format!("{}, complete", manifest.kind)),
+        ("time", format!("{} to {}", rfc3339(manifest.started), rfc3339(manifest.finished))),
+        ("taken from", format!("{} ({})", manifest.source.endpoint, manifest.source.chosen_because)),
+        (
+            "etcd version",
+            if manifest.source.version.is_empty() { "unknown".into() } else { manifest.source.version.clone() },
+        ),
+        ("made by", format!("{} {}", manifest.tool.name, manifest.tool.version)),
+        ("revision", format!("{}, compacted to {}", descriptor.revision, descriptor.compact_revision)),
+        ("raft", format!("term {}, index {}", descriptor.raft_term, descriptor.raft_index)),
+        ("compared", comparison_text(manifest)),
+        ("HashKV", format!("{} at revision {}, compacted to {}", kv.hash, kv.revision, kv.compact_revision)),
+        ("state digest", manifest.proofs.state_digest.to_string()),
+        ("verified", verified),
+        ("live keys", units::count(counts.live_keys)),
+        ("revisions", format!("{} ({} tombstones)", units::count(counts.revisions), units::count(counts.tombstones))),
+        (
+            "beside keys",
+            format!(
+                "{} leases, {} users, {} roles, {} alarms, {} members",
+                counts.leases, counts.users, counts.roles, counts.alarms, counts.members
+            ),
+        ),
+        ("stored", format!("{} of {}", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes))),
+        ("samples", format!("{} keys noted one by one", manifest.samples.len())),
+    ]);
+    let rows = manifest.objects.iter().map(|entry| {
+        vec![
+            entry.name.clone(),
+            entry.first.to_string(),
+            entry.last.to_string(),
+            units::count(entry.records),
+            units::bytes(entry.stored_bytes),
+        ]
+    });
+    text.push('\n');
+    text.push_str(&table(
+        &["OBJECT", "FIRST", "LAST", "RECORDS", "STORED"],
+        &["FIRST", "LAST", "RECORDS", "STORED"],
+        rows.collect(),
+    ));
+    text
+}
+
+pub(crate) async fn verify(args: args::Verify, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        level: u8,
+        verdicts: &'a [Verdict],
+    }
+    let level = Level::from_number(args.level)?;
+    let place = Place::of(&args.repository)?;
+    let (repository, catalog) = place.catalog(context).await?;
+    let points: Vec<&Point> = match &args.point {
+        Some(selector) => vec![catalog.select(selector)?],
+        None => catalog.points.iter().rev().collect(),
+    };
+    let show = Show::start(&context.progress, &context.output);
+    let mut verdicts = vec![];
+    for point in points {
+        context.progress.stage("verifying", 0);
+        verdicts.push(verify_one(&repository, &point.name, level, context).await?);
+    }
+    drop(show);
+    let shown = Shown { level: args.level, verdicts: &verdicts };
+    context.output.show("verify", &shown, || {
+        let mut text = String::new();
+        for verdict in &verdicts {
+            let result = if verdict.result == Outcome::Ok { "ok" } else { "FAILED" };
+            text.push_str(&format!("{} level {} {result}\n", verdict.point, verdict.level));
+            for finding in &verdict.findings {
+                text.push_str(&format!("  {}: {}: {}\n", finding.object, finding.check, finding.detail));
+            }
+        }
+        text
+    })?;
+    let failed = verdicts.iter().filter(|verdict| verdict.result == Outcome::Failed).count();
+    if failed > 0 {
+        context.output.warn(&format!("{failed} of {} points do not verify; do not restore from them", verdicts.len()));
+    }
+    Ok(if failed > 0 { Ended::Damaged } else { Ended::Well })
+}
+
+async fn verify_one(repository: &Repository, name: &PointName, level: Level, context: &Context) -> Result<Verdict> {
+    let prover =
+        Box::new(|manifest: &Manifest| -> Box<dyn crate::vault::scrub::Prover> { Box::new(ProvePoint::new(manifest)) });
+    let verification = Verification { level, prover: Some(prover), stop: context.stop.clone() };
+    scrub(repository, name, verification, |entry| context.progress.add(entry.stored_bytes)).await
+}
+
+pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        repository: &'a str,
+        checks: &'a [crate::vault::probe::ProbeCheck],
+        ok: bool,
+    }
+    let place = Place::of(&args)?;
+    let repository = Repository::attach(&place.options(context)).await?;
+    let checks = context.stop.or(probe(&repository)).await?;
+    let ok = checks.iter().all(|check| check.ok);
+    context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {
+        let rows = checks.iter().map(|check| {
+            vec![check.name.to_owned(), if check.ok { "ok" } else { "FAILED" }.to_owned(), check.detail.clone()]
+        });
+        table(&["PROMISE", "RESULT", "SEEN"], &[], rows.collect())
+    })?;
+    if ok {
+        return Ok(Ended::Well);
+    }
+    let broken = checks.iter().find(|check| !check.ok);
+    let hint =
+        broken.and_then(|check| check.hint.clone()).unwrap_or_else(|| "see the table for what was seen".to_owned());
+    Err(Error::new(Kind::Failed, format!("{} does not keep what backups rely on", repository.url())).hint(hint))
+}

@@ -1,0 +1,174 @@
+//! `restore` and `export`: facts, plan, confirmation, execution, report.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::base::clock::Time;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::file::ReadAt;
+use crate::base::id;
+use crate::base::stop::blocking;
+use crate::base::units;
+use crate::cli::args;
+use crate::cli::output::facts as lines;
+use crate::cli::progress::Show;
+use crate::cli::run::{Context, Ended, confirm};
+use crate::cli::snapshot::{Trailer, check_trailer};
+use crate::cli::target::{Place, snapshot_file};
+use crate::recovery::facts::{self, Facts, Side, Trust};
+use crate::recovery::plan::{Bump, Plan, Request, parse_initial_cluster, plan, render};
+use crate::recovery::restore::{Report, from_file, from_point};
+use crate::snapshot::bbolt::read::Db;
+use crate::snapshot::bbolt::records::Source;
+use crate::vault::manifest::Manifest;
+use crate::vault::repository::Repository;
+use crate::vault::verdict::Outcome;
+
+/// What is restored.
+enum Origin {
+    Point(Repository, Box<Manifest>),
+    File(ReadAt),
+}
+
+pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        plan: &'a Plan,
+        report: Option<&'a Report>,
+    }
+    let path = facts::absolute(&args.etcd_snapshot)?;
+    let initial_cluster = args.initial_cluster.as_deref().map(parse_initial_cluster).transpose()?;
+    let token = match args.initial_cluster_token.clone() {
+        Some(token) => token,
+        None => new_token(context.clock.now())?,
+    };
+    let request = Request { initial_cluster, token, bump: parse_bump(&args.bump)? };
+    let (origin, facts) = gather(&args, &path, context).await?;
+    let plan = plan(&facts, &request)?;
+    if args.dry_run {
+        context.output.show("restore_plan", &Shown { plan: &plan, report: None }, || render(&plan))?;
+        return Ok(Ended::Well);
+    }
+    if !context.output.is_json() {
+        context.output.write(&render(&plan))?;
+    }
+    confirm("Go ahead?", args.yes)?;
+    let show = Show::start(&context.progress, &context.output);
+    let report = execute(origin, &path, context).await;
+    drop(show);
+    let report = report?;
+    context.output.show("restore", &Shown { plan: &plan, report: Some(&report) }, || {
+        let mut text = format!("\n{}", render_report(&report));
+        if !plan.commands.is_empty() {
+            text.push_str("\nNext, on the host of each member (its data directory must not exist):\n");
+            plan.commands.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
+        }
+        text
+    })?;
+    Ok(Ended::Well)
+}
+
+pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ended> {
+    let path = facts::absolute(&args.file)?;
+    let place = Place::of(&args.repository)?;
+    let (repository, catalog) = place.catalog(context).await?;
+    let name = catalog.select(&args.point)?.name.clone();
+    let manifest = context.stop.or(repository.manifest(&name)).await?;
+    let show = Show::start(&context.progress, &context.output);
+    let report = from_point(&repository, &manifest, &path, &context.progress, &context.stop).await;
+    drop(show);
+    let report = report?;
+    context.output.show("export", &report, || render_report(&report))?;
+    Ok(Ended::Well)
+}
+
+async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<(Origin, Facts)> {
+    let target = facts::target(path)?;
+    let now = context.clock.now();
+    match (&args.point, &args.file) {
+        (None, Some(file)) => {
+            let (file, scratch, stop) = (file.clone(), args.scratch.folder.clone(), context.stop.clone());
+            let (file, source, side) = blocking(move || {
+                let file = snapshot_file(&file, &scratch, &stop)?;
+                let trust = match check_trailer(&file, &stop)? {
+                    Trailer::Right => Trust::Sealed,
+                    Trailer::Missing => Trust::Bare,
+                    Trailer::Wrong => {
+                        let text = format!("the SHA-256 behind {} is not that of its content", file.name().display());
+                        return Err(Error::damaged(text).hint("the file is damaged; restore another one"));
+                    }
+                };
+                let db = Db::open(file.clone())?;
+                let name = file.name().display().to_string();
+                let (source, side) = facts::of_file(&name, &Source::open(&db)?, file.len(), trust);
+                Ok((file, source, side))
+            })
+            .await?;
+            let facts = Facts { source, members: side.members, target, history: None, now };
+            Ok((Origin::File(file), facts))
+        }
+        (point, None) => {
+            let place = Place::of(&args.repository)?;
+            let (repository, mut catalog) = place.catalog(context).await?;
+            context.stop.or(catalog.load_manifests(&repository)).await?;
+            context.stop.or(catalog.load_verdicts(&repository)).await?;
+            let point = catalog.select(point.as_deref().unwrap_or("latest"))?;
+            let manifest = context.stop.or(repository.manifest(&point.name)).await?;
+            let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
+            let verified = verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok));
+            let side = context.stop.or(Side::of_point(&repository, &manifest, &context.stop)).await?;
+            let source = facts::of_point(&manifest, &side, verified, point.condemned);
+            let history = facts::history(&catalog, &manifest, now);
+            let facts = Facts { source, members: side.members, target, history, now };
+            Ok((Origin::Point(repository, Box::new(manifest)), facts))
+        }
+        (Some(_), Some(_)) => unreachable!("the command line refuses both"),
+    }
+}
+
+async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Report> {
+    match origin {
+        Origin::Point(repository, manifest) => {
+            from_point(&repository, &manifest, path, &context.progress, &context.stop).await
+        }
+        Origin::File(file) => {
+            let (path, progress, stop) = (path.to_owned(), context.progress.clone(), context.stop.clone());
+            blocking(move || {
+                let db = Db::open(file)?;
+                from_file(&Source::open(&db)?, &path, &progress, &stop)
+            })
+            .await
+        }
+    }
+}
+
+/// A token that no cluster had before.
+fn new_token(now: Time) -> Result<String> {
+    Ok(format!("restored-{}-{}", now.format("%Y%m%dT%H%M%SZ"), &id::random()?[..8]))
+}
+
+fn parse_bump(text: &str) -> Result<Bump> {
+    match text {
+        "none" => Ok(Bump::None),
+        "auto" => Ok(Bump::Auto),
+        number => number.parse().map(Bump::By).map_err(|_| {
+            Error::new(Kind::Usage, format!("--bump {number:?} is neither none, auto nor a number"))
+                .hint("give the number of revisions to add, `auto` or `none`")
+        }),
+    }
+}
+
+fn render_report(report: &Report) -> String {
+    let text = lines(&[
+        ("file", format!("{} ({})", report.path, units::bytes(report.bytes))),
+        ("SHA-256", report.sha256.to_string()),
+        ("revision", format!("{}, compacted to {}", report.revision, report.compact_revision)),
+        ("live keys", units::count(report.live_keys)),
+        ("HashKV", report.hash_kv.to_string()),
+        ("state digest", report.state_digest.clone()),
+        ("read back and equal", report.checks.join(", ")),
+        ("took", format!("{:.1} s", report.duration_s)),
+    ]);
+    format!("Restored and proved.\n\n{text}")
+}

@@ -1,0 +1,123 @@
+//! From flags to the things commands work on: a policy, a repository, a client, a file someone else wrote.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::file::{ReadAt, read_small};
+use crate::base::stop::Stop;
+use crate::base::tls::TlsFiles;
+use crate::cli::args;
+use crate::cli::run::Context;
+use crate::client::Client;
+use crate::client::options::{Options, Secret};
+use crate::policy::{POLICY_BYTES_MAX, Policy, parse};
+use crate::vault::catalog::Catalog;
+use crate::vault::foreign::{ForeignOptions, Origin, UNPACKED_BYTES_MAX, open};
+use crate::vault::repository::{Repository, RepositoryOptions};
+
+/// The longest password file, in bytes.
+const PASSWORD_BYTES_MAX: u64 = 4096;
+
+/// Reads and validates a policy file. Paths in it are relative to its folder.
+pub(crate) fn policy(file: &Path) -> Result<Policy> {
+    let bytes = read_small(file, POLICY_BYTES_MAX as u64).map_err(|error| {
+        error.during("read the policy").kind_of(Kind::Usage).or_hint("check the path given with --policy")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Error::new(Kind::Usage, format!("the policy {} is not text", file.display()))
+            .source(error)
+            .hint("policies are TOML files in UTF-8")
+    })?;
+    let mut policy = parse(&text, &file.display().to_string())?;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+    policy.cluster.ca.iter_mut().for_each(resolve);
+    if let Some(identity) = &mut policy.cluster.identity {
+        resolve(&mut identity.cert);
+        resolve(&mut identity.key);
+    }
+    policy.cluster.login.iter_mut().for_each(|login| resolve(&mut login.password_file));
+    Ok(policy)
+}
+
+/// The client that a policy describes.
+pub(crate) fn client(policy: &Policy) -> Result<Client> {
+    let cluster = &policy.cluster;
+    let tls = TlsFiles {
+        ca: cluster.ca.clone(),
+        cert: cluster.identity.as_ref().map(|identity| identity.cert.clone()),
+        key: cluster.identity.as_ref().map(|identity| identity.key.clone()),
+    };
+    let user = cluster.login.as_ref().map(|login| login.user.clone());
+    let password = cluster.login.as_ref().map(|login| password(&login.password_file)).transpose()?;
+    Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, ..Options::default() })
+}
+
+/// The first line of a password file.
+pub(crate) fn password(path: &Path) -> Result<Secret> {
+    let bytes = read_small(path, PASSWORD_BYTES_MAX).map_err(|error| {
+        error.during("read the password file").kind_of(Kind::Usage).or_hint("check the path and its permissions")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::new(Kind::Usage, format!("the password in {} is not text", path.display()))
+            .hint("write the password as one line of text")
+    })?;
+    Ok(Secret::new(text.lines().next().unwrap_or_default()))
+}
+
+/// A repository's address and the cluster in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) url: String,
+    pub(crate) cluster: String,
+}
+
+impl Place {
+    /// The place that flags name, by a policy or directly.
+    pub(crate) fn of(args: &args::Repository) -> Result<Self> {
+        match (&args.policy, &args.repository, &args.cluster) {
+            (Some(file), None, None) => Ok(Place::of_policy(&policy(file)?)),
+            (None, Some(url), Some(cluster)) => Ok(Place { url: url.clone(), cluster: cluster.clone() }),
+            _ => Err(Error::new(Kind::Usage, "no repository was named")
+                .hint("give --policy FILE, or --repository URL with --cluster NAME")),
+        }
+    }
+
+    /// The place that a policy names.
+    pub(crate) fn of_policy(policy: &Policy) -> Self {
+        Place { url: policy.repository.url.clone(), cluster: policy.cluster.name.clone() }
+    }
+
+    /// How the repository is opened.
+    pub(crate) fn options(&self, context: &Context) -> RepositoryOptions {
+        RepositoryOptions { url: self.url.clone(), clock: context.clock }
+    }
+
+    /// Opens the repository, which must exist.
+    pub(crate) async fn open(&self, context: &Context) -> Result<Repository> {
+        Repository::open(&self.options(context)).await
+    }
+
+    /// Opens the repository and lists the cluster's points.
+    pub(crate) async fn catalog(&self, context: &Context) -> Result<(Repository, Catalog)> {
+        let repository = self.open(context).await?;
+        let catalog = context.stop.or(Catalog::load(&repository, &self.cluster)).await?;
+        Ok((repository, catalog))
+    }
+}
+
+/// Opens a snapshot file, unpacked; `-` is standard input. Blocks.
+pub(crate) fn snapshot_file(path: &Path, scratch: &Path, stop: &Stop) -> Result<ReadAt> {
+    let origin = if path == Path::new("-") {
+        Origin::Stream(Box::new(std::io::stdin()), "standard input".to_owned())
+    } else {
+        Origin::Path(path.to_owned())
+    };
+    let options =
+        ForeignOptions { scratch: scratch.to_owned(), unpacked_bytes_max: UNPACKED_BYTES_MAX, stop: stop.clone() };
+    let foreign = open(origin, &options).map_err(|error| match error.kind() {
+        Kind::NotFound => error.or_hint("check the file's path"),
+        _ => error,
+    })?;
+    ReadAt::of(foreign.file, Path::new(&foreign.name))
+}
