@@ -27,7 +27,8 @@ bench: peers ## backup and restore side by side with etcd's own tools, on about 
 
 lint: peers ## formatting, clippy, licences and banned crates
 	cargo fmt --check
-	cargo clippy --locked --all-targets --test system -- -D warnings
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test system -- -D warnings
 	PATH="$(abspath $(PEERS)):$$PATH" cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 fmt: ## format the sources

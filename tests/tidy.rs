@@ -137,6 +137,8 @@ const PURE: &[&str] = &[
 const IMPURE: &[&str] = &["async ", ".await", "tokio::", "std::fs", "std::net", "std::time::Instant", "SystemTime"];
 
 const LINES_MAX: usize = 700;
+/// Lines between the braces of a function. Here and not in clippy, because clippy would judge generated code too.
+const BODY_LINES_MAX: usize = 70;
 
 /// One file of `src/`, or a planted one.
 struct Source {
@@ -294,6 +296,41 @@ fn sprawling(sources: &[Source]) -> Vec<String> {
     errors
 }
 
+/// Functions fit a screen.
+fn long_functions(sources: &[Source]) -> Vec<String> {
+    let mut errors = vec![];
+    for source in sources {
+        let lines: Vec<_> = source.before_tests().collect();
+        for (i, (n, line)) in lines.iter().enumerate().filter(|(_, (_, line))| opens_function(line)) {
+            let length = body_lines(&lines[i..]);
+            if length > BODY_LINES_MAX {
+                let what = format!("{length} lines in `{}`, at most {BODY_LINES_MAX}", line.trim());
+                errors.push(source.at(*n, &what));
+            }
+        }
+    }
+    errors
+}
+
+/// Whether a function's signature begins on `line`.
+fn opens_function(line: &str) -> bool {
+    let before = line.trim_start().split_once("fn ").map(|(before, _)| before);
+    let qualifier = |word: &str| matches!(word, "const" | "async" | "pub") || word.starts_with("pub(");
+    before.is_some_and(|before| before.split_whitespace().all(qualifier))
+}
+
+/// The lines between the braces of the function that begins on the first line, as rustfmt lays it out.
+fn body_lines(lines: &[(usize, &str)]) -> usize {
+    let indent = lines[0].1.len() - lines[0].1.trim_start().len();
+    let ends = |line: &str| line.ends_with(['{', ';', '}']);
+    let Some(open) = lines.iter().position(|(_, line)| ends(line)) else { return 0 };
+    if !lines[open].1.ends_with('{') {
+        return 0;
+    }
+    let closes = |line: &str| line.len() == indent + 1 && line.ends_with('}');
+    lines[open + 1..].iter().position(|(_, line)| closes(line)).unwrap_or(0)
+}
+
 // Each rule on this crate.
 
 fn assert_none(errors: &[String]) {
@@ -323,6 +360,11 @@ fn pure_modules_stay_pure() {
 #[test]
 fn files_are_small_and_documented() {
     assert_none(&sprawling(&sources()));
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    assert_none(&long_functions(&sources()));
 }
 
 // Each rule on what it must refuse.
@@ -390,4 +432,19 @@ fn a_long_file_and_a_file_without_docs_are_refused() {
     refuses(sprawling, "vault/put.rs", "use std::fs;\n", 1, "opens without `//!`");
     let tested = format!("//! Doc.\n#[cfg(test)]\nmod tests {{\n{body}}}\n");
     assert_none(&sprawling(&[Source::new(Path::new("vault/put.rs"), tested)]));
+}
+
+#[test]
+fn a_long_function_is_refused() {
+    let function = |signature: &str, lines: usize| {
+        let body = "        a();\n".repeat(lines);
+        format!("//! Doc.\nimpl A {{\n    {signature}\n{body}    }}\n}}\n")
+    };
+    for signature in ["pub(crate) async fn a(&self) {", "fn a(\n        &self,\n    ) -> u8 {"] {
+        refuses(long_functions, "vault/put.rs", &function(signature, BODY_LINES_MAX + 1), 3, "71 lines in");
+        assert_none(&long_functions(&[Source::new(Path::new("vault/put.rs"), function(signature, BODY_LINES_MAX))]));
+    }
+    // Neither has a body to measure.
+    let short = function("fn a();\n    fn b() {}\n    let fn_c = {", 100);
+    assert_none(&long_functions(&[Source::new(Path::new("vault/put.rs"), short)]));
 }

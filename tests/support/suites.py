@@ -21,6 +21,7 @@ import time
 BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
+    ("compat", ["--test", "compat"], 60),
     ("support", ["--test", "support"], 90),
 ]
 # Only when named: they need what `make test` must not need.

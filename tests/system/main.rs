@@ -2,7 +2,12 @@
 //!
 //! `make test-system` fetches them and names their folders in the environment. Without it every test here fails.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests fail by panicking, and read the environment")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and read the environment"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
