@@ -3,7 +3,7 @@
 //! Wall time is for people (names, reports, ages) and is never used to order history; revisions do that. `Stopwatch` is
 //! monotonic and is for durations, rates and stall detection.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, Kind, Result};
@@ -35,6 +35,21 @@ impl Clock {
 /// RFC 3339 in UTC, to the second: `2026-05-15T02:00:00Z`.
 pub fn rfc3339(time: Time) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// RFC 3339 in UTC, to the millisecond: `2026-05-15T02:00:00.123Z`.
+pub fn rfc3339_ms(time: Time) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Reads a time in UTC written in strftime's `format`; none when it is written otherwise.
+pub fn parse_format(text: &str, format: &str) -> Option<Time> {
+    NaiveDateTime::parse_from_str(text, format).ok().map(|time| time.and_utc())
+}
+
+/// The moment one millisecond later.
+pub fn next_ms(time: Time) -> Time {
+    time + std::time::Duration::from_millis(1)
 }
 
 /// Reads RFC 3339 with any offset.

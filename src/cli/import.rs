@@ -10,7 +10,6 @@ use crate::base::stop::blocking;
 use crate::base::units;
 use crate::cli::args;
 use crate::cli::output::table;
-use crate::cli::points::id_of;
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, snapshot_file};

@@ -129,7 +129,7 @@ pub(crate) fn say(text: &str) {
 /// A table without lines, as command lines show them. Columns named in `right` are aligned to the right.
 pub(crate) fn table(header: &[&str], right: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table.add_rows(rows);
     for (i, name) in header.iter().enumerate() {

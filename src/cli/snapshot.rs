@@ -154,10 +154,10 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
     match shown.sha256 {
         Trailer::Right => {}
         Trailer::Missing => {
-            context.output.remark("the file has no SHA-256 behind it: it was copied from a data directory, or cut")
+            context.output.remark("the file has no SHA-256 behind it: it was copied from a data directory, or cut");
         }
         Trailer::Wrong => {
-            context.output.warn("the SHA-256 behind the file is not that of its content: do not restore it")
+            context.output.warn("the SHA-256 behind the file is not that of its content: do not restore it");
         }
     }
     Ok(if shown.sha256 == Trailer::Wrong { Ended::Damaged } else { Ended::Well })

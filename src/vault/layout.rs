@@ -6,10 +6,9 @@
 //!
 //! Numbers are zero-padded, so that the order of names is the order of numbers.
 
-use chrono::NaiveDateTime;
 use std::fmt;
 
-use crate::base::clock::Time;
+use crate::base::clock::{Time, parse_format};
 use crate::base::digest::{self, Sha256};
 use crate::base::error::{Error, Result};
 use crate::base::id;
@@ -294,7 +293,7 @@ fn parse_deep(cluster: &str, folder: &str, subfolder: &str, file: &str) -> Optio
 }
 
 fn parse_time(text: &str) -> Option<Time> {
-    NaiveDateTime::parse_from_str(text, TIME_FORMAT).ok().map(|time| time.and_utc())
+    parse_format(text, TIME_FORMAT)
 }
 
 /// Folders, for listing.

@@ -223,7 +223,7 @@ mod tests {
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut rng = Seeded::new(1);
-        (0..bytes).map(|_| rng.next().to_le_bytes()[0]).collect()
+        (0..bytes).map(|_| rng.bits().to_le_bytes()[0]).collect()
     }
 
     #[test]

@@ -442,7 +442,7 @@ mod tests {
 
     fn noise(seed: u64, bytes: usize) -> Vec<u8> {
         let mut rng = Seeded::new(seed);
-        (0..bytes).map(|_| rng.next().to_le_bytes()[0]).collect()
+        (0..bytes).map(|_| rng.bits().to_le_bytes()[0]).collect()
     }
 
     async fn write(repository: &Repository, limits: Limits, blocks: Vec<Block>) -> Result<Written> {

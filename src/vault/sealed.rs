@@ -104,14 +104,13 @@ pub fn open<D: Document>(path: &str, bytes: &[u8]) -> Result<D> {
 
 /// Wall times in documents: RFC 3339, UTC, to the millisecond.
 pub mod rfc3339 {
-    use chrono::SecondsFormat;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::base::clock::{Time, parse_rfc3339};
+    use crate::base::clock::{Time, parse_rfc3339, rfc3339_ms};
 
     /// For `#[serde(with)]`.
     pub fn serialize<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
+        serializer.serialize_str(&rfc3339_ms(*time))
     }
 
     /// For `#[serde(with)]`.

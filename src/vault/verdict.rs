@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::clock::Time;
+use crate::base::clock::{Time, next_ms};
 use crate::base::error::{Error, Kind, Result};
 use crate::vault::layout::{Location, PointName};
 use crate::vault::manifest::Tool;
@@ -117,7 +117,7 @@ impl Verdict {
         for _ in 0..SAME_TIME_MAX {
             let at = Location::Verdict(name.cluster.clone(), self.point.clone(), self.time, self.level);
             match repository.put_document(&at, self).await {
-                Err(error) if error.kind() == Kind::Conflict => self.time += chrono::TimeDelta::milliseconds(1),
+                Err(error) if error.kind() == Kind::Conflict => self.time = next_ms(self.time),
                 result => return result.map(|_| ()),
             }
         }
