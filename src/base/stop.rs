@@ -66,6 +66,12 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
+/// Kills this process as `kill -9` does: no destructor, no buffer, nothing of it runs afterwards. For crash tests.
+pub fn crash() {
+    // Killing oneself is always allowed.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::agent::backup::{Done, Job, backup as make};
 use crate::base::error::Result;
+use crate::base::stop::crash;
 use crate::base::units;
 use crate::cli::args;
 use crate::cli::output::facts;
@@ -107,8 +108,7 @@ fn steps() -> Steps {
     Steps::heard_by(move |step| {
         let edge = if step.edge == Edge::Before { "before" } else { "after" };
         if wanted == format!("{}:{edge}", step.number) {
-            // The crash itself: no destructor, no buffer, nothing of this process runs after it.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            crash();
         }
         Ok(())
     })
