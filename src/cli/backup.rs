@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::agent::backup::{Done, Job, backup as make};
-use crate::base::error::Result;
+use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::crash;
 use crate::base::units;
 use crate::cli::args;
@@ -22,6 +22,9 @@ use crate::vault::verdict::Outcome;
 /// `NUMBER:after`. Only the crash tests set it.
 const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
 
+/// The variable that cuts objects smaller: raw bytes of an object. Only tests set it, for points of many objects.
+const OBJECT_VARIABLE: &str = "HOLDFAST_TEST_OBJECT_BYTES";
+
 pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Shown<'a> {
@@ -34,14 +37,14 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         duration_s: f64,
     }
     let policy = policy(&args.policy)?;
-    let client = client(&policy)?;
+    let client = client(&policy, args.patience.stall)?;
     let place = Place::of_policy(&policy);
     let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
     let job = Job {
         cluster: place.cluster,
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
-        limits: Limits::default(),
+        limits: limits()?,
         steps: steps(),
         stop: context.stop.clone(),
         progress: context.progress.clone(),
@@ -99,6 +102,16 @@ fn summary(done: &Done, duration_s: f64) -> String {
         ("objects", format!("{} ({} new)", manifest.objects.len(), done.stats.objects - done.stats.already_there)),
         ("took", format!("{duration_s:.1} s ({stages})")),
     ])
+}
+
+/// How objects are cut: as ever, or as the tests want it.
+#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
+fn limits() -> Result<Limits> {
+    let Ok(wanted) = std::env::var(OBJECT_VARIABLE) else { return Ok(Limits::default()) };
+    let bytes = wanted.parse().map_err(|error| {
+        Error::new(Kind::Usage, format!("{OBJECT_VARIABLE}={wanted:?}")).source(error).hint("it is a number of bytes")
+    })?;
+    Ok(Limits { object_raw_bytes_max: bytes, ..Limits::default() })
 }
 
 /// Durable steps, and where the crash tests want them to end.

@@ -1,6 +1,7 @@
 //! From flags to the things commands work on: a policy, a repository, a client, a file someone else wrote.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::{ReadAt, read_small};
@@ -40,8 +41,8 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     Ok(policy)
 }
 
-/// The client that a policy describes.
-pub(crate) fn client(policy: &Policy) -> Result<Client> {
+/// The client that a policy describes; a stream that is silent for `stall` has failed.
+pub(crate) fn client(policy: &Policy, stall: Duration) -> Result<Client> {
     let cluster = &policy.cluster;
     let tls = TlsFiles {
         ca: cluster.ca.clone(),
@@ -50,7 +51,7 @@ pub(crate) fn client(policy: &Policy) -> Result<Client> {
     };
     let user = cluster.login.as_ref().map(|login| login.user.clone());
     let password = cluster.login.as_ref().map(|login| password(&login.password_file)).transpose()?;
-    Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, ..Options::default() })
+    Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, stall, ..Options::default() })
 }
 
 /// The first line of a password file.
