@@ -124,9 +124,9 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
         live_keys: u64,
         sha256: Trailer,
     }
+    let file = target::snapshot_file(&args.file, &args.scratch, context).await?;
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let file = target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?;
         let sha256 = check_trailer(&file, &inner.stop)?;
         let db = Db::open(file)?;
         let status = status_of(&db, &inner.stop)?;
@@ -175,9 +175,10 @@ pub(crate) async fn hashkv(args: Hashkv, context: &Context) -> Result<Ended> {
         compact_revision: i64,
         state_digest: String,
     }
+    let file = target::snapshot_file(&args.file, &args.scratch, context).await?;
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let db = Db::open(target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?)?;
+        let db = Db::open(file)?;
         let proof = prove(&db, args.rev, &inner.stop)?;
         Ok(Shown {
             hash: proof.hash_kv,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::{ReadAt, read_small};
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, blocking};
 use crate::base::tls::TlsFiles;
 use crate::cli::args;
 use crate::cli::run::Context;
@@ -107,15 +107,19 @@ impl Place {
     }
 }
 
-/// Opens a snapshot file, unpacked; `-` is standard input. Blocks.
-pub(crate) fn snapshot_file(path: &Path, scratch: &Path, stop: &Stop) -> Result<ReadAt> {
+/// Opens a snapshot file, unpacked; `-` is standard input. A signal ends it even while nothing comes from there.
+pub(crate) async fn snapshot_file(path: &Path, scratch: &args::Scratch, context: &Context) -> Result<ReadAt> {
+    let (path, scratch, stop) = (path.to_owned(), scratch.folder.clone(), context.stop.clone());
+    context.stop.or(blocking(move || unpacked(&path, scratch, stop))).await
+}
+
+fn unpacked(path: &Path, scratch: PathBuf, stop: Stop) -> Result<ReadAt> {
     let origin = if path == Path::new("-") {
         Origin::Stream(Box::new(std::io::stdin()), "standard input".to_owned())
     } else {
         Origin::Path(path.to_owned())
     };
-    let options =
-        ForeignOptions { scratch: scratch.to_owned(), unpacked_bytes_max: UNPACKED_BYTES_MAX, stop: stop.clone() };
+    let options = ForeignOptions { scratch, unpacked_bytes_max: UNPACKED_BYTES_MAX, stop };
     let foreign = open(origin, &options).map_err(|error| match error.kind() {
         Kind::NotFound => error.or_hint("check the file's path"),
         _ => error,
