@@ -12,6 +12,8 @@ use crate::cli::points::{comparison_text, id_of};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
+use crate::client::Client;
+use crate::client::maintenance::choose;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::Limits;
 use crate::vault::repository::Repository;
@@ -39,7 +41,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let policy = policy(&args.policy)?;
     let client = client(&policy, args.patience.stall)?;
     let place = Place::of_policy(&policy);
-    let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
+    let repository = context.stop.or(open(&place, &client, context)).await?;
     let job = Job {
         cluster: place.cluster,
         hash_on_leader: policy.cluster.hash_on_leader,
@@ -80,6 +82,18 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         _ if done.warnings.is_empty() => Ended::Well,
         _ => Ended::Warned,
     })
+}
+
+/// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
+async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repository> {
+    let options = place.options(context);
+    match Repository::open(&options).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            choose(&client.survey().await?.members)?;
+            Repository::create_or_open(&options).await
+        }
+        opened => opened,
+    }
 }
 
 fn summary(done: &Done, duration_s: f64) -> String {
