@@ -22,6 +22,11 @@ use crate::vault::verdict::{Level, Outcome, Verdict};
 /// Digits of a point's id that are shown.
 const ID_DIGITS: usize = 8;
 
+/// Objects that `show` lists; there may be thousands.
+const OBJECTS_SHOWN: usize = 20;
+/// Digits of an object's digest that are shown: enough to find its file.
+const DIGEST_DIGITS: usize = 16;
+
 /// How a point is called in tables: the first digits of its attempt.
 pub(crate) fn id_of(name: &PointName) -> String {
     name.attempt.to_string()[..ID_DIGITS].to_owned()
@@ -209,9 +214,9 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
         ("stored", format!("{} of {}", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes))),
         ("samples", format!("{} keys noted one by one", manifest.samples.len())),
     ]);
-    let rows = manifest.objects.iter().map(|entry| {
+    let rows = manifest.objects.iter().take(OBJECTS_SHOWN).map(|entry| {
         vec![
-            entry.name.clone(),
+            entry.sha256.to_string()[..DIGEST_DIGITS].to_owned(),
             entry.first.to_string(),
             entry.last.to_string(),
             units::count(entry.records),
@@ -220,10 +225,14 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
     });
     text.push('\n');
     text.push_str(&table(
-        &["OBJECT", "FIRST", "LAST", "RECORDS", "STORED"],
+        &["OBJECT (SHA-256)", "FIRST", "LAST", "RECORDS", "STORED"],
         &["FIRST", "LAST", "RECORDS", "STORED"],
         rows.collect(),
     ));
+    let more = manifest.objects.len().saturating_sub(OBJECTS_SHOWN);
+    if more > 0 {
+        text.push_str(&format!("and {} more; -o json has them all\n", units::count(more as u64)));
+    }
     text
 }
 
