@@ -29,13 +29,18 @@ const OBJECT_VARIABLE: &str = "HOLDFAST_TEST_OBJECT_BYTES";
 
 pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
+    struct Stage {
+        name: &'static str,
+        duration_s: f64,
+    }
+    #[derive(Serialize)]
     struct Shown<'a> {
         point: String,
         manifest: &'a Manifest,
         warnings: &'a [String],
         verified_level: u8,
         verified: bool,
-        stages_s: Vec<(&'static str, f64)>,
+        stages: Vec<Stage>,
         duration_s: f64,
     }
     let policy = policy(&args.policy)?;
@@ -62,7 +67,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         warnings: &done.warnings,
         verified_level: done.verdict.level,
         verified,
-        stages_s: done.stages.clone(),
+        stages: done.stages.iter().map(|&(name, duration_s)| Stage { name, duration_s }).collect(),
         duration_s: done.stages.iter().map(|stage| stage.1).sum(),
     };
     context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;

@@ -71,6 +71,7 @@ pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<En
 
 pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ended> {
     let path = facts::absolute(&args.file)?;
+    facts::target(&path)?;
     let place = Place::of(&args.repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let name = catalog.select(&args.point)?.name.clone();

@@ -100,9 +100,11 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
             Ok(Ended::Well)
         }
         Command::Man { folder } => {
-            std::fs::create_dir_all(&folder).during(|| format!("create {}", folder.display()))?;
+            let hint = |error: Error| error.or_hint("give a folder, there or not yet, that you may write to");
+            std::fs::create_dir_all(&folder).during(|| format!("create {}", folder.display())).map_err(hint)?;
             clap_mangen::generate_to(Cli::command(), &folder)
-                .during(|| format!("write manual pages into {}", folder.display()))?;
+                .during(|| format!("write manual pages into {}", folder.display()))
+                .map_err(hint)?;
             context.output.remark(&format!("manual pages are in {}", folder.display()));
             Ok(Ended::Well)
         }
