@@ -12,6 +12,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disk;
+
 use std::path::PathBuf;
 use support::etcd::Etcd;
 use support::peers;
