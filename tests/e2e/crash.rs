@@ -39,8 +39,9 @@ fn killed_at_any_step_a_backup_leaves_no_half_point() {
             place.assert_nothing_left();
             place.with_policy(&["backup"]).success();
             assert_eq!(place.verify_all(), visible + 1, "step {n}, {edge}");
-            let staged = |path: &String| path.contains('#');
-            assert!(place.tree("repository").keys().filter(|path| staged(path)).count() <= 1, "step {n}, {edge}");
+            // A killed writer leaves at most the staging files of the uploads that were on their way.
+            let staged = place.tree("repository").into_keys().filter(|path| path.contains('#')).count();
+            assert!(staged <= 4, "step {n}, {edge}: {staged}");
         }
         if survived {
             break;
@@ -195,9 +196,12 @@ fn a_signal_while_standard_input_is_silent_ends_the_command() {
         });
         rustix::process::kill_process(pid.unwrap(), Signal::TERM).unwrap();
         wait_until("it ends", Duration::from_secs(5), || child_named(shell.pid(), "holdfast").is_none());
-        if let Some(sleep) = child_named(shell.pid(), "sleep") {
-            rustix::process::kill_process(sleep, Signal::TERM).unwrap();
-        }
+        let mut sleep = None;
+        wait_until("the pipe's other end sleeps", LIMIT, || {
+            sleep = child_named(shell.pid(), "sleep");
+            sleep.is_some()
+        });
+        rustix::process::kill_process(sleep.unwrap(), Signal::TERM).unwrap();
         wait_until("the shell tells", LIMIT, || shell.said().contains("ended with 130"));
         place.assert_nothing_left();
     }

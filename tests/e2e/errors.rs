@@ -24,13 +24,14 @@ struct Book {
     /// What differs from run to run, and what stands for it.
     names: Vec<(String, String)>,
     cases: usize,
+    faults: Vec<String>,
 }
 
 impl Book {
     fn new() -> Book {
         let place = Place::new();
         let names = vec![(place.root().to_str().unwrap().to_owned(), "<DIR>".to_owned())];
-        Book { place, text: String::new(), names, cases: 0 }
+        Book { place, text: String::new(), names, cases: 0, faults: vec![] }
     }
 
     fn heading(&mut self, text: &str) {
@@ -55,16 +56,26 @@ impl Book {
 
     fn judge(&mut self, code: i32, args: &[&str], run: Run) {
         let before = self.place.tree("");
-        let outcome = run.run().exits(code);
-        assert!(self.place.tree("") == before, "something was left behind by {outcome}");
-        assert!(hint(&outcome), "no hint in {outcome}");
-        for secret in SECRETS {
-            let said = outcome.stdout() + &outcome.stderr;
-            assert!(!said.contains(secret), "a secret in {outcome}");
+        let outcome = run.run();
+        let after = self.place.tree("");
+        let said = outcome.stdout() + &outcome.stderr;
+        let faults = [
+            (outcome.code() != code, "another exit code than wanted"),
+            (after != before, "something was left behind"),
+            (!hint(&outcome), "no hint"),
+            (SECRETS.iter().any(|secret| said.contains(secret)), "a secret"),
+            (!outcome.stdout_bytes.is_empty(), "a result beside an error"),
+        ];
+        for (_, fault) in faults.iter().filter(|(found, _)| *found) {
+            self.faults.push(format!("{fault} ({code}): {outcome}"));
         }
-        assert!(outcome.stdout_bytes.is_empty() || args[0] == "check", "a result beside an error: {outcome}");
+        if after != before {
+            // Not in the way of the cases that follow.
+            drop(fs::remove_dir_all(self.place.path("out")));
+            fs::create_dir(self.place.path("out")).unwrap();
+        }
         let (command, said) = (self.plain(&args.join(" ")), self.plain(&outcome.stderr));
-        let _ = write!(self.text, "$ holdfast {command}\nexit {code}\n{said}\n");
+        let _ = write!(self.text, "$ holdfast {command}\nexit {}\n{said}\n", outcome.code());
         self.cases += 1;
     }
 
@@ -74,7 +85,20 @@ impl Book {
         for (from, to) in &self.names {
             text = text.replace(from.as_str(), to);
         }
-        text
+        // Times of certificates: seconds since 1970, and since then.
+        let mut masked = String::new();
+        let mut digits = String::new();
+        for c in text.chars().chain(['\n']) {
+            if c.is_ascii_digit() {
+                digits.push(c);
+                continue;
+            }
+            masked.push_str(if (9..=10).contains(&digits.len()) { "<SECONDS>" } else { &digits });
+            digits.clear();
+            masked.push(c);
+        }
+        masked.pop();
+        masked
     }
 
     fn compare(&self) {
@@ -113,8 +137,9 @@ fn every_error_says_what_to_do_next_and_leaves_everything_as_it_was() {
     points(&mut book);
     restores(&mut book);
     files(&mut book);
-    assert!(book.cases >= 100, "{}", book.cases);
     book.compare();
+    assert!(book.faults.is_empty(), "{} faults\n{}", book.faults.len(), book.faults.join("\n"));
+    assert!(book.cases >= 100, "{}", book.cases);
 }
 
 fn usage(book: &mut Book) {
@@ -210,10 +235,12 @@ fn endpoints(book: &mut Book) {
         for mut stream in web.incoming().flatten() {
             drop(stream.read(&mut [0; 64]));
             drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+            // Closed before everything was read, the answer could be lost to a reset.
+            drop(stream.read_to_end(&mut vec![]));
         }
     });
     book.name(other.rsplit_once(':').unwrap().1.to_owned(), "<WEB>");
-    book.case(1, &save(&other));
+    book.case(2, &save(&other));
 }
 
 fn identities(book: &mut Book) {
@@ -244,9 +271,12 @@ fn identities(book: &mut Book) {
         (1, to(&endpoint, &["--cacert", &text(&certs.other_ca), "--cert", &cert, "--key", &key])),
         (1, to(&endpoint, &["--cacert", &ca])),
         (1, to(&endpoint, &["--cacert", &ca, "--cert", &text(&certs.other_cert), "--key", &text(&certs.other_key)])),
-        (1, to(&endpoint, &["--cacert", &ca, "--cert", &text(&certs.expired_cert), "--key", &text(&certs.expired_key)])),
+        (
+            1,
+            to(&endpoint, &["--cacert", &ca, "--cert", &text(&certs.expired_cert), "--key", &text(&certs.expired_key)]),
+        ),
         (2, to(&endpoint, &["--cacert", "missing.crt"])),
-        (2, to(&endpoint, &["--cacert", &junk])),
+        (1, to(&endpoint, &["--cacert", &junk])),
         (2, to(&endpoint, &["--cacert", &key])),
         (2, to(&endpoint, &["--cacert", &ca, "--cert", &cert])),
         (2, to(&endpoint, &["--cacert", &ca, "--cert", &cert, "--key", "missing.key"])),
@@ -283,7 +313,8 @@ fn repositories(book: &mut Book) {
     for (code, url) in [4, 2, 2, 4].into_iter().zip(&urls) {
         book.case(code, &["list", "--repository", url, "--cluster", "prod"]);
     }
-    for url in ["s3://bucket/etcd", "gs://bucket", "relative/path", "/absolute/path", "file://host/path", "http://x/y"] {
+    for url in ["s3://bucket/etcd", "gs://bucket", "relative/path", "/absolute/path", "file://host/path", "http://x/y"]
+    {
         book.case(2, &["list", "--repository", url, "--cluster", "prod"]);
     }
     book.case(4, &["check", "--repository", &urls[0], "--cluster", "prod"]);
@@ -291,7 +322,6 @@ fn repositories(book: &mut Book) {
     let file = book.place.write("etcd.db", fixture("etcd-3.5-auth.db"));
     book.case(2, &["import", &file, "--repository", &urls[1], "--cluster", "prod"]);
     book.case(2, &["import", &file, "--repository", &urls[2], "--cluster", "prod"]);
-    book.case(2, &["list", "--repository", &urls[3], "--cluster", "../prod"]);
 }
 
 /// A repository with three points of two files.
@@ -322,6 +352,7 @@ fn points(book: &mut Book) {
     book.case(4, &[&["export", "latest~99", "out/e.db"][..], &place].concat());
     book.case(4, &["list", "--repository", &url, "--cluster", "prdo"]);
     book.case(4, &["show", "--repository", &url, "--cluster", "prdo"]);
+    book.case(2, &["list", "--repository", &url, "--cluster", "../prod"]);
     book.case(4, &[&["keys", "get", "/registry/nothing"][..], &place].concat());
     book.case(4, &[&["keys", "get", "/registry/nothing", "--revision", "99999999"][..], &place].concat());
     book.case(2, &["diff", "latest", "latest~1"]);
@@ -366,7 +397,10 @@ fn restores(book: &mut Book) {
     let _ = write!(book.text, "$ holdfast restore --etcd-snapshot out/r.db\nexit 2\n{}\n", asked.stderr);
     let json = book.place.run(&["restore", "-o", "json", "--etcd-snapshot", "there.db", "--yes"]).args(&place);
     let error: serde_json::Value = serde_json::from_str(&json.run().exits(1).stderr).unwrap();
-    assert_eq!((error["v"].as_i64(), error["type"].as_str(), error["kind"].as_str()), (Some(1), Some("error"), Some("conflict")));
+    assert_eq!(
+        (error["v"].as_i64(), error["type"].as_str(), error["kind"].as_str()),
+        (Some(1), Some("error"), Some("conflict"))
+    );
     assert!(error["hint"].as_str().is_some_and(|hint| !hint.is_empty()) && error["exit_code"] == 1, "{error}");
 }
 
@@ -377,7 +411,9 @@ fn files(book: &mut Book) {
     std::io::Write::write_all(&mut gz, &right).unwrap();
     let gz = gz.finish().unwrap();
     let mut sealed_wrong = right.clone();
-    sealed_wrong.extend_from_slice(&[7; 32]);
+    let trailer = sealed_wrong.len() - 32;
+    assert_eq!(trailer % 4096, 0, "the fixture has its SHA-256 behind it");
+    sealed_wrong[trailer] ^= 1;
     let zst = zstd::encode_all(&right[..], 1).unwrap();
     for (name, bytes) in [
         ("empty.db", &[][..]),
@@ -404,7 +440,7 @@ fn files(book: &mut Book) {
     book.fed(3, &["restore", "--file", "-", "--etcd-snapshot", "out/r.db", "--yes"], &gz[..1000]);
     book.case(4, &["snapshot", "status", "missing.db"]);
     book.case(2, &["snapshot", "status", "out"]);
-    book.case(2, &["hashkv", "/dev/null"]);
+    book.case(3, &["hashkv", "/dev/null"]);
     book.case(4, &["restore", "--file", "missing.db", "--etcd-snapshot", "out/r.db", "--yes"]);
     book.case(4, &["hashkv", "etcd.db", "--rev", "99999999"]);
     book.case(2, &["hashkv", "etcd.db", "--rev", "-1"]);
@@ -415,9 +451,11 @@ fn files(book: &mut Book) {
     }
     book.case(4, &["keys", "ls", "--file", "etcd.db", "--revision", "99999999"]);
     book.case(4, &["keys", "get", "no such key", "--file", "etcd.db"]);
-    book.case(4, &["diff", "etcd.db", "missing.db"]);
+    book.case(2, &["diff", "etcd.db", "missing.db"]);
     book.case(2, &["restore", "--file", "etcd.db", "--etcd-snapshot", "out/r.db", "--yes", "--bump", "auto"]);
-    book.case(4, &["restore", "--file", "cut.db.gz", "--etcd-snapshot", "out/r.db", "--scratch", "missing", "--yes"]);
+    book.case(2, &["restore", "--file", "cut.db.gz", "--etcd-snapshot", "out/r.db", "--scratch", "missing", "--yes"]);
+    let policy = book.place.policy_at("127.0.0.1:1");
+    book.case(2, &["backup", "--scratch", "missing", "--policy", &policy]);
     book.place.write("plain", "a file where a folder should be");
     book.case(1, &["man", "plain/man1"]);
 }

@@ -108,7 +108,10 @@ fn a_cut_stream_publishes_no_point_and_the_next_run_does() {
             0 | 5 => {
                 assert!(at > db_bytes, "{fault:?}: {outcome}");
                 points += 1;
-                assert!(outcome.code() == 0 || outcome.stderr.contains("could not be compared"), "{fault:?}: {outcome}");
+                assert!(
+                    outcome.code() == 0 || outcome.stderr.contains("could not be compared"),
+                    "{fault:?}: {outcome}"
+                );
             }
             _ => panic!("{fault:?}: {outcome}"),
         }
