@@ -208,13 +208,7 @@ fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u
 }
 
 /// SHA-256 and proofs of what was written, side by side.
-fn read_back(
-    file: &ReadAt,
-    db_bytes: u64,
-    scope: Scope,
-    sample_seed: u64,
-    stop: &Stop,
-) -> Result<(Sha256, Proof)> {
+fn read_back(file: &ReadAt, db_bytes: u64, scope: Scope, sample_seed: u64, stop: &Stop) -> Result<(Sha256, Proof)> {
     thread::scope(|threads| {
         let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
         let proving = || -> Result<Proof> {
