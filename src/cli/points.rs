@@ -100,7 +100,7 @@ impl Row {
             current: catalog.current == Some(point.name.lineage),
             revision: point.name.revision,
             kind: point.name.kind.to_string(),
-            time: manifest.map(|manifest| rfc3339(manifest.finished)),
+            time: manifest.map(|manifest| rfc3339(manifest.started)),
             keys: manifest.map(|manifest| manifest.counts.live_keys),
             raw_bytes: manifest.map(|manifest| manifest.counts.raw_bytes),
             stored_bytes: manifest.map(|manifest| manifest.counts.stored_bytes),

@@ -20,10 +20,14 @@ pub(super) fn is_answer(status: &Status) -> bool {
     status.source().is_none()
 }
 
+/// How members say that a token is no longer good; the last is what 3.5.1 says, with the code `Unknown`, when users or
+/// roles change under a request.
+const OUTDATED: [&str; 3] = ["invalid auth token", "revision of auth store is old", "revision in header is old"];
+
 /// Whether the member no longer knows our token, and a new one would help.
 pub(super) fn wants_new_token(status: &Status) -> bool {
     let text = status.message();
-    is_answer(status) && (text.contains("invalid auth token") || text.contains("revision of auth store is old"))
+    is_answer(status) && OUTDATED.iter().any(|outdated| text.contains(outdated))
 }
 
 /// Whether the revision asked for is compacted.
@@ -89,6 +93,7 @@ const ANSWERS: &[(&str, Kind, &str)] = &[
         Kind::Unavailable,
         "users or roles were changed meanwhile; run the command again",
     ),
+    ("revision in header is old", Kind::Unavailable, "users or roles were changed meanwhile; run the command again"),
     ("no leader", Kind::Unavailable, HINT_LEADER),
     ("leader changed", Kind::Unavailable, "run the command again"),
     ("request timed out", Kind::Unavailable, HINT_LEADER),
@@ -246,6 +251,7 @@ mod tests {
             (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Kind::Denied),
             (Code::InvalidArgument, "etcdserver: user name is empty", Kind::Denied),
             (Code::InvalidArgument, "etcdserver: revision of auth store is old", Kind::Unavailable),
+            (Code::Unknown, "auth: revision in header is old", Kind::Unavailable),
             (Code::Unknown, "auth: permission denied", Kind::Denied),
             (Code::PermissionDenied, "etcdserver: permission denied", Kind::Denied),
             (Code::Unauthenticated, "etcdserver: invalid auth token", Kind::Denied),

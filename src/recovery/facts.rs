@@ -42,7 +42,7 @@ pub struct SourceFacts {
     pub revision: i64,
     /// Its compaction; 0 for none.
     pub compact_revision: i64,
-    /// When it was complete; not known of a file.
+    /// The moment up to which it certainly holds everything: when the backup began. Not known of a file.
     pub time: Option<Time>,
     /// etcd's storage version; empty before 3.6.
     pub storage_version: String,
@@ -105,7 +105,7 @@ pub struct History {
     pub high_water: i64,
     /// The highest rate of changes between two points, per second.
     pub rate_per_s: f64,
-    /// Seconds since the last point was complete.
+    /// Seconds since the last point was begun.
     pub since_last_s: f64,
 }
 
@@ -186,7 +186,7 @@ pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, 
         cluster_id: descriptor.cluster_id,
         revision: descriptor.revision,
         compact_revision: descriptor.compact_revision,
-        time: Some(manifest.finished),
+        time: Some(manifest.started),
         storage_version: descriptor.storage_version.clone(),
         live_keys: Some(manifest.counts.live_keys),
         stored_bytes: manifest.counts.stored_bytes,
@@ -232,7 +232,7 @@ pub fn history(catalog: &Catalog, manifest: &Manifest, now: Time) -> Option<Hist
         .iter()
         .filter(|point| point.name.lineage == manifest.lineage)
         .filter_map(|point| point.manifest.as_ref()?.as_ref().ok())
-        .map(|manifest| (manifest.finished, manifest.descriptor.revision))
+        .map(|manifest| (manifest.started, manifest.descriptor.revision))
         .collect();
     points.sort_unstable();
     let seconds = |from: Time, to: Time| to.signed_duration_since(from).as_seconds_f64();

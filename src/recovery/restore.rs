@@ -126,9 +126,9 @@ fn write(
     let watch = Stopwatch::start();
     let mut file = NewFile::create(path, SECRET_MODE)?;
     let db_bytes = with_syncing(&file.handle()?, path, |written| build(feed, &mut file, progress, stop, written))?;
-    progress.stage("reading it back", db_bytes);
+    progress.stage("reading it back", 0);
     let handle = ReadAt::of(file.handle()?, path)?;
-    let (sha256, proof) = read_back(&handle, db_bytes, scope, sample_seed, progress, stop)?;
+    let (sha256, proof) = read_back(&handle, db_bytes, scope, sample_seed, stop)?;
     let differences = expect(&proof);
     if let Some(first) = differences.first() {
         let more = differences.len() - 1;
@@ -208,14 +208,7 @@ fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u
 }
 
 /// SHA-256 and proofs of what was written, side by side.
-fn read_back(
-    file: &ReadAt,
-    db_bytes: u64,
-    scope: Scope,
-    sample_seed: u64,
-    progress: &Progress,
-    stop: &Stop,
-) -> Result<(Sha256, Proof)> {
+fn read_back(file: &ReadAt, db_bytes: u64, scope: Scope, sample_seed: u64, stop: &Stop) -> Result<(Sha256, Proof)> {
     thread::scope(|threads| {
         let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
         let proving = || -> Result<Proof> {
@@ -225,7 +218,6 @@ fn read_back(
             let descriptor = source.descriptor(Default::default(), Default::default());
             source.newest_first(&descriptor, &mut |batch| {
                 stop.check()?;
-                progress.add(0);
                 prover.batch(batch)
             })?;
             Ok(prover.finish())
