@@ -106,7 +106,7 @@ fn summary(done: &Done, duration_s: f64) -> String {
     let counts = &manifest.counts;
     #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with two digits")]
     let ratio = counts.raw_bytes as f64 / counts.stored_bytes.max(1) as f64;
-    let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1} s")).collect::<Vec<_>>().join(", ");
+    let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1}")).collect::<Vec<_>>().join(", ");
     facts(&[
         ("point", id_of(&done.name)),
         ("cluster", manifest.cluster.clone()),

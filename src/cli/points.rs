@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::base::clock::{Time, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units;
 use crate::cli::args;
@@ -59,11 +59,14 @@ pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<En
     let damage: Vec<String> = catalog.damage.iter().map(Error::chain).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
-    let now = context.clock.now();
     context.output.show("list", &listed, || {
-        let header = ["ID", "TIME (UTC)", "AGE", "REVISION", "KIND", "KEYS", "STORED", "COMPARED", "VERIFIED", "NOTE"];
-        let rows = listed.points.iter().map(|row| row.cells(now)).collect();
-        table(&header, &["AGE", "REVISION", "KEYS", "STORED"], rows)
+        let header = ["ID", "TIME (UTC)", "REVISION", "KIND", "KEYS", "STORED", "COMPARED", "VERIFIED", "NOTE"];
+        let mut rows: Vec<Vec<String>> = listed.points.iter().map(Row::cells).collect();
+        // Without notes the table fits 80 columns.
+        let noted = rows.iter().any(|row| row.last().is_some_and(|note| !note.is_empty()));
+        let columns = if noted { header.len() } else { header.len() - 1 };
+        rows.iter_mut().for_each(|row| row.truncate(columns));
+        table(&header[..columns], &["REVISION", "KEYS", "STORED"], rows)
     })?;
     listed.damage.iter().for_each(|text| context.output.warn(text));
     Ok(if damaged { Ended::Damaged } else { Ended::Well })
@@ -114,7 +117,7 @@ impl Row {
         }
     }
 
-    fn cells(&self, now: Time) -> Vec<String> {
+    fn cells(&self) -> Vec<String> {
         let dash = || "-".to_owned();
         let time = self.time.as_deref().and_then(|text| crate::base::clock::parse_rfc3339(text).ok());
         let compared = match self.compared {
@@ -136,8 +139,7 @@ impl Row {
         };
         vec![
             self.id[..ID_DIGITS].to_owned(),
-            time.map_or_else(dash, |time| time.format("%Y-%m-%d %H:%M:%S").to_string()),
-            time.map_or_else(dash, |time| age(time, now)),
+            time.map_or_else(dash, |time| time.format("%Y-%m-%d %H:%M").to_string()),
             self.revision.to_string(),
             self.kind.clone(),
             self.keys.map_or_else(dash, units::count),
@@ -146,14 +148,6 @@ impl Row {
             verified,
             note.to_owned(),
         ]
-    }
-}
-
-/// How long ago, for people.
-fn age(time: Time, now: Time) -> String {
-    match now.signed_duration_since(time).to_std() {
-        Ok(age) => units::duration(age),
-        Err(_) => "in the future".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::progress::Progress;
-use crate::base::stop::{Stop, blocking};
+use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, say};
 use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
@@ -118,7 +118,7 @@ fn listen(context: &Context) -> Result<()> {
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut look = listen(SignalKind::user_defined1())?;
-    let mut file_limit = listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    let mut file_limit = listen(SignalKind::from_raw(file_limit_signal()))?;
     let context = context.clone();
     tokio::spawn(async move {
         let watch = Stopwatch::start();
