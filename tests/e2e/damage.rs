@@ -212,8 +212,7 @@ fn damaged_documents_are_named() {
     stored.damaged(gone, 4, &[listing, &["show", "latest"], READERS[2]], &["hint"]);
     // A damaged verdict hides no point.
     stored.place.with_policy(&["verify", "latest", "--level", "1"]).success();
-    let verdict =
-        stored.place.tree("repository").into_keys().filter(|path| path.contains("/verdicts/")).last().unwrap();
+    let verdict = stored.place.tree("repository").into_keys().rfind(|path| path.contains("/verdicts/")).unwrap();
     stored.damaged(|| stored.write(&verdict, b"{}"), 3, &[listing], &[&id, &verdict]);
     stored.damaged(|| stored.write(&verdict, b"{}"), 0, &[by_id, &["verify", "latest", "--level", "2"]], &[]);
 }
@@ -238,7 +237,7 @@ fn a_resealed_manifest_reaches_nothing_outside_and_contradicts_itself_in_vain() 
     let commands: &[&[&str]] = &[&["list", "-o", "json"], &["show", "latest"], READERS[0], READERS[2]];
     for name in names {
         let change = || stored.reseal(|manifest| manifest.objects[0].name.clone_from(&name));
-        stored.damaged(change, 3, &commands[..], &[&stored.manifest_path, "contradicts itself"]);
+        stored.damaged(change, 3, commands, &[&stored.manifest_path, "contradicts itself"]);
     }
     type Change = fn(&mut Manifest);
     let changes: [Change; 8] = [

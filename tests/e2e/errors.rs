@@ -3,6 +3,9 @@
 //! After each one the whole place is as it was, and no secret stands in what was said. An error without a hint fails.
 //! `HOLDFAST_TEST_GOLDEN=write` writes the golden file anew, to be read before it is committed.
 
+use holdfast::vault::layout::{Attempt, Location};
+use holdfast::vault::manifest::Manifest;
+use holdfast::vault::sealed;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
@@ -356,6 +359,30 @@ fn points(book: &mut Book) {
     book.case(4, &[&["keys", "get", "/registry/nothing"][..], &place].concat());
     book.case(4, &[&["keys", "get", "/registry/nothing", "--revision", "99999999"][..], &place].concat());
     book.case(2, &["diff", "latest", "latest~1"]);
+    let twins = twins(&book.place, &first);
+    let place = ["--repository", &twins, "--cluster", "prod"];
+    book.case(2, &[&["show", "abcd"][..], &place].concat());
+    book.case(2, &[&["restore", "--point", "abcd0", "--etcd-snapshot", "out/r.db", "--yes"][..], &place].concat());
+}
+
+/// A repository with two points whose ids begin alike, made of the point `id`; its address.
+fn twins(place: &Place, id: &str) -> String {
+    let tree = place.tree("repository");
+    let (path, config) =
+        (tree.keys().find(|path| path.contains(id)), tree.keys().find(|path| path.starts_with("config")));
+    let (path, config) = (path.unwrap(), config.unwrap());
+    let bytes = fs::read(place.repository().join(path)).unwrap();
+    let mut manifest: Manifest = sealed::open(path, &bytes).unwrap();
+    let folder = place.path("twins");
+    for twin in ["abcd000000000001", "abcd000000000002"] {
+        manifest.attempt = Attempt::parse(twin).unwrap();
+        let path = folder.join(Location::Point(manifest.name()).to_string());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, sealed::seal(&manifest).unwrap()).unwrap();
+    }
+    fs::create_dir_all(folder.join("config")).unwrap();
+    fs::copy(place.repository().join(config), folder.join(config)).unwrap();
+    format!("file://{}", folder.display())
 }
 
 fn restores(book: &mut Book) {
