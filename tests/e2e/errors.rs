@@ -43,6 +43,8 @@ impl Book {
 
     fn name(&mut self, text: impl Into<String>, name: &str) {
         self.names.push((text.into(), name.to_owned()));
+        // Longest first: a port's digits may occur in an id.
+        self.names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
     /// Runs the binary, which must fail with `code`, say what to do next, leave everything as it was and keep secrets.
@@ -342,7 +344,8 @@ fn points(book: &mut Book) {
     book.name(second.clone(), "<SECOND>");
     let wrong = if first.starts_with("0000") || second.starts_with("0000") { "ffff" } else { "0000" };
     let wrong = if first.starts_with(&wrong[..2]) || second.starts_with(&wrong[..2]) { "7e7e" } else { wrong };
-    book.name(wrong, "<WRONG>");
+    book.name(format!(" {wrong} "), " <WRONG> ");
+    book.name(format!("\"{wrong}\""), "\"<WRONG>\"");
     for (code, point) in
         [(4, "latest~99"), (4, "latest~x"), (4, "newest"), (2, "abc"), (4, wrong), (4, "../../etc/passwd")]
     {
