@@ -192,7 +192,7 @@ fn a_signal_while_standard_input_is_silent_ends_the_command() {
         let mut pid = None;
         wait_until("holdfast runs", LIMIT, || {
             pid = child_named(shell.pid(), "holdfast");
-            pid.is_some()
+            pid.is_some_and(hears_sigterm)
         });
         rustix::process::kill_process(pid.unwrap(), Signal::TERM).unwrap();
         wait_until("it ends", Duration::from_secs(5), || child_named(shell.pid(), "holdfast").is_none());
@@ -205,6 +205,13 @@ fn a_signal_while_standard_input_is_silent_ends_the_command() {
         wait_until("the shell tells", LIMIT, || shell.said().contains("ended with 130"));
         place.assert_nothing_left();
     }
+}
+
+/// Whether a process has a handler for SIGTERM already.
+fn hears_sigterm(pid: rustix::process::Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+    u64::from_str_radix(caught.trim(), 16).is_ok_and(|caught| caught >> (Signal::TERM.as_raw() - 1) & 1 == 1)
 }
 
 /// The child of `parent` that runs `name`, unless it has ended.

@@ -238,9 +238,12 @@ fn endpoints(book: &mut Book) {
     std::thread::spawn(move || {
         use std::io::{Read, Write};
         for mut stream in web.incoming().flatten() {
-            drop(stream.read(&mut [0; 64]));
+            // Answers when the whole question has come, as such servers do.
+            stream.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+            while stream.read(&mut [0; 256]).is_ok_and(|n| n > 0) {}
             drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
             // Closed before everything was read, the answer could be lost to a reset.
+            stream.set_read_timeout(None).unwrap();
             drop(stream.read_to_end(&mut vec![]));
         }
     });
