@@ -90,6 +90,8 @@ impl Book {
         for (from, to) in &self.names {
             text = text.replace(from.as_str(), to);
         }
+        // Which of the two it is depends on who hangs up first.
+        let text = text.replace("the connection was reset", "the connection was closed");
         // Times of certificates: seconds since 1970, and since then.
         let mut masked = String::new();
         let mut digits = String::new();
