@@ -22,6 +22,7 @@ BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
     ("compat", ["--test", "compat"], 60),
+    ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
 ]
 # Only when named: they need what `make test` must not need.
