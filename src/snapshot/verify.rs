@@ -101,8 +101,7 @@ impl Verifier {
             if rev >= next {
                 return Err(Error::damaged(format!("revision {next} stands behind {rev}")));
             }
-            let dense = if rev.main == next.main { rev.sub + 1 == next.sub } else { self.opens_after(rev, next) };
-            if !dense {
+            if !self.follows(rev, next) {
                 return Err(Error::damaged(format!("history has a hole between {rev} and {next}")));
             }
         } else {
@@ -112,10 +111,16 @@ impl Verifier {
         check_key_value(revision).map_err(|error| error.during(format!("revision {rev}")))
     }
 
-    /// Whether `next` may follow `rev`, of an earlier main revision, without a hole.
-    fn opens_after(&self, rev: Rev, next: Rev) -> bool {
-        // Up to the compaction, entries may have been removed.
-        next.main <= self.compact_revision || (next.sub == 0 && next.main - 1 <= rev.main.max(self.compact_revision))
+    /// Whether `next` may follow `rev` without a hole.
+    fn follows(&self, rev: Rev, next: Rev) -> bool {
+        if next.main <= self.compact_revision {
+            // Up to the compaction, entries may have been removed, in the middle of a transaction too.
+            true
+        } else if rev.main == next.main {
+            rev.sub + 1 == next.sub
+        } else {
+            next.sub == 0 && next.main - 1 <= rev.main.max(self.compact_revision)
+        }
     }
 
     fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
@@ -180,4 +185,62 @@ fn encoded_end_len(end: &End) -> usize {
     let fact = number(end.records) + if end.crc32c == 0 { 0 } else { 5 };
     // Length, two-byte tag, length of the fact: all below 128.
     1 + 2 + 1 + fact
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::decode::Records;
+    use crate::snapshot::encode::Encoder;
+    use crate::snapshot::record::{Compacted, FORMAT};
+
+    /// Verifies the stream of a store with entries at `revs`, compacted to `compact_revision`.
+    fn verify(compact_revision: i64, revs: &[(i64, i64)]) -> Result<Summary> {
+        let revision = revs.last().map_or(1, |rev| rev.0).max(compact_revision);
+        let mut encoder = Encoder::new();
+        let mut put = |record| assert_eq!(encoder.put(&record), None);
+        put(Record::Descriptor(Descriptor { format: FORMAT, revision, compact_revision, ..Descriptor::default() }));
+        if compact_revision > 0 {
+            put(Record::Compacted(Compacted { revision: compact_revision, finished: true }));
+        }
+        for &(main, sub) in revs {
+            put(Record::Revision(Revision { rev: Rev { main, sub }, tombstone: true, stored: b"\x0a\x01k" }));
+        }
+        let (blocks, _) = encoder.end();
+        let records = Records::of(&blocks[0].bytes).collect::<Result<Vec<_>>>()?;
+        let mut verifier = Verifier::new(compact_revision);
+        verifier.batch(&records, &blocks[0].bytes)?;
+        verifier.finish()
+    }
+
+    #[test]
+    fn history_is_dense_above_the_compaction_only() {
+        for (compact_revision, revs) in [
+            (0, &[][..]),
+            (0, &[(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)]),
+            (9, &[]),
+            (9, &[(10, 0)]),
+            // A compaction takes revisions, beginnings, middles and ends of transactions.
+            (9, &[(3, 1), (3, 4), (7, 2), (10, 0), (10, 1)]),
+            (9, &[(9, 1), (9, 3), (10, 0)]),
+        ] {
+            let summary = verify(compact_revision, revs).unwrap_or_else(|e| panic!("{revs:?}: {}", e.chain()));
+            assert_eq!(summary.compact_revision, compact_revision);
+        }
+        for (compact_revision, revs, words) in [
+            (0, &[(3, 0)][..], "starts at 3/0"),
+            (0, &[(2, 1)], "starts at 2/1"),
+            (0, &[(2, 0), (4, 0)], "hole between 2/0 and 4/0"),
+            (0, &[(2, 0), (3, 1)], "hole between 2/0 and 3/1"),
+            (0, &[(2, 0), (2, 2)], "hole between 2/0 and 2/2"),
+            (9, &[(11, 0)], "starts at 11/0"),
+            (9, &[(3, 1), (11, 0)], "hole between 3/1 and 11/0"),
+            (9, &[(10, 1)], "starts at 10/1"),
+            (9, &[(9, 3), (10, 1)], "hole between 9/3 and 10/1"),
+            (9, &[(10, 0), (10, 2)], "hole between 10/0 and 10/2"),
+        ] {
+            let error = verify(compact_revision, revs).unwrap_err();
+            assert!(error.chain().contains(words), "{revs:?}: {}", error.chain());
+        }
+    }
 }
