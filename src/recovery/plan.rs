@@ -571,6 +571,17 @@ mod tests {
     }
 
     #[test]
+    fn a_shell_reads_a_quoted_word_as_it_was() {
+        for word in [
+            "m1", "", "it's", "''", "$(id)", "`id`", "a b", "*?[x]", "\"", "\\", "a\nb", "é", "!", "~", "#x", "a;b&c|d",
+        ] {
+            let script = format!("printf '%s' {}", quote(word));
+            let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word, "{script}");
+        }
+    }
+
+    #[test]
     fn a_plan_is_the_same_in_words_and_in_json() {
         let Planning { facts, request } = Planning::new();
         let (first, second) = (plan(&facts, &request).unwrap(), plan(&facts, &request).unwrap());

@@ -133,6 +133,7 @@ fn a_point_of_etcd_3_4_becomes_an_etcd_3_4_and_an_etcd_3_5() {
     for what in ["leases", "users", "roles", "tombstones", "live_keys", "members"] {
         assert!(count(&manifest, what) > 0, "{what}: {manifest}");
     }
+    assert_eq!(manifest["objects"].as_array().unwrap().len(), 1, "a small state is one object");
     holdfast(&["verify", "latest", "--policy", &policy, "--level", "3"]).success();
 
     let file = dir.path().join("restored.db");
