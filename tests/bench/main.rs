@@ -31,7 +31,11 @@ const PEAK_RSS_MAX_BYTES: u64 = 256 << 20;
 fn main() -> ExitCode {
     let objects = std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"));
     let bench = Bench::start(objects);
-    let met = [bench.backups(), bench.latencies(), bench.restores()];
+    let mut met = vec![bench.backups()];
+    // For work on backups: measure them alone.
+    if std::env::var_os("HOLDFAST_BENCH_BACKUPS_ONLY").is_none() {
+        met.extend([bench.latencies(), bench.restores()]);
+    }
     if met.iter().all(|met| *met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -65,7 +69,7 @@ impl Bench {
     }
 
     fn backup(&self) -> Outcome {
-        Run::holdfast().args(&["backup", "-q", "--policy"]).args(&[&self.policy]).limit(LIMIT).run().success()
+        Run::holdfast().args(&["backup", "-o", "json", "--policy"]).args(&[&self.policy]).limit(LIMIT).run().success()
     }
 
     fn backups(&self) -> bool {
@@ -78,6 +82,11 @@ impl Bench {
             script.push(*save.last().unwrap() + packed.elapsed);
             let outcome = self.backup();
             peak = peak.max(outcome.peak_rss_bytes);
+            let stages = outcome.json()["stages_s"].as_array().unwrap().clone();
+            let stage = |stage: &serde_json::Value| {
+                format!("{} {:.2} s", stage[0].as_str().unwrap(), stage[1].as_f64().unwrap())
+            };
+            println!("  a backup's stages: {}", stages.iter().map(stage).collect::<Vec<_>>().join(", "));
             backup.push(outcome.elapsed);
         }
         println!("database file: {} MiB", fs::metadata(&file).unwrap().len() >> 20);

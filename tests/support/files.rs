@@ -21,12 +21,12 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
 /// Every entry of every bucket.
 pub(crate) fn entries(file: &[u8]) -> Result<Vec<Entry>> {
     let db = Db::open(file)?;
-    let mut visited = db.visited();
+    let mut walk = db.walk();
     let mut all = vec![];
-    for bucket in db.buckets(&mut visited)? {
+    for bucket in db.buckets(&mut walk)? {
         let before = all.len();
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
-        while let Some(leaf) = leaves.next_leaf(&mut visited)? {
+        while let Some(leaf) = leaves.next_leaf(&mut walk)? {
             for entry in leaf.entries() {
                 all.push((bucket.name.clone(), bucket.sequence, Some(entry.key.to_vec()), entry.value.to_vec()));
             }

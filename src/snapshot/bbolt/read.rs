@@ -20,8 +20,10 @@ pub const BUCKETS_MAX: usize = 1024;
 pub const TRAILER_BYTES: u64 = 32;
 /// What the length of a file with that trailer leaves when divided by it.
 const SECTOR_BYTES: u64 = 512;
-/// Pages fetched at once in the hope that the page has as many; leaves of usual objects have two or three.
+/// Pages read at once where nothing around is wanted; leaves of usual objects have two or three.
 const SPECULATIVE_PAGES: u64 = 4;
+/// Bytes read at once where pages are wanted in the order of the file, or nearly so.
+const WINDOW_BYTES: u64 = 256 << 10;
 
 /// An open file.
 #[derive(Debug)]
@@ -59,10 +61,21 @@ pub enum Direction {
     Backward,
 }
 
-/// Pages met so far.
+/// One pass over a file: the pages met so far, and what was read ahead.
 #[derive(Clone, Debug)]
-pub struct Visited {
-    bits: Vec<u64>,
+pub struct Walk {
+    /// A bit for each page.
+    met: Vec<u64>,
+    window: Window,
+}
+
+/// A part of the file in memory.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+    /// Where the page before began.
+    last: u64,
 }
 
 impl<P: Pages> Db<P> {
@@ -103,17 +116,16 @@ impl<P: Pages> Db<P> {
         &self.pages
     }
 
-    /// No page met yet.
-    pub fn visited(&self) -> Visited {
-        let words = self.meta.high_water.div_ceil(64);
-        Visited { bits: vec![0; usize::try_from(words).expect("the file is larger than memory addresses")] }
+    /// A pass that has met no page yet.
+    pub fn walk(&self) -> Walk {
+        Walk { met: vec![0; to_usize(self.meta.high_water.div_ceil(64))], window: Window::default() }
     }
 
     /// The file's buckets, by name.
-    pub fn buckets(&self, visited: &mut Visited) -> Result<Vec<Bucket>> {
+    pub fn buckets(&self, walk: &mut Walk) -> Result<Vec<Bucket>> {
         let mut buckets = vec![];
         let mut leaves = self.leaves(&Root::Page(self.meta.root), Direction::Forward);
-        while let Some(leaf) = leaves.next_leaf(visited).map_err(|error| error.during("the list of buckets"))? {
+        while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| error.during("the list of buckets"))? {
             for entry in leaf.entries() {
                 if buckets.len() == BUCKETS_MAX {
                     return Err(Error::damaged(format!("the file has more than {BUCKETS_MAX} buckets")));
@@ -130,15 +142,14 @@ impl<P: Pages> Db<P> {
     }
 
     /// Reads a page with everything that belongs to it.
-    fn run(&self, id: u64, visited: &mut Visited) -> Result<Vec<u8>> {
+    fn run(&self, id: u64, walk: &mut Walk) -> Result<Vec<u8>> {
         let page_size = u64::from(self.meta.page_size);
         if id < 2 || id >= self.meta.high_water {
             return Err(Error::damaged(format!("page {id} lies outside the file")));
         }
-        let ahead = SPECULATIVE_PAGES.min(self.meta.high_water - id);
-        let mut run = vec![0; to_usize(ahead * page_size)];
-        self.pages.read(id * page_size, &mut run)?;
-        let header = Header::read(&run)?;
+        let (start, end) = (id * page_size, self.size());
+        let ahead = walk.window.holding(&self.pages, start, page_size, end)?;
+        let header = Header::read(ahead)?;
         if header.id != id {
             return Err(Error::damaged(format!("page {id} carries the number {}", header.id)));
         }
@@ -146,23 +157,25 @@ impl<P: Pages> Db<P> {
         if pages > self.meta.high_water - id || pages * page_size > RUN_BYTES_MAX {
             return Err(Error::damaged(format!("page {id} claims {pages} pages")));
         }
-        visited.mark(id, pages)?;
         let len = to_usize(pages * page_size);
-        if pages > ahead {
-            let have = run.len();
-            run.resize(len, 0);
-            self.pages.read((id + ahead) * page_size, &mut run[have..])?;
-        }
-        run.truncate(len);
+        let run = match ahead.get(..len) {
+            Some(run) => run.to_vec(),
+            None => {
+                let mut run = vec![0; len];
+                self.pages.read(start, &mut run)?;
+                run
+            }
+        };
+        walk.mark(id, pages)?;
         Ok(run)
     }
 }
 
-impl Visited {
+impl Walk {
     /// Notes the run of `pages` pages at `id`; an error when one of them was met before.
     fn mark(&mut self, id: u64, pages: u64) -> Result<()> {
         for page in id..id + pages {
-            let word = &mut self.bits[to_usize(page / 64)];
+            let word = &mut self.met[to_usize(page / 64)];
             let bit = 1 << (page % 64);
             if *word & bit != 0 {
                 return Err(Error::damaged(format!("page {page} is referenced twice")));
@@ -170,6 +183,34 @@ impl Visited {
             *word |= bit;
         }
         Ok(())
+    }
+}
+
+impl Window {
+    /// The bytes of the file from `start` on that are at hand: at least `page_size` of them.
+    ///
+    /// Leaves of neighbouring keys are mostly neighbours in the file, in files that grew by appending; then a whole
+    /// window is read. In a file whose pages were reused in any order that would be wasted, and a few pages are read.
+    fn holding<P: Pages>(&mut self, pages: &P, start: u64, page_size: u64, end: u64) -> Result<&[u8]> {
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if !(held.contains(&start) && start + page_size <= held.end) {
+            let near = start.abs_diff(self.last) <= WINDOW_BYTES;
+            let (from, len) = if near {
+                (start / WINDOW_BYTES * WINDOW_BYTES, WINDOW_BYTES)
+            } else {
+                (start, SPECULATIVE_PAGES * page_size)
+            };
+            let len = to_usize(len.min(end - from));
+            // Until it is filled, the window holds nothing: a failed read must leave no bytes behind.
+            self.bytes.clear();
+            self.start = from;
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.resize(len, 0);
+            pages.read(from, &mut bytes)?;
+            self.bytes = bytes;
+        }
+        self.last = start;
+        Ok(&self.bytes[to_usize(start - self.start)..])
     }
 }
 
@@ -240,15 +281,15 @@ pub struct Leaves<'db, P> {
 
 impl<P: Pages> Leaves<'_, P> {
     /// The next leaf that has entries; `None` after the last.
-    pub fn next_leaf(&mut self, visited: &mut Visited) -> Result<Option<Leaf>> {
+    pub fn next_leaf(&mut self, walk: &mut Walk) -> Result<Option<Leaf>> {
         loop {
             let leaf = match self.start.take() {
                 Some(Root::Inline(page)) => Leaf::check(page)?,
-                Some(Root::Page(id)) => match self.descend(id, None, visited)? {
+                Some(Root::Page(id)) => match self.descend(id, None, walk)? {
                     Some(leaf) => leaf,
                     None => continue,
                 },
-                None => match self.step(visited)? {
+                None => match self.step(walk)? {
                     Step::Leaf(leaf) => leaf,
                     Step::Deeper => continue,
                     Step::Done => return Ok(None),
@@ -263,20 +304,20 @@ impl<P: Pages> Leaves<'_, P> {
     }
 
     /// Follows the next child of the innermost branch page that has one left.
-    fn step(&mut self, visited: &mut Visited) -> Result<Step> {
+    fn step(&mut self, walk: &mut Walk) -> Result<Step> {
         loop {
             let Some(branch) = self.stack.last_mut() else { return Ok(Step::Done) };
             let Some((id, low)) = branch.next_child(self.direction) else {
                 self.stack.pop();
                 continue;
             };
-            return Ok(self.descend(id, Some(&low), visited)?.map_or(Step::Deeper, Step::Leaf));
+            return Ok(self.descend(id, Some(&low), walk)?.map_or(Step::Deeper, Step::Leaf));
         }
     }
 
     /// Reads page `id`: a leaf is returned, a branch is pushed. `low`: the smallest key the parent allows.
-    fn descend(&mut self, id: u64, low: Option<&[u8]>, visited: &mut Visited) -> Result<Option<Leaf>> {
-        let run = self.db.run(id, visited)?;
+    fn descend(&mut self, id: u64, low: Option<&[u8]>, walk: &mut Walk) -> Result<Option<Leaf>> {
+        let run = self.db.run(id, walk)?;
         let named = |error: Error| error.during(format!("page {id}"));
         match Header::read(&run).map_err(named)?.flags {
             LEAF => {

@@ -4,7 +4,7 @@
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
-use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Visited};
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry;
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record};
@@ -24,7 +24,7 @@ pub struct Source<'db, P> {
     db: &'db Db<P>,
     side: Side,
     /// Pages of the list of buckets and of the small buckets.
-    visited: Visited,
+    walk: Walk,
     key: Option<Bucket>,
     lease: Option<Bucket>,
     facts: Facts,
@@ -55,16 +55,16 @@ struct Side {
 impl<'db, P: Pages> Source<'db, P> {
     /// Reads the list of buckets, the small buckets and the last revision.
     pub fn open(db: &'db Db<P>) -> Result<Self> {
-        let mut visited = db.visited();
+        let mut walk = db.walk();
         let (mut side, mut key, mut lease) = (Side::default(), None, None);
-        for bucket in db.buckets(&mut visited)? {
+        for bucket in db.buckets(&mut walk)? {
             match &bucket.name[..] {
                 entry::KEY => key = Some(bucket),
                 entry::LEASE => lease = Some(bucket),
-                _ => side.read(db, bucket, &mut visited)?,
+                _ => side.read(db, bucket, &mut walk)?,
             }
         }
-        let mut source = Source { db, side, visited, key, lease, facts: Facts::default() };
+        let mut source = Source { db, side, walk, key, lease, facts: Facts::default() };
         source.facts = source.read_facts()?;
         Ok(source)
     }
@@ -100,11 +100,11 @@ impl<'db, P: Pages> Source<'db, P> {
         for record in self.side_records() {
             put(&record)?;
         }
-        let mut visited = self.visited.clone();
+        let mut walk = self.walk.clone();
         let mut each = |bucket: &Option<Bucket>, read: &mut Read<'_>| -> Result<()> {
             let Some(bucket) = bucket else { return Ok(()) };
             let mut leaves = self.db.leaves(&bucket.root, Direction::Forward);
-            while let Some(leaf) = leaves.next_leaf(&mut visited).map_err(|error| in_bucket(error, bucket))? {
+            while let Some(leaf) = leaves.next_leaf(&mut walk).map_err(|error| in_bucket(error, bucket))? {
                 for entry in leaf.entries() {
                     plain(bucket, entry.flags)?;
                     read(entry.key, entry.value)?;
@@ -126,9 +126,9 @@ impl<'db, P: Pages> Source<'db, P> {
         descriptor: &Descriptor<'_>,
         sink: &mut dyn FnMut(&[Record<'_>]) -> Result<()>,
     ) -> Result<()> {
-        let mut visited = self.visited.clone();
-        self.batches(self.key.as_ref(), &mut visited, sink)?;
-        self.batches(self.lease.as_ref(), &mut visited, sink)?;
+        let mut walk = self.walk.clone();
+        self.batches(self.key.as_ref(), &mut walk, sink)?;
+        self.batches(self.lease.as_ref(), &mut walk, sink)?;
         let mut records = vec![Record::Descriptor(*descriptor)];
         records.extend(self.side_records());
         sink(&records)
@@ -137,14 +137,14 @@ impl<'db, P: Pages> Source<'db, P> {
     fn batches(
         &self,
         bucket: Option<&Bucket>,
-        visited: &mut Visited,
+        walk: &mut Walk,
         sink: &mut dyn FnMut(&[Record<'_>]) -> Result<()>,
     ) -> Result<()> {
         let Some(bucket) = bucket else { return Ok(()) };
         let mut leaves = self.db.leaves(&bucket.root, Direction::Backward);
         let mut batch: Vec<Leaf> = vec![];
         loop {
-            let leaf = leaves.next_leaf(visited).map_err(|error| in_bucket(error, bucket))?;
+            let leaf = leaves.next_leaf(walk).map_err(|error| in_bucket(error, bucket))?;
             let done = leaf.is_none();
             batch.extend(leaf);
             if done || batch.iter().map(Leaf::bytes).sum::<usize>() >= BATCH_BYTES {
@@ -215,7 +215,7 @@ impl<'db, P: Pages> Source<'db, P> {
     fn last_revision(&self) -> Result<i64> {
         let Some(bucket) = &self.key else { return Ok(0) };
         let mut leaves = self.db.leaves(&bucket.root, Direction::Backward);
-        let leaf = leaves.next_leaf(&mut self.visited.clone()).map_err(|error| in_bucket(error, bucket))?;
+        let leaf = leaves.next_leaf(&mut self.walk.clone()).map_err(|error| in_bucket(error, bucket))?;
         let Some(leaf) = leaf else { return Ok(0) };
         let entry = leaf.entry(leaf.len() - 1);
         plain(bucket, entry.flags)?;
@@ -224,10 +224,10 @@ impl<'db, P: Pages> Source<'db, P> {
 }
 
 impl Side {
-    fn read<P: Pages>(&mut self, db: &Db<P>, bucket: Bucket, visited: &mut Visited) -> Result<()> {
+    fn read<P: Pages>(&mut self, db: &Db<P>, bucket: Bucket, walk: &mut Walk) -> Result<()> {
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
         let mut kept = vec![];
-        while let Some(leaf) = leaves.next_leaf(visited).map_err(|error| in_bucket(error, &bucket))? {
+        while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| in_bucket(error, &bucket))? {
             self.bytes += leaf.bytes();
             if self.bytes > SIDE_BYTES_MAX {
                 let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));

@@ -24,15 +24,15 @@ pub struct Status {
 
 /// Reads the whole file.
 pub fn status<P: Pages>(db: &Db<P>, stop: &Stop) -> Result<Status> {
-    let mut visited = db.visited();
+    let mut walk = db.walk();
     let mut status = Status { hash: 0, revision: 0, total_key: 0, total_size: db.size(), version: String::new() };
-    for bucket in db.buckets(&mut visited)? {
+    for bucket in db.buckets(&mut walk)? {
         status.hash = crc32c::crc32c_append(status.hash, &bucket.name);
         let named = |error: crate::base::error::Error| {
             error.during(format!("bucket {:?}", String::from_utf8_lossy(&bucket.name)))
         };
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
-        while let Some(leaf) = leaves.next_leaf(&mut visited).map_err(named)? {
+        while let Some(leaf) = leaves.next_leaf(&mut walk).map_err(named)? {
             stop.check()?;
             for item in leaf.entries() {
                 status.hash = crc32c::crc32c_append(status.hash, item.key);
