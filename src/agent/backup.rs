@@ -132,6 +132,12 @@ async fn spool(client: &Client, job: &Job, warnings: &mut Vec<String>) -> Result
         warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
     }
     let choice = choose(&survey.members)?;
+    // Where the leader is the only one named, the policy has said so already.
+    let others = client.endpoints().count() > 1;
+    if choice.is_leader && others && job.hash_on_leader == HashOnLeader::Warn {
+        let reason = &choice.reason;
+        warnings.push(format!("the snapshot and the hash come from {reason}; writes wait while it hashes its history"));
+    }
     let member = survey.members.iter().find(|member| member.endpoint == choice.endpoint);
     let member = member.expect("the choice is one of the members").clone();
     let mut stream = job.stop.or(client.snapshot(&choice.endpoint)).await?;
