@@ -23,6 +23,7 @@ BUDGETS = [
     ("tidy", ["--test", "tidy"], 10),
     ("compat", ["--test", "compat"], 60),
     ("support", ["--test", "support"], 90),
+    ("interop", ["--test", "interop"], 150),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]
