@@ -24,6 +24,7 @@ BUDGETS = [
     ("compat", ["--test", "compat"], 60),
     ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
+    ("interop", ["--test", "interop"], 150),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]
