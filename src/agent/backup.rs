@@ -128,6 +128,7 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
 
 /// Streams the chosen member's file into scratch.
 async fn spool(client: &Client, job: &Job, warnings: &mut Vec<String>) -> Result<Spool> {
+    let mut scratch = Scratch::create(&job.scratch)?;
     let survey = job.stop.or(client.survey()).await?;
     for (endpoint, error) in &survey.silent {
         warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
@@ -148,7 +149,6 @@ async fn spool(client: &Client, job: &Job, warnings: &mut Vec<String>) -> Result
         let text = format!("the snapshot needs {need} of scratch space in {}, {have} are free", job.scratch.display());
         return Err(Error::new(Kind::Full, text).hint("name another folder with --scratch, or make room"));
     }
-    let mut scratch = Scratch::create(&job.scratch)?;
     job.progress.stage("receiving the snapshot", stream.db_bytes());
     while let Some(piece) = job.stop.or(stream.next()).await? {
         scratch.append(&piece)?;

@@ -111,7 +111,7 @@ impl Scratch {
         let file = file
             .map_err(std::io::Error::from)
             .during(|| format!("create a scratch file in {}", folder.display()))
-            .map_err(|error| error.or_hint(hint))?;
+            .map_err(|error| scratch_error(error).or_hint(hint))?;
         Ok(Scratch { file: File::from(file), folder: folder.to_owned(), len: 0 })
     }
 
@@ -136,6 +136,11 @@ impl Scratch {
     pub fn into_read_at(self, name: &Path) -> Result<ReadAt> {
         ReadAt::of(self.file, name)
     }
+}
+
+/// A scratch folder that is not there is a wrong flag, not something looked for in vain.
+fn scratch_error(error: Error) -> Error {
+    if error.kind() == Kind::NotFound { error.kind_of(Kind::Usage) } else { error }
 }
 
 /// Bytes free for an unprivileged writer on the file system that holds `folder`.

@@ -66,6 +66,11 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
+/// The number of the signal that meets a write beyond the limit on file sizes. It ends a process that does not listen.
+pub fn file_limit_signal() -> i32 {
+    rustix::process::Signal::XFSZ.as_raw()
+}
+
 /// Kills this process as `kill -9` does: no destructor, no buffer, nothing of it runs afterwards. For crash tests.
 pub fn crash() {
     // Killing oneself is always allowed.

@@ -1,8 +1,11 @@
 //! The command line, as data: help texts, completions and manual pages all come from here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::base::units;
 
 /// Keeps a cluster's state alive through disasters.
 #[derive(Debug, Parser)]
@@ -129,6 +132,14 @@ pub(crate) struct Scratch {
     pub(crate) folder: PathBuf,
 }
 
+/// How long to wait for a member that has fallen silent.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Patience {
+    /// Give up when a member sends nothing for this long (the whole may take as long as it takes)
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
+    pub(crate) stall: Duration,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
     /// The cluster's policy file
@@ -137,6 +148,8 @@ pub(crate) struct Backup {
     /// What to store
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) kind: Kind,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
 }
@@ -274,6 +287,8 @@ pub(crate) struct SnapshotSave {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) endpoints: Endpoints,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
 }
 
 #[derive(Debug, Args)]

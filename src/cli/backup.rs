@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::agent::backup::{Done, Job, backup as make};
-use crate::base::error::Result;
+use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::crash;
 use crate::base::units;
 use crate::cli::args;
@@ -12,6 +12,8 @@ use crate::cli::points::{comparison_text, id_of};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
+use crate::client::Client;
+use crate::client::maintenance::choose;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::Limits;
 use crate::vault::repository::Repository;
@@ -22,7 +24,15 @@ use crate::vault::verdict::Outcome;
 /// `NUMBER:after`. Only the crash tests set it.
 const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
 
+/// The variable that cuts objects smaller: raw bytes of an object. Only tests set it, for points of many objects.
+const OBJECT_VARIABLE: &str = "HOLDFAST_TEST_OBJECT_BYTES";
+
 pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Stage {
+        name: &'static str,
+        duration_s: f64,
+    }
     #[derive(Serialize)]
     struct Shown<'a> {
         point: String,
@@ -30,18 +40,18 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         warnings: &'a [String],
         verified_level: u8,
         verified: bool,
-        stages_s: Vec<(&'static str, f64)>,
+        stages: Vec<Stage>,
         duration_s: f64,
     }
     let policy = policy(&args.policy)?;
-    let client = client(&policy)?;
+    let client = client(&policy, args.patience.stall)?;
     let place = Place::of_policy(&policy);
-    let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
+    let repository = context.stop.or(open(&place, &client, context)).await?;
     let job = Job {
         cluster: place.cluster,
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
-        limits: Limits::default(),
+        limits: limits()?,
         steps: steps(),
         stop: context.stop.clone(),
         progress: context.progress.clone(),
@@ -57,7 +67,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         warnings: &done.warnings,
         verified_level: done.verdict.level,
         verified,
-        stages_s: done.stages.clone(),
+        stages: done.stages.iter().map(|&(name, duration_s)| Stage { name, duration_s }).collect(),
         duration_s: done.stages.iter().map(|stage| stage.1).sum(),
     };
     context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;
@@ -79,12 +89,24 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     })
 }
 
+/// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
+async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repository> {
+    let options = place.options(context);
+    match Repository::open(&options).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            choose(&client.survey().await?.members)?;
+            Repository::create_or_open(&options).await
+        }
+        opened => opened,
+    }
+}
+
 fn summary(done: &Done, duration_s: f64) -> String {
     let manifest = &done.manifest;
     let counts = &manifest.counts;
     #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with two digits")]
     let ratio = counts.raw_bytes as f64 / counts.stored_bytes.max(1) as f64;
-    let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1} s")).collect::<Vec<_>>().join(", ");
+    let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1}")).collect::<Vec<_>>().join(", ");
     facts(&[
         ("point", id_of(&done.name)),
         ("cluster", manifest.cluster.clone()),
@@ -99,6 +121,16 @@ fn summary(done: &Done, duration_s: f64) -> String {
         ("objects", format!("{} ({} new)", manifest.objects.len(), done.stats.objects - done.stats.already_there)),
         ("took", format!("{duration_s:.1} s ({stages})")),
     ])
+}
+
+/// How objects are cut: as ever, or as the tests want it.
+#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
+fn limits() -> Result<Limits> {
+    let Ok(wanted) = std::env::var(OBJECT_VARIABLE) else { return Ok(Limits::default()) };
+    let bytes = wanted.parse().map_err(|error| {
+        Error::new(Kind::Usage, format!("{OBJECT_VARIABLE}={wanted:?}")).source(error).hint("it is a number of bytes")
+    })?;
+    Ok(Limits { object_raw_bytes_max: bytes, ..Limits::default() })
 }
 
 /// Durable steps, and where the crash tests want them to end.

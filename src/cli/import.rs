@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::base::clock::Time;
 use crate::base::error::Result;
-use crate::base::stop::blocking;
 use crate::base::units;
 use crate::cli::args;
 use crate::cli::output::table;
@@ -37,8 +36,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
     for path in &args.files {
         let name = path.display().to_string();
         let modified = modified_of(path, context);
-        let (path, scratch, stop) = (path.clone(), args.scratch.folder.clone(), context.stop.clone());
-        let file = blocking(move || snapshot_file(&path, &scratch, &stop)).await?;
+        let file = snapshot_file(path, &args.scratch, context).await?;
         let input = File { file, name: name.clone(), modified };
         let outcome = take(&repository, &place.cluster, input, &context.progress, &context.stop).await;
         let outcome = outcome.map_err(|error| error.during(format!("import {name}")))?;

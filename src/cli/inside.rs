@@ -1,6 +1,6 @@
 //! Looking inside points and files: `keys ls`, `keys get`, `diff`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -38,14 +38,13 @@ impl State {
         Ok(State::Point(repository, Box::new(manifest)))
     }
 
-    async fn file(path: PathBuf, scratch: &Path, context: &Context) -> Result<Self> {
-        let (scratch, stop) = (scratch.to_owned(), context.stop.clone());
-        Ok(State::File(blocking(move || snapshot_file(&path, &scratch, &stop)).await?))
+    async fn file(path: &Path, scratch: &args::Scratch, context: &Context) -> Result<Self> {
+        Ok(State::File(snapshot_file(path, scratch, context).await?))
     }
 
     async fn of(inside: &args::Inside, context: &Context) -> Result<Self> {
         match &inside.file {
-            Some(file) => State::file(file.clone(), &inside.scratch.folder, context).await,
+            Some(file) => State::file(file, &inside.scratch, context).await,
             None => State::point(&inside.repository, inside.point.as_deref().unwrap_or("latest"), context).await,
         }
     }
@@ -287,7 +286,7 @@ pub(crate) async fn diff(args: args::Diff, context: &Context) -> Result<Ended> {
 async fn side(word: &str, args: &args::Diff, context: &Context) -> Result<State> {
     let file = word == "-" || word.contains('/') && !word.contains("://") && Path::new(word).exists();
     if file || Path::new(word).is_file() {
-        return State::file(PathBuf::from(word), &args.scratch.folder, context).await;
+        return State::file(Path::new(word), &args.scratch, context).await;
     }
     State::point(&args.repository, word, context).await.map_err(|error| match error.kind() {
         Kind::Usage | Kind::NotFound => error.during(format!("{word:?} is no file and no restore point")),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::base::clock::{Time, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units;
 use crate::cli::args;
@@ -21,6 +21,11 @@ use crate::vault::verdict::{Level, Outcome, Verdict};
 
 /// Digits of a point's id that are shown.
 const ID_DIGITS: usize = 8;
+
+/// Objects that `show` lists; there may be thousands.
+const OBJECTS_SHOWN: usize = 20;
+/// Digits of an object's digest that are shown: enough to find its file.
+const DIGEST_DIGITS: usize = 16;
 
 /// How a point is called in tables: the first digits of its attempt.
 pub(crate) fn id_of(name: &PointName) -> String {
@@ -54,11 +59,14 @@ pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<En
     let damage: Vec<String> = catalog.damage.iter().map(Error::chain).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
-    let now = context.clock.now();
     context.output.show("list", &listed, || {
-        let header = ["ID", "TIME (UTC)", "AGE", "REVISION", "KIND", "KEYS", "STORED", "COMPARED", "VERIFIED", "NOTE"];
-        let rows = listed.points.iter().map(|row| row.cells(now)).collect();
-        table(&header, &["AGE", "REVISION", "KEYS", "STORED"], rows)
+        let header = ["ID", "TIME (UTC)", "REVISION", "KIND", "KEYS", "STORED", "COMPARED", "VERIFIED", "NOTE"];
+        let mut rows: Vec<Vec<String>> = listed.points.iter().map(Row::cells).collect();
+        // Without notes the table fits 80 columns.
+        let noted = rows.iter().any(|row| row.last().is_some_and(|note| !note.is_empty()));
+        let columns = if noted { header.len() } else { header.len() - 1 };
+        rows.iter_mut().for_each(|row| row.truncate(columns));
+        table(&header[..columns], &["REVISION", "KEYS", "STORED"], rows)
     })?;
     listed.damage.iter().for_each(|text| context.output.warn(text));
     Ok(if damaged { Ended::Damaged } else { Ended::Well })
@@ -109,7 +117,7 @@ impl Row {
         }
     }
 
-    fn cells(&self, now: Time) -> Vec<String> {
+    fn cells(&self) -> Vec<String> {
         let dash = || "-".to_owned();
         let time = self.time.as_deref().and_then(|text| crate::base::clock::parse_rfc3339(text).ok());
         let compared = match self.compared {
@@ -131,8 +139,7 @@ impl Row {
         };
         vec![
             self.id[..ID_DIGITS].to_owned(),
-            time.map_or_else(dash, |time| time.format("%Y-%m-%d %H:%M:%S").to_string()),
-            time.map_or_else(dash, |time| age(time, now)),
+            time.map_or_else(dash, |time| time.format("%Y-%m-%d %H:%M").to_string()),
             self.revision.to_string(),
             self.kind.clone(),
             self.keys.map_or_else(dash, units::count),
@@ -141,14 +148,6 @@ impl Row {
             verified,
             note.to_owned(),
         ]
-    }
-}
-
-/// How long ago, for people.
-fn age(time: Time, now: Time) -> String {
-    match now.signed_duration_since(time).to_std() {
-        Ok(age) => units::duration(age),
-        Err(_) => "in the future".to_owned(),
     }
 }
 
@@ -209,9 +208,9 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
         ("stored", format!("{} of {}", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes))),
         ("samples", format!("{} keys noted one by one", manifest.samples.len())),
     ]);
-    let rows = manifest.objects.iter().map(|entry| {
+    let rows = manifest.objects.iter().take(OBJECTS_SHOWN).map(|entry| {
         vec![
-            entry.name.clone(),
+            entry.sha256.to_string()[..DIGEST_DIGITS].to_owned(),
             entry.first.to_string(),
             entry.last.to_string(),
             units::count(entry.records),
@@ -220,10 +219,14 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
     });
     text.push('\n');
     text.push_str(&table(
-        &["OBJECT", "FIRST", "LAST", "RECORDS", "STORED"],
+        &["OBJECT (SHA-256)", "FIRST", "LAST", "RECORDS", "STORED"],
         &["FIRST", "LAST", "RECORDS", "STORED"],
         rows.collect(),
     ));
+    let more = manifest.objects.len().saturating_sub(OBJECTS_SHOWN);
+    if more > 0 {
+        text.push_str(&format!("and {} more; -o json has them all\n", units::count(more as u64)));
+    }
     text
 }
 

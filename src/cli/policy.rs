@@ -8,6 +8,7 @@ use crate::base::error::Result;
 use crate::cli::output::facts;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target;
+use crate::client::options::STALL_DEFAULT;
 use crate::policy::{Encryption, HashOnLeader};
 use crate::vault::repository::check_url;
 
@@ -25,7 +26,7 @@ pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
     let policy = target::policy(file)?;
     check_url(&policy.repository.url)?;
     // Reading certificates and passwords now is better than at the first backup.
-    target::client(&policy)?;
+    target::client(&policy, STALL_DEFAULT)?;
     let cluster = &policy.cluster;
     let checked = Checked {
         cluster: cluster.name.clone(),

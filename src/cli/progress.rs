@@ -68,6 +68,9 @@ fn draw(progress: &Progress, ended: &Receiver<()>) {
             bar.set_style(if look.total_bytes > 0 { known.clone() } else { unknown.clone() });
             bar.set_length(look.total_bytes);
             bar.set_message(stage);
+            // What was done before the first look says nothing about the rate.
+            bar.set_position(look.done_bytes);
+            bar.reset_eta();
         }
         bar.set_position(look.done_bytes);
         bar.tick();

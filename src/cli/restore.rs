@@ -53,7 +53,7 @@ pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<En
     if !context.output.is_json() {
         context.output.write(&render(&plan))?;
     }
-    confirm("Go ahead?", args.yes)?;
+    confirm("Go ahead?", args.yes, context).await?;
     let show = Show::start(&context.progress, &context.output);
     let report = execute(origin, &path, context).await;
     drop(show);
@@ -71,6 +71,7 @@ pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<En
 
 pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ended> {
     let path = facts::absolute(&args.file)?;
+    facts::target(&path)?;
     let place = Place::of(&args.repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let name = catalog.select(&args.point)?.name.clone();
@@ -88,9 +89,8 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
     let now = context.clock.now();
     match (&args.point, &args.file) {
         (None, Some(file)) => {
-            let (file, scratch, stop) = (file.clone(), args.scratch.folder.clone(), context.stop.clone());
+            let (file, stop) = (snapshot_file(file, &args.scratch, context).await?, context.stop.clone());
             let (file, source, side) = blocking(move || {
-                let file = snapshot_file(&file, &scratch, &stop)?;
                 let trust = match check_trailer(&file, &stop)? {
                     Trailer::Right => Trust::Sealed,
                     Trailer::Missing => Trust::Bare,

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::progress::Progress;
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, say};
 use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
@@ -100,37 +100,51 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
             Ok(Ended::Well)
         }
         Command::Man { folder } => {
-            std::fs::create_dir_all(&folder).during(|| format!("create {}", folder.display()))?;
+            let hint = |error: Error| error.or_hint("give a folder, there or not yet, that you may write to");
+            std::fs::create_dir_all(&folder).during(|| format!("create {}", folder.display())).map_err(hint)?;
             clap_mangen::generate_to(Cli::command(), &folder)
-                .during(|| format!("write manual pages into {}", folder.display()))?;
+                .during(|| format!("write manual pages into {}", folder.display()))
+                .map_err(hint)?;
             context.output.remark(&format!("manual pages are in {}", folder.display()));
             Ok(Ended::Well)
         }
     }
 }
 
-/// SIGINT and SIGTERM stop the work, a second one at once; SIGUSR1 tells how far it has come.
+/// SIGINT and SIGTERM stop the work, a second one at once; SIGUSR1 tells how far it has come. A file that may not grow is
+/// an error of the write that meets the limit, not the end of the process.
 fn listen(context: &Context) -> Result<()> {
     let listen = |kind| signal(kind).during(|| "listen for signals".to_owned());
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut look = listen(SignalKind::user_defined1())?;
+    let mut file_limit = listen(SignalKind::from_raw(file_limit_signal()))?;
     let context = context.clone();
     tokio::spawn(async move {
         let watch = Stopwatch::start();
         loop {
             tokio::select! {
                 _ = look.recv() => say(&progress::line(&context.progress.look(), watch.elapsed())),
-                _ = interrupt.recv() => context.stop.stop(),
-                _ = terminate.recv() => context.stop.stop(),
+                _ = file_limit.recv() => {}
+                _ = interrupt.recv() => stop(&context),
+                _ = terminate.recv() => stop(&context),
             }
         }
     });
     Ok(())
 }
 
+/// Asks the work to stop; asked again, does not wait for it.
+#[expect(clippy::exit, reason = "whoever asks twice wants the process gone")]
+fn stop(context: &Context) {
+    if context.stop.is_stopped() {
+        std::process::exit(Kind::Interrupted.exit_code().into());
+    }
+    context.stop.stop();
+}
+
 /// Asks for confirmation on a terminal. Where nobody can answer, `--yes` must have been given.
-pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
+pub(crate) async fn confirm(question: &str, yes: bool, context: &Context) -> Result<()> {
     use std::io::{BufRead, IsTerminal};
     if yes {
         return Ok(());
@@ -142,7 +156,11 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
         return refuse("this needs a confirmation, and there is no terminal to ask on");
     }
     say(&format!("{question} [y/N]"));
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).during(|| "read the answer".to_owned())?;
+    let read = blocking(|| {
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).during(|| "read the answer".to_owned())?;
+        Ok(answer)
+    });
+    let answer = context.stop.or(read).await?;
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { refuse("not confirmed; nothing was changed") }
 }

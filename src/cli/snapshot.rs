@@ -1,5 +1,7 @@
 //! `snapshot save`, `snapshot status`, `hashkv`: what etcdctl and etcdutl call so, with the checks they leave out.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::base::digest::Sha256;
@@ -46,8 +48,8 @@ pub(crate) fn check_trailer(file: &ReadAt, stop: &Stop) -> Result<Trailer> {
     Ok(if file.sha256(len, stop)? == expected { Trailer::Right } else { Trailer::Wrong })
 }
 
-/// The client that the flags describe.
-pub(crate) fn client_of(args: &Endpoints) -> Result<Client> {
+/// The client that the flags describe; a stream that is silent for `stall` has failed.
+fn client_of(args: &Endpoints, stall: Duration) -> Result<Client> {
     if args.user.as_deref().is_some_and(|user| user.contains(':')) {
         return Err(Error::new(
             Kind::Usage,
@@ -62,6 +64,7 @@ pub(crate) fn client_of(args: &Endpoints) -> Result<Client> {
         tls,
         user: args.user.clone(),
         password,
+        stall,
         ..Options::default()
     })
 }
@@ -76,7 +79,7 @@ pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended>
         bytes: u64,
         sha256: Sha256,
     }
-    let client = client_of(&args.endpoints)?;
+    let client = client_of(&args.endpoints, args.patience.stall)?;
     let mut file = NewFile::create(&args.file, SECRET_MODE)?;
     let show = Show::start(&context.progress, &context.output);
     let choice = choose(&context.stop.or(client.survey()).await?.members)?;
@@ -121,9 +124,9 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
         live_keys: u64,
         sha256: Trailer,
     }
+    let file = target::snapshot_file(&args.file, &args.scratch, context).await?;
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let file = target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?;
         let sha256 = check_trailer(&file, &inner.stop)?;
         let db = Db::open(file)?;
         let status = status_of(&db, &inner.stop)?;
@@ -172,9 +175,10 @@ pub(crate) async fn hashkv(args: Hashkv, context: &Context) -> Result<Ended> {
         compact_revision: i64,
         state_digest: String,
     }
+    let file = target::snapshot_file(&args.file, &args.scratch, context).await?;
     let inner = context.clone();
     let shown = blocking(move || -> Result<Shown> {
-        let db = Db::open(target::snapshot_file(&args.file, &args.scratch.folder, &inner.stop)?)?;
+        let db = Db::open(file)?;
         let proof = prove(&db, args.rev, &inner.stop)?;
         Ok(Shown {
             hash: proof.hash_kv,

@@ -1,10 +1,11 @@
 //! From flags to the things commands work on: a policy, a repository, a client, a file someone else wrote.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::{ReadAt, read_small};
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, blocking};
 use crate::base::tls::TlsFiles;
 use crate::cli::args;
 use crate::cli::run::Context;
@@ -40,8 +41,8 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     Ok(policy)
 }
 
-/// The client that a policy describes.
-pub(crate) fn client(policy: &Policy) -> Result<Client> {
+/// The client that a policy describes; a stream that is silent for `stall` has failed.
+pub(crate) fn client(policy: &Policy, stall: Duration) -> Result<Client> {
     let cluster = &policy.cluster;
     let tls = TlsFiles {
         ca: cluster.ca.clone(),
@@ -50,7 +51,7 @@ pub(crate) fn client(policy: &Policy) -> Result<Client> {
     };
     let user = cluster.login.as_ref().map(|login| login.user.clone());
     let password = cluster.login.as_ref().map(|login| password(&login.password_file)).transpose()?;
-    Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, ..Options::default() })
+    Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, stall, ..Options::default() })
 }
 
 /// The first line of a password file.
@@ -106,15 +107,19 @@ impl Place {
     }
 }
 
-/// Opens a snapshot file, unpacked; `-` is standard input. Blocks.
-pub(crate) fn snapshot_file(path: &Path, scratch: &Path, stop: &Stop) -> Result<ReadAt> {
+/// Opens a snapshot file, unpacked; `-` is standard input. A signal ends it even while nothing comes from there.
+pub(crate) async fn snapshot_file(path: &Path, scratch: &args::Scratch, context: &Context) -> Result<ReadAt> {
+    let (path, scratch, stop) = (path.to_owned(), scratch.folder.clone(), context.stop.clone());
+    context.stop.or(blocking(move || unpacked(&path, scratch, stop))).await
+}
+
+fn unpacked(path: &Path, scratch: PathBuf, stop: Stop) -> Result<ReadAt> {
     let origin = if path == Path::new("-") {
         Origin::Stream(Box::new(std::io::stdin()), "standard input".to_owned())
     } else {
         Origin::Path(path.to_owned())
     };
-    let options =
-        ForeignOptions { scratch: scratch.to_owned(), unpacked_bytes_max: UNPACKED_BYTES_MAX, stop: stop.clone() };
+    let options = ForeignOptions { scratch, unpacked_bytes_max: UNPACKED_BYTES_MAX, stop };
     let foreign = open(origin, &options).map_err(|error| match error.kind() {
         Kind::NotFound => error.or_hint("check the file's path"),
         _ => error,

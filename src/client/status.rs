@@ -217,6 +217,7 @@ fn transport(status: &Status) -> Error {
     }
     // The HTTP/2 library keeps the system call's error to itself and shows its text.
     call = call.or(texts.contains("connection reset").then_some(io::ErrorKind::ConnectionReset));
+    call = call.or(texts.contains("connection closed").then_some(io::ErrorKind::UnexpectedEof));
     call = call.or(texts.contains("broken pipe").then_some(io::ErrorKind::BrokenPipe));
     if let Some((_, kind, reason, hint)) = CAUSES.iter().find(|(part, ..)| texts.contains(part)) {
         return Error::new(*kind, *reason).source(Cause(innermost)).hint(*hint);

@@ -136,8 +136,9 @@ fn packing_of(magic: &[u8]) -> Packing {
 
 fn unpack(mut source: impl Read, name: &str, packing: Packing, options: &ForeignOptions) -> Result<File> {
     let scratch = &options.scratch;
-    let (mut writer, mut reader) =
-        scratch_file(scratch).during(|| format!("create a scratch file in {}", scratch.display()))?;
+    let (mut writer, mut reader) = scratch_file(scratch)
+        .during(|| format!("create a scratch file in {}", scratch.display()))
+        .map_err(no_scratch)?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0_u64;
     loop {
@@ -163,6 +164,12 @@ fn unpack(mut source: impl Read, name: &str, packing: Packing, options: &Foreign
     }
     reader.rewind().during(|| format!("read {name}"))?;
     Ok(reader)
+}
+
+/// A scratch folder that is not there is a wrong flag, not something looked for in vain.
+fn no_scratch(error: Error) -> Error {
+    let error = if error.kind() == Kind::NotFound { error.kind_of(Kind::Usage) } else { error };
+    error.or_hint("name a folder on a local disk that this user may write to with --scratch")
 }
 
 /// A file that is gone from its directory already: one handle to write, one that can only read.
@@ -286,7 +293,7 @@ mod tests {
         assert_eq!(path(dir.path().join("none")), Kind::NotFound);
         assert_eq!(path(dir.path().to_owned()), Kind::Usage);
         let no_scratch = options(&dir.path().join("none"));
-        assert_eq!(open(stream(content()), &no_scratch).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(open(stream(content()), &no_scratch).unwrap_err().kind(), Kind::Usage);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

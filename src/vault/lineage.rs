@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Time;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::vault::layout::{Lineage, Location, folder};
 use crate::vault::repository::{Repository, Stored};
@@ -46,9 +46,17 @@ impl Document for LineageDocument {
     const NAME: &'static str = "lineage";
 }
 
-/// Registers a lineage; registering the same one again changes nothing.
+/// Registers a lineage; registering the same one again changes nothing. Two first backups at once open the same branch
+/// at different moments: the one that was registered counts.
 pub async fn register(repository: &Repository, cluster: &str, document: &LineageDocument) -> Result<Stored> {
-    repository.put_document(&Location::Lineage(cluster.to_owned(), document.lineage), document).await
+    let at = Location::Lineage(cluster.to_owned(), document.lineage);
+    match repository.put_document(&at, document).await {
+        Err(error) if error.kind() == Kind::Conflict => {
+            let there = LineageDocument { opened: document.opened, ..repository.get_document(&at).await? };
+            if there == *document { Ok(Stored::AlreadyThere) } else { Err(error) }
+        }
+        stored => stored,
+    }
 }
 
 /// A cluster's lineages, oldest first.
@@ -80,7 +88,6 @@ pub fn current(lineages: &[LineageDocument]) -> Option<&LineageDocument> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::error::Kind;
     use crate::vault::testing;
     use chrono::TimeDelta;
 
@@ -116,6 +123,9 @@ mod tests {
         let first = lineage("a", None, 0);
         assert_eq!(register(&repository, "prod", &first).await.unwrap(), Stored::Created);
         assert_eq!(register(&repository, "prod", &first).await.unwrap(), Stored::AlreadyThere);
+        let later = lineage("a", None, 7);
+        assert_ne!(later, first);
+        assert_eq!(register(&repository, "prod", &later).await.unwrap(), Stored::AlreadyThere);
         let other = LineageDocument { reason: "another".into(), ..first.clone() };
         assert_eq!(register(&repository, "prod", &other).await.unwrap_err().kind(), Kind::Conflict);
         assert_eq!(list(&repository, "prod").await.unwrap(), std::slice::from_ref(&first));

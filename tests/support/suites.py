@@ -25,6 +25,7 @@ BUDGETS = [
     ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
     ("interop", ["--test", "interop"], 150),
+    ("e2e", ["--test", "e2e"], 150),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]

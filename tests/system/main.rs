@@ -15,6 +15,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disk;
+
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,214 @@
+//! What programs rely on: the JSON of every command holds exactly what docs/cli.md says, help names examples, completions
+//! and manual pages come out, and two backups at once are two points.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use crate::files::fixture;
+use crate::place::{Place, loaded};
+use crate::support::etcd::Etcd;
+use crate::support::run::{Outcome, holdfast};
+
+/// Objects that several types hold, each described once: what they are called where they occur.
+const SHARED: &[(&str, &str)] =
+    &[("manifest", "manifest"), ("verdict", "verdict"), ("plan", "plan"), ("report", "report")];
+
+/// The fields of each type: whether each is optional, by its path.
+type Contract = BTreeMap<String, BTreeMap<String, bool>>;
+
+/// Reads docs/cli.md.
+fn contract() -> Contract {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+    let text = fs::read_to_string(path).unwrap();
+    let json = text.split("\n## ").find(|part| part.starts_with("JSON")).expect("a chapter about JSON");
+    let mut contract = Contract::new();
+    for section in json.split("\n### ").skip(1) {
+        let kind = section.lines().next().unwrap().trim_matches('`').to_owned();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let fields = rows.map(|(field, text)| (field.to_owned(), text.starts_with("*optional*"))).collect();
+        contract.insert(kind, fields);
+    }
+    let report = contract["report"].clone();
+    contract.insert("export".to_owned(), report);
+    contract
+}
+
+/// The paths of all leaves.
+fn leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                leaves(value, &path, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| leaves(item, &format!("{path}[]"), found)),
+        _ => drop(found.insert(path.to_owned())),
+    }
+}
+
+/// What was emitted, held against the contract.
+struct Seen {
+    contract: Contract,
+    fields: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Seen {
+    /// Takes in an object that must be of type `kind`.
+    fn take(&mut self, kind: &str, value: &Value) {
+        assert_eq!((value["v"].as_u64(), value["type"].as_str()), (Some(1), Some(kind)), "{value}");
+        let mut found = BTreeSet::new();
+        leaves(value, "", &mut found);
+        for path in found.iter().filter(|path| *path != "v" && *path != "type") {
+            self.field(kind, path);
+        }
+        // Every field that is not optional is there, whatever the values are.
+        for (field, optional) in &self.contract[kind] {
+            let top = field.split(['.', '[']).next().unwrap();
+            assert!(*optional || value.get(top).is_some(), "{kind} has no {field}: {value}");
+        }
+    }
+
+    fn field(&mut self, kind: &str, path: &str) {
+        let here = &self.contract.get(kind).unwrap_or_else(|| panic!("docs/cli.md has no {kind}"));
+        if here.contains_key(path) {
+            self.fields.entry(kind.to_owned()).or_default().insert(path.to_owned());
+            return;
+        }
+        let (head, rest) = path.split_once('.').unwrap_or((path, ""));
+        let shared = SHARED.iter().find(|(name, _)| head == *name || head == format!("{name}s[]"));
+        let listed = here.contains_key(head);
+        let Some((_, of)) = shared.filter(|_| listed && !rest.is_empty()) else {
+            panic!("{kind} holds {path}, which docs/cli.md does not name");
+        };
+        self.fields.entry(kind.to_owned()).or_default().insert(head.to_owned());
+        self.field(of, rest);
+    }
+
+    fn json(&mut self, kind: &str, outcome: &Outcome) {
+        self.take(kind, &outcome.json());
+    }
+}
+
+#[test]
+fn the_json_of_every_command_is_what_the_document_says() {
+    let mut seen = Seen { contract: contract(), fields: BTreeMap::new() };
+    let etcd = Etcd::start();
+    etcd.etcdctl(&["put", "/registry/pods/default/a", "1"]).success();
+    let place = Place::new();
+    let (policy, address) = (place.policy_at(&etcd.address(0)), etcd.address(0));
+    let run = |args: &[&str]| place.run(args).args(&["-o", "json"]).run();
+    let with = |args: &[&str]| place.run(args).args(&["-o", "json", "--policy", &policy]).run();
+    seen.json("policy_check", &run(&["policy", "check", &policy]).success());
+    seen.json("backup", &with(&["backup"]).success());
+    etcd.etcdctl(&["put", "/registry/pods/default/b", "2"]).success();
+    etcd.etcdctl(&["put", "/registry/pods/default/a", "3"]).success();
+    // A member that does not answer is a warning.
+    let two = format!("endpoints = [\"http://{address}\", \"http://127.0.0.1:1\"]");
+    place.policy(&format!("[cluster]\nname = \"prod\"\n{two}\n"));
+    seen.json("backup", &with(&["backup"]).exits(5));
+    seen.json("check", &with(&["check"]).success());
+    let file = place.write("auth.db", fixture("etcd-3.5-auth.db"));
+    let imported = with(&["import", &file]).success();
+    seen.json("import", &imported);
+    seen.json("import", &with(&["import", &file]).success());
+    let id = imported.json()["imported"][0]["point"].as_str().unwrap().to_owned();
+    seen.json("show", &with(&["show", &id]).success());
+    seen.json("show", &with(&["show"]).success());
+    seen.json("verify", &with(&["verify"]).success());
+    seen.json(
+        "restore_plan",
+        &with(&["restore", "--etcd-snapshot", "out/r.db", "--dry-run", "--bump", "auto"]).success(),
+    );
+    seen.json("restore", &with(&["restore", "--etcd-snapshot", "out/r.db", "--yes"]).success());
+    seen.json("export", &with(&["export", "latest", "out/e.db"]).success());
+    seen.json("snapshot_save", &run(&["snapshot", "save", "out/s.db", "--endpoints", &address]).success());
+    seen.json("snapshot_status", &run(&["snapshot", "status", "out/s.db"]).success());
+    seen.json("hashkv", &run(&["hashkv", "out/s.db"]).success());
+    seen.json("keys_ls", &with(&["keys", "ls"]).success());
+    seen.json("keys_by_kind", &with(&["keys", "ls", "--by-kind"]).success());
+    seen.json("keys_get", &with(&["keys", "get", "/registry/pods/default/a"]).success());
+    seen.json("diff", &with(&["diff", "latest~1", "latest"]).success());
+    let failed = with(&["show", "nothing"]).exits(4);
+    seen.take("error", &serde_json::from_str(&failed.stderr).unwrap());
+    // Damage shows where the document says.
+    let tree = place.tree("repository");
+    let point = tree.keys().find(|path| path.contains("/points/")).unwrap();
+    let object = tree.keys().find(|path| path.contains("/data/")).unwrap();
+    fs::write(place.repository().join(point).with_file_name("letter.txt"), "dear reader").unwrap();
+    fs::write(place.repository().join(object), "damaged").unwrap();
+    seen.json("list", &with(&["list"]).exits(3));
+    seen.json("verify", &with(&["verify"]).exits(3));
+    for (kind, fields) in &seen.contract {
+        for (field, optional) in fields {
+            let emitted = seen.fields.get(kind).is_some_and(|fields| fields.contains(field));
+            let whole = SHARED.iter().any(|(name, _)| field == name || field == &format!("{name}s[]"));
+            let named = seen.fields.contains_key(kind) && whole;
+            assert!(emitted || *optional || named || kind == "report", "nothing emitted {field} of {kind}");
+        }
+    }
+}
+
+/// Every command, with its subcommands.
+const COMMANDS: &[&[&str]] = &[
+    &["backup"],
+    &["list"],
+    &["show"],
+    &["verify"],
+    &["check"],
+    &["restore"],
+    &["export"],
+    &["import"],
+    &["snapshot", "save"],
+    &["snapshot", "status"],
+    &["hashkv"],
+    &["keys", "ls"],
+    &["keys", "get"],
+    &["diff"],
+    &["policy", "check"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn help_completions_and_manual_pages_come_out() {
+    let document = fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md")).unwrap();
+    for command in COMMANDS {
+        let help = holdfast(&[command, &["--help"][..]].concat()).success().stdout();
+        let name = format!("holdfast {}", command.join(" "));
+        assert!(help.contains("Example") && help.matches(&name).count() >= 2, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100 || line.contains("holdfast ")), "{help}");
+        assert!(document.contains(&format!("`{}", command.join(" "))), "docs/cli.md has no {name}");
+    }
+    let all = holdfast(&["--help"]).success().stdout();
+    let listed = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| line.starts_with("  "));
+    let listed: BTreeSet<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    let known: BTreeSet<&str> = COMMANDS.iter().map(|command| command[0]).chain(["help"]).collect();
+    assert_eq!(listed, known);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = holdfast(&["completions", shell]).success().stdout();
+        assert!(script.len() > 5_000 && script.contains("etcd-snapshot"), "{shell}");
+    }
+    let place = Place::new();
+    place.run(&["man", "out/man1"]).run().success();
+    let pages = place.tree("out/man1");
+    assert!(pages.len() >= COMMANDS.len() && pages.contains_key("holdfast-restore.1"), "{pages:?}");
+    assert!(pages.values().all(|(bytes, _)| *bytes > 100));
+}
+
+#[test]
+fn two_backups_at_once_are_two_points() {
+    let (place, etcd) = (Place::new(), loaded());
+    let policy = place.policy_at(&etcd.address(0));
+    std::thread::scope(|threads| {
+        let backups: Vec<_> =
+            (0..2).map(|_| threads.spawn(|| place.run(&["backup", "--policy", &policy]).run())).collect();
+        backups.into_iter().for_each(|backup| drop(backup.join().unwrap().success()));
+    });
+    assert_eq!(place.verify_all(), 2);
+    // The same state is stored once.
+    let objects = place.tree("repository").keys().filter(|path| path.contains("/data/")).count();
+    let shown = place.with_policy(&["show", "-o", "json"]).success().json();
+    assert_eq!(shown["manifest"]["objects"].as_array().unwrap().len(), objects);
+}

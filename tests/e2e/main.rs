@@ -1,0 +1,23 @@
+//! The built binary against real peers, everything it must survive: wrong input, damage, broken streams, kills, full
+//! disks; and the JSON contract that docs/cli.md promises.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and write files of their own"
+)]
+
+#[allow(dead_code, reason = "fixtures alone are used here")]
+#[path = "../support/files.rs"]
+mod files;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod contract;
+mod crash;
+mod damage;
+mod disk;
+mod errors;
+mod place;
+mod streams;
