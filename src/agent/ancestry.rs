@@ -41,7 +41,8 @@ pub enum Branch {
 /// Decides. `current`: the current branch and the position of its newest point, when it has one. `attempt` makes the id
 /// of a branch unique where nothing else tells it apart.
 pub fn branch(current: Option<(Lineage, Position)>, now: Position, attempt: &str) -> Result<Branch> {
-    let Some((parent, then)) = current else {
+    // A branch of imported files names no cluster: nothing live can continue it.
+    let Some((parent, then)) = current.filter(|(_, then)| then.cluster_id != EtcdId(0)) else {
         // Two first backups at once must open the same branch.
         let lineage = derive(&["first", &now.cluster_id.to_string()])?;
         return Ok(Branch::Opens { lineage, parent: None, reason: "the first restore point".to_owned() });
@@ -102,6 +103,15 @@ mod tests {
         ] {
             assert!(reason(now).unwrap().contains(word));
         }
+    }
+
+    #[test]
+    fn the_first_live_point_beside_imported_files_is_a_first_point() {
+        let imported = current().map(|(lineage, then)| (lineage, Position { cluster_id: EtcdId(0), ..then }));
+        let Branch::Opens { lineage, parent, .. } = branch(imported, THEN, "x").unwrap() else { panic!("continued") };
+        assert_eq!(parent, None);
+        assert_eq!(branch(None, THEN, "y").unwrap(), branch(imported, THEN, "x").unwrap());
+        assert_ne!(lineage, current().unwrap().0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::client::maintenance::{Choice, HashAnswer, MemberStatus, choose};
 use crate::policy::HashOnLeader;
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::hash::Scope;
 use crate::vault::catalog::Catalog;
 use crate::vault::full::{self, Full};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
@@ -133,6 +134,12 @@ async fn spool(client: &Client, job: &Job, warnings: &mut Vec<String>) -> Result
         warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
     }
     let choice = choose(&survey.members)?;
+    // Where the leader is the only one named, the policy has said so already.
+    let others = client.endpoints().count() > 1;
+    if choice.is_leader && others && job.hash_on_leader == HashOnLeader::Warn {
+        let reason = &choice.reason;
+        warnings.push(format!("the snapshot and the hash come from {reason}; writes wait while it hashes its history"));
+    }
     let member = survey.members.iter().find(|member| member.endpoint == choice.endpoint);
     let member = member.expect("the choice is one of the members").clone();
     let mut stream = job.stop.or(client.snapshot(&choice.endpoint)).await?;
@@ -237,14 +244,15 @@ async fn store(
     let (file, member) = (spool.file.clone(), spool.member.clone());
     let (progress, stop) = (job.progress.clone(), job.stop.clone());
     let spooled = (spool.bytes, spool.sha256);
-    let (revision_known, revision) = tokio::sync::oneshot::channel();
+    let (scope_known, scope) = tokio::sync::oneshot::channel();
     let (answered, answer) = std::sync::mpsc::channel();
     let working = blocking(move || {
         let db = Db::open(file)?;
         let source = Source::open(&db)?;
         let descriptor = source.descriptor(member.cluster_id, member.member_id);
-        // Nobody waits for the revision only when the backup is being given up.
-        let _ = revision_known.send(descriptor.revision);
+        // Nobody waits for the scope only when the backup is being given up.
+        let _ =
+            scope_known.send(Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision });
         progress.stage("storing records", db.size());
         let full = full::store(&source, &descriptor, seed.0, writer, &progress, &stop)?;
         progress.stage("comparing with the cluster", 0);
@@ -259,9 +267,9 @@ async fn store(
         Ok((full, compared, descriptor))
     });
     let asking = async {
-        if let Ok(revision) = revision.await {
+        if let Ok(scope) = scope.await {
             // The other side has hung up when storing failed; its error is the one that counts.
-            let _ = answered.send(ask(client, job, spool, revision).await);
+            let _ = answered.send(ask(client, job, spool, scope).await);
         }
     };
     let (result, ()) = tokio::join!(working, asking);
@@ -274,12 +282,23 @@ enum Asked {
     Not(String),
 }
 
-/// Asks the chosen member for the hash of its history up to `revision`.
-async fn ask(client: &Client, job: &Job, spool: &Spool, revision: i64) -> Asked {
+/// Asks the chosen member for the hash of its history up to the revision of `scope`.
+async fn ask(client: &Client, job: &Job, spool: &Spool, scope: Scope) -> Asked {
     if spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off {
         return Asked::Not("only the leader could be asked, and the policy says hash_on_leader = \"off\"".to_owned());
     }
-    Asked::Answer(job.stop.or(client.hash_kv(&spool.choice.endpoint, revision)).await)
+    let Scope { revision, compact_revision } = scope;
+    // A member does not hash up to the revision that it is compacted to, unless that is its newest and is not named.
+    let named = if compact_revision == revision { 0 } else { revision };
+    let answer = job.stop.or(client.hash_kv(&spool.choice.endpoint, named)).await;
+    match answer {
+        Ok(HashAnswer::Hash(hash)) if named == 0 && hash.reaches_to() != revision => Asked::Not(format!(
+            "the snapshot is compacted to its newest revision, {revision}, and the cluster has gone on to {}: etcd does \
+             not hash so far back",
+            hash.reaches_to()
+        )),
+        answer => Asked::Answer(answer),
+    }
 }
 
 /// What the manifest needs beside the work's results.

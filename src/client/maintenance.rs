@@ -116,6 +116,13 @@ pub struct KvHash {
     pub revision: i64,
 }
 
+impl KvHash {
+    /// The revision the hash reaches to when the newest was asked for: members before 3.6 tell it as their own.
+    pub fn reaches_to(&self) -> i64 {
+        if self.hash_revision > 0 { self.hash_revision } else { self.revision }
+    }
+}
+
 /// What became of a HashKV question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashAnswer {

@@ -182,7 +182,7 @@ impl Side {
 pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
     let descriptor = &manifest.descriptor;
     SourceFacts {
-        name: format!("restore point {} of cluster {}", manifest.attempt, manifest.cluster),
+        name: format!("point {} of cluster {}", manifest.attempt, manifest.cluster),
         cluster_id: descriptor.cluster_id,
         revision: descriptor.revision,
         compact_revision: descriptor.compact_revision,

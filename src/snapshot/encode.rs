@@ -1,7 +1,7 @@
 //! Records to bytes: blocks of whole length-delimited records, in the fixed order, closed by `End`.
 //!
 //! The codec is written out by hand over the wire format, because a `Revision` must carry the stored key value without
-//! decoding it; a test holds it against the code generated from the schema.
+//! decoding it; tests/compat/schema.rs holds it against the code generated from the schema.
 
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision};
 use crate::snapshot::wire;

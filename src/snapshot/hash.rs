@@ -224,6 +224,23 @@ mod tests {
         assert_eq!(wrap, StateDigest([u64::MAX; 4]));
     }
 
+    /// The same numbers stand in docs/formats/records.md, where `sha256sum` makes them.
+    #[test]
+    fn the_worked_example_of_the_document_is_right() {
+        let example = [
+            StateDigest::fact(16, b"\x0a\x03foo\x10\x02\x18\x02\x20\x01\x2a\x03bar"),
+            StateDigest::fact(16, b"\x0a\x03new\x10\x04\x18\x04\x20\x01\x2a\x01x\x30\x07"),
+            side_fact(&Record::Lease { stored: b"\x08\x07\x10\x3c\x18\x28" }).unwrap().unwrap(),
+            side_fact(&Record::User { stored: b"\x0a\x03bob" }).unwrap().unwrap(),
+        ];
+        let mut sum = StateDigest::default();
+        example.iter().for_each(|fact| sum.add(fact));
+        let document = include_str!("../../docs/formats/records.md");
+        for number in example.iter().map(Sha256::to_string).chain([sum.to_string()]) {
+            assert!(document.contains(&number), "{number}");
+        }
+    }
+
     #[test]
     fn a_lease_counts_by_id_and_granted_time() {
         let fresh = Record::Lease { stored: b"\x08\x07\x10\x3c" };

@@ -7,6 +7,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::snapshot::record::{Descriptor, End, KeyValue, Record, Rev, Revision};
+use crate::snapshot::wire::take_varint;
 
 /// What a verified stream said about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +56,10 @@ impl Verifier {
 
     /// Checks a batch: records in ascending order, all before those met so far. `bytes` are the records as stored.
     pub fn batch(&mut self, records: &[Record<'_>], bytes: &[u8]) -> Result<()> {
-        let mut crc_bytes = bytes;
-        for record in records.iter().rev() {
-            self.record(record)?;
-            if let Record::End(end) = record {
-                // `End` covers what stands before it.
-                let own = encoded_end_len(end);
-                crc_bytes = bytes.get(..bytes.len().saturating_sub(own)).unwrap_or_default();
-            }
-        }
+        records.iter().rev().try_for_each(|record| self.record(record))?;
+        // `End` covers what stands before it.
+        let ends = matches!(records.last(), Some(Record::End(_)));
+        let crc_bytes = if ends { before_last_record(bytes)? } else { bytes };
         self.crc32c = crc32c::crc32c_combine(crc32c::crc32c(crc_bytes), self.crc32c, self.crc_bytes);
         self.crc_bytes += crc_bytes.len();
         Ok(())
@@ -101,8 +97,7 @@ impl Verifier {
             if rev >= next {
                 return Err(Error::damaged(format!("revision {next} stands behind {rev}")));
             }
-            let dense = if rev.main == next.main { rev.sub + 1 == next.sub } else { self.opens_after(rev, next) };
-            if !dense {
+            if !self.follows(rev, next) {
                 return Err(Error::damaged(format!("history has a hole between {rev} and {next}")));
             }
         } else {
@@ -112,10 +107,16 @@ impl Verifier {
         check_key_value(revision).map_err(|error| error.during(format!("revision {rev}")))
     }
 
-    /// Whether `next` may follow `rev`, of an earlier main revision, without a hole.
-    fn opens_after(&self, rev: Rev, next: Rev) -> bool {
-        // Up to the compaction, entries may have been removed.
-        next.main <= self.compact_revision || (next.sub == 0 && next.main - 1 <= rev.main.max(self.compact_revision))
+    /// Whether `next` may follow `rev` without a hole.
+    fn follows(&self, rev: Rev, next: Rev) -> bool {
+        if next.main <= self.compact_revision {
+            // Up to the compaction, entries may have been removed, in the middle of a transaction too.
+            true
+        } else if rev.main == next.main {
+            rev.sub + 1 == next.sub
+        } else {
+            next.sub == 0 && next.main - 1 <= rev.main.max(self.compact_revision)
+        }
     }
 
     fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
@@ -174,10 +175,96 @@ fn check_key_value(revision: &Revision<'_>) -> Result<()> {
     if plausible { Ok(()) } else { Err(Error::damaged("the key value does not agree with its revision")) }
 }
 
-/// Bytes of an `End` record as `encode` writes it.
-fn encoded_end_len(end: &End) -> usize {
-    let number = |n: u64| if n == 0 { 0 } else { 1 + crate::snapshot::wire::varint_len(n) };
-    let fact = number(end.records) + if end.crc32c == 0 { 0 } else { 5 };
-    // Length, two-byte tag, length of the fact: all below 128.
-    1 + 2 + 1 + fact
+/// The bytes of all length-delimited records but the last.
+fn before_last_record(bytes: &[u8]) -> Result<&[u8]> {
+    let mut rest = bytes;
+    loop {
+        let start = bytes.len() - rest.len();
+        let len = take_varint(&mut rest)?;
+        let after = usize::try_from(len).ok().and_then(|len| rest.get(len..));
+        rest = after.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
+        if rest.is_empty() {
+            return Ok(&bytes[..start]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::decode::Records;
+    use crate::snapshot::encode::Encoder;
+    use crate::snapshot::record::{Compacted, FORMAT};
+
+    /// The stream of a store with entries at `revs`, compacted to `compact_revision`.
+    fn stream(compact_revision: i64, revs: &[(i64, i64)]) -> Vec<u8> {
+        let revision = revs.last().map_or(1, |rev| rev.0).max(compact_revision);
+        let mut encoder = Encoder::new();
+        let mut put = |record| assert_eq!(encoder.put(&record), None);
+        put(Record::Descriptor(Descriptor { format: FORMAT, revision, compact_revision, ..Descriptor::default() }));
+        if compact_revision > 0 {
+            put(Record::Compacted(Compacted { revision: compact_revision, finished: true }));
+        }
+        for &(main, sub) in revs {
+            put(Record::Revision(Revision { rev: Rev { main, sub }, tombstone: true, stored: b"\x0a\x01k" }));
+        }
+        encoder.end().0.remove(0).bytes
+    }
+
+    fn verify_bytes(compact_revision: i64, bytes: &[u8]) -> Result<Summary> {
+        let records = Records::of(bytes).collect::<Result<Vec<_>>>()?;
+        let mut verifier = Verifier::new(compact_revision);
+        verifier.batch(&records, bytes)?;
+        verifier.finish()
+    }
+
+    fn verify(compact_revision: i64, revs: &[(i64, i64)]) -> Result<Summary> {
+        verify_bytes(compact_revision, &stream(compact_revision, revs))
+    }
+
+    #[test]
+    fn any_valid_encoding_of_the_end_is_taken() {
+        let bytes = stream(0, &[(2, 0)]);
+        let start = before_last_record(&bytes).unwrap().len();
+        let (before, end) = bytes.split_at(start);
+        // The same length and the same End, with a varint longer than it must be and a field that nobody knows.
+        let mut other = before.to_vec();
+        other.extend([u8::try_from(end.len() + 1).unwrap() | 0x80, 0, end[1], end[2], end[3] + 2]);
+        other.extend_from_slice(&end[4..]);
+        other.extend([0x78, 1]);
+        verify_bytes(0, &other).unwrap();
+        other[3] ^= 1;
+        verify_bytes(0, &other).unwrap_err();
+    }
+
+    #[test]
+    fn history_is_dense_above_the_compaction_only() {
+        for (compact_revision, revs) in [
+            (0, &[][..]),
+            (0, &[(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)]),
+            (9, &[]),
+            (9, &[(10, 0)]),
+            // A compaction takes revisions, beginnings, middles and ends of transactions.
+            (9, &[(3, 1), (3, 4), (7, 2), (10, 0), (10, 1)]),
+            (9, &[(9, 1), (9, 3), (10, 0)]),
+        ] {
+            let summary = verify(compact_revision, revs).unwrap_or_else(|e| panic!("{revs:?}: {}", e.chain()));
+            assert_eq!(summary.compact_revision, compact_revision);
+        }
+        for (compact_revision, revs, words) in [
+            (0, &[(3, 0)][..], "starts at 3/0"),
+            (0, &[(2, 1)], "starts at 2/1"),
+            (0, &[(2, 0), (4, 0)], "hole between 2/0 and 4/0"),
+            (0, &[(2, 0), (3, 1)], "hole between 2/0 and 3/1"),
+            (0, &[(2, 0), (2, 2)], "hole between 2/0 and 2/2"),
+            (9, &[(11, 0)], "starts at 11/0"),
+            (9, &[(3, 1), (11, 0)], "hole between 3/1 and 11/0"),
+            (9, &[(10, 1)], "starts at 10/1"),
+            (9, &[(9, 3), (10, 1)], "hole between 9/3 and 10/1"),
+            (9, &[(10, 0), (10, 2)], "hole between 10/0 and 10/2"),
+        ] {
+            let error = verify(compact_revision, revs).unwrap_err();
+            assert!(error.chain().contains(words), "{revs:?}: {}", error.chain());
+        }
+    }
 }

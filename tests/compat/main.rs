@@ -7,3 +7,4 @@ mod files;
 
 mod etcd_files;
 mod mutations;
+mod schema;

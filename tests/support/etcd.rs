@@ -105,6 +105,7 @@ impl Options {
 pub struct Etcd {
     members: Vec<Member>,
     options: Options,
+    token: String,
     certs: Option<Certs>,
     // Last: files go when the processes are gone.
     dir: TempDir,
@@ -143,7 +144,8 @@ impl Etcd {
         let certs = (options.tls != Tls::Off).then(|| Certs::make(dir.path()));
         let member = |i| Member { name: format!("m{i}"), process: None, client: Port::claim(), peer: Port::claim() };
         let members = (0..options.members).map(member).collect();
-        let mut etcd = Etcd { members, options, certs, dir };
+        let restored = if options.snapshot.is_some() { "-restored" } else { "" };
+        let mut etcd = Etcd { members, options, token: format!("{TOKEN}{restored}"), certs, dir };
         if let Some(snapshot) = etcd.options.snapshot.clone() {
             (0..etcd.members.len()).for_each(|i| etcd.restore_member(i, &snapshot));
         }
@@ -241,6 +243,29 @@ impl Etcd {
         self.wait_until_healthy();
     }
 
+    /// The token that its ids are made with, beside the peers' addresses.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Where the other members reach member `i`.
+    pub fn peer_url(&self, i: usize) -> String {
+        format!("http://{}", self.members[i].peer.address())
+    }
+
+    /// Ends every member, restores all of them from `snapshot` in their old places, and starts them. With the old token
+    /// the cluster and its members keep their ids, as when an operator restores with the old flags.
+    pub fn roll_back(&mut self, snapshot: &Path, token: &str) {
+        token.clone_into(&mut self.token);
+        for i in 0..self.members.len() {
+            self.kill(i);
+            fs::remove_dir_all(self.data_dir(i)).expect("the member had a data directory");
+            self.restore_member(i, snapshot);
+        }
+        (0..self.members.len()).for_each(|i| self.launch(i));
+        self.wait_until_healthy();
+    }
+
     // What operators run.
 
     /// etcd's client, as the user of this cluster.
@@ -328,9 +353,10 @@ impl Etcd {
 
     // How it is started.
 
-    fn initial_cluster(&self) -> String {
-        let url = |member: &Member| format!("{}=http://{}", member.name, member.peer.address());
-        self.members.iter().map(url).collect::<Vec<_>>().join(",")
+    /// All members with their peers' addresses, as etcd's flag takes them.
+    pub fn initial_cluster(&self) -> String {
+        let pair = |i: usize| format!("{}={}", self.members[i].name, self.peer_url(i));
+        (0..self.members.len()).map(pair).collect::<Vec<_>>().join(",")
     }
 
     fn restore_member(&self, i: usize, snapshot: &Path) {
@@ -340,8 +366,8 @@ impl Etcd {
         let flags = [
             format!("--name={}", member.name),
             format!("--initial-cluster={}", self.initial_cluster()),
-            format!("--initial-cluster-token={TOKEN}-restored"),
-            format!("--initial-advertise-peer-urls=http://{}", member.peer.address()),
+            format!("--initial-cluster-token={}", self.token),
+            format!("--initial-advertise-peer-urls={}", self.peer_url(i)),
             format!("--data-dir={}", self.data_dir(i).display()),
         ];
         let run = Run::new(peers::program(self.options.peer, tool)).env("ETCDCTL_API", "3");
@@ -355,8 +381,7 @@ impl Etcd {
 
     fn launch(&mut self, i: usize) {
         let (member, client) = (&self.members[i], self.endpoint(i));
-        let peer = format!("http://{}", member.peer.address());
-        let restored = if self.options.snapshot.is_some() { "-restored" } else { "" };
+        let peer = self.peer_url(i);
         let mut flags = vec![
             format!("--name={}", member.name),
             format!("--data-dir={}", self.data_dir(i).display()),
@@ -365,7 +390,7 @@ impl Etcd {
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster={}", self.initial_cluster()),
-            format!("--initial-cluster-token={TOKEN}{restored}"),
+            format!("--initial-cluster-token={}", self.token),
         ];
         if let Some(certs) = &self.certs {
             let choose = self.options.server_cert.unwrap_or(|certs| (&certs.server_cert, &certs.server_key));

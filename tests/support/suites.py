@@ -22,7 +22,9 @@ BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
     ("compat", ["--test", "compat"], 60),
+    ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
+    ("interop", ["--test", "interop"], 150),
     ("e2e", ["--test", "e2e"], 150),
 ]
 # Only when named: they need what `make test` must not need.

@@ -1,0 +1,110 @@
+//! The policy files that are shipped, each checked as it is and each at work: its addresses and paths are replaced by those
+//! of a real cluster of the kind it describes, and nothing else.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests fail by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use holdfast::policy::{HashOnLeader, parse};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+use support::etcd::{Etcd, Tls};
+use support::run::{Run, holdfast};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(folder().join(name)).unwrap()
+}
+
+/// The policy with the value of each named field replaced; every field must be there once.
+fn adapted(name: &str, fields: &[(&str, String)]) -> String {
+    let mut lines: Vec<String> = text(name).lines().map(str::to_owned).collect();
+    for (field, value) in fields {
+        let wanted = format!("{field} = ");
+        let mut found: Vec<_> = lines.iter_mut().filter(|line| line.starts_with(&wanted)).collect();
+        assert_eq!(found.len(), 1, "{name} has {field} once");
+        *found[0] = format!("{wanted}{value}");
+    }
+    lines.join("\n")
+}
+
+/// Backs up by the policy `text`, verifies at level 3, restores; the manifest.
+fn at_work(text: &str, dir: &TempDir, source: &Etcd) -> Value {
+    let path = dir.path().join("policy.toml");
+    fs::write(&path, text).unwrap();
+    let policy = path.to_str().unwrap();
+    holdfast(&["policy", "check", policy]).success();
+    let made = holdfast(&["backup", "--policy", policy, "-o", "json"]).success().json();
+    holdfast(&["verify", "latest", "--policy", policy, "--level", "3"]).success();
+    let file = dir.path().join("restored.db");
+    let target = ["--etcd-snapshot", file.to_str().unwrap(), "--yes", "-o", "json"];
+    let restored = Run::holdfast().args(&["restore", "--policy", policy]).args(&target).run().success().json();
+    let hash = source.hash_kv()[0];
+    assert_eq!(restored["report"]["hash_kv"], hash.hash, "{restored}");
+    assert_eq!(restored["report"]["revision"], hash.revision, "{restored}");
+    let manifest = made["manifest"].clone();
+    assert_eq!(manifest["proofs"]["hash_at_source"]["verdict"], "equal", "{manifest}");
+    assert_eq!(manifest["objects"].as_array().unwrap().len(), 1, "a small cluster is one object");
+    manifest
+}
+
+fn repository(dir: &TempDir) -> String {
+    format!("\"file://{}/repository\"", dir.path().display())
+}
+
+#[test]
+fn every_shipped_policy_is_right_as_it_is() {
+    let mut names: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["local-dev.toml", "prod-mtls.toml"], "a policy without a test here is not exercised");
+    let dev = parse(&text("local-dev.toml"), "local-dev.toml").unwrap();
+    assert!(dev.cluster.identity.is_none() && dev.cluster.login.is_none());
+    let prod = parse(&text("prod-mtls.toml"), "prod-mtls.toml").unwrap();
+    assert!(prod.cluster.ca.is_some() && prod.cluster.identity.is_some() && prod.cluster.login.is_none());
+    assert_eq!((prod.cluster.endpoints.len(), prod.cluster.hash_on_leader), (3, HashOnLeader::Warn));
+}
+
+#[test]
+fn what_a_shipped_policy_offers_in_comments_is_right_too() {
+    let offered =
+        text("prod-mtls.toml").replace("# user = ", "user = ").replace("# password_file = ", "password_file = ");
+    let login = parse(&offered, "prod-mtls.toml").unwrap().cluster.login.unwrap();
+    assert_eq!(login.user, "root");
+}
+
+#[test]
+fn local_dev_backs_up_an_etcd_on_this_machine() {
+    let source = Etcd::start();
+    source.etcdctl(&["put", "greeting", "hello"]).success();
+    let dir = tempfile::tempdir().unwrap();
+    let fields = [("endpoints", format!("{:?}", source.endpoints())), ("url", repository(&dir))];
+    let manifest = at_work(&adapted("local-dev.toml", &fields), &dir, &source);
+    assert_eq!(manifest["cluster"], "dev");
+    assert_eq!(manifest["counts"]["live_keys"], 1);
+}
+
+#[test]
+fn prod_mtls_backs_up_a_follower_of_three_members_with_certificates() {
+    let source = Etcd::options().members(3).tls(Tls::Mutual).start();
+    source.etcdctl(&["put", "/registry/pods/default/web", "{}"]).success();
+    let certs = source.certs().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let fields = [
+        ("endpoints", format!("{:?}", source.endpoints())),
+        ("ca", format!("{:?}", certs.ca)),
+        ("cert", format!("{:?}", certs.client_cert)),
+        ("key", format!("{:?}", certs.client_key)),
+        ("url", repository(&dir)),
+    ];
+    let manifest = at_work(&adapted("prod-mtls.toml", &fields), &dir, &source);
+    assert_eq!((&manifest["cluster"], &manifest["counts"]["members"]), (&"prod".into(), &3.into()));
+    let reason = manifest["source"]["chosen_because"].as_str().unwrap();
+    assert!(reason.contains("does not lead"), "{reason}");
+}
