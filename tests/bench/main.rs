@@ -82,9 +82,9 @@ impl Bench {
             script.push(*save.last().unwrap() + packed.elapsed);
             let outcome = self.backup();
             peak = peak.max(outcome.peak_rss_bytes);
-            let stages = outcome.json()["stages_s"].as_array().unwrap().clone();
+            let stages = outcome.json()["stages"].as_array().unwrap().clone();
             let stage = |stage: &serde_json::Value| {
-                format!("{} {:.2} s", stage[0].as_str().unwrap(), stage[1].as_f64().unwrap())
+                format!("{} {:.2} s", stage["name"].as_str().unwrap(), stage["duration_s"].as_f64().unwrap())
             };
             println!("  a backup's stages: {}", stages.iter().map(stage).collect::<Vec<_>>().join(", "));
             backup.push(outcome.elapsed);
