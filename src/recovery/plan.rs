@@ -242,13 +242,7 @@ fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<Str
 fn bump(bump: Bump, source: &SourceFacts, history: Option<History>) -> Result<(i64, Option<String>)> {
     match bump {
         Bump::None => Ok((0, None)),
-        Bump::By(by) if by > 0 && source.revision.checked_add(by).is_some() => {
-            Ok((by, Some("as asked for".to_owned())))
-        }
-        Bump::By(by) if by > 0 => {
-            Err(Error::new(Kind::Usage, format!("revision {} cannot be raised by {by}", source.revision))
-                .hint("revisions end at 2^63 - 1: give a smaller number, `auto` or `none`"))
-        }
+        Bump::By(by) if by > 0 => Ok((by, Some("as asked for".to_owned()))),
         Bump::By(by) => Err(Error::new(Kind::Usage, format!("revisions cannot be raised by {by}"))
             .hint("give a number above 0, `auto` or `none`")),
         Bump::Auto => {
