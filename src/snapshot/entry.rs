@@ -19,10 +19,10 @@
 //! Invariant: `entries(record_of(entry)) == entry`, for every entry that is not damage.
 
 use crate::base::digest;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::record::{
-    Compacted, Extra, KeyValue, Record, Rev, Revision, check_message, foreign, lease_of, name_of,
+    Compacted, Extra, KeyValue, Record, Rev, Revision, STORED_BYTES_MAX, check_message, foreign, lease_of, name_of,
 };
 
 /// The bucket of history.
@@ -97,17 +97,27 @@ pub fn revision_of<'a>(key: &[u8], value: &'a [u8]) -> Result<Revision<'a>> {
     };
     let rev = parse_rev(head)
         .ok_or_else(|| Error::damaged(format!("the bucket of history holds an entry {:?}", digest::hex(key))))?;
-    KeyValue::parse(value).map_err(|error| error.during(format!("revision {rev}")))?;
+    check_len(value).and_then(|()| KeyValue::parse(value)).map_err(|error| error.during(format!("revision {rev}")))?;
     Ok(Revision { rev, tombstone, stored: value })
 }
 
 /// An entry of the bucket `lease`.
 pub fn lease_record_of<'a>(key: &[u8], value: &'a [u8]) -> Result<Record<'a>> {
     let id = key.try_into().map(i64::from_be_bytes).map_err(|_| foreign("a lease's key"))?;
+    check_len(value)?;
     if lease_of(value)?.0 != id {
         return Err(Error::damaged(format!("lease {id:x} is stored under another id")));
     }
     Ok(Record::Lease { stored: value })
+}
+
+/// Refuses a value that no record can hold.
+fn check_len(value: &[u8]) -> Result<()> {
+    if value.len() <= STORED_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("a value of {} bytes is longer than the {STORED_BYTES_MAX} that can be stored", value.len());
+    Err(Error::new(Kind::Failed, text).hint("etcd accepts 1.5 MiB by default; find out what wrote such a value"))
 }
 
 /// An entry of any bucket but `key`, `lease` and `auth`.
@@ -248,6 +258,27 @@ mod tests {
         assert_eq!(record, Some(Record::AuthConfig { enabled: Some(true), revision: Some(7) }));
         assert_eq!(rest.len(), 1);
         assert_eq!(auth_config_of(&[(AUTH_ENABLED, &[2])]).0, None);
+    }
+
+    #[test]
+    fn a_value_longer_than_a_record_is_an_error() {
+        let key = RevisionKey::new(Rev { main: 5, sub: 0 }, false);
+        // Key "k", then a value that fills the rest.
+        let stored = |len: usize| {
+            let mut stored = b"\x0a\x01k\x2a".to_vec();
+            crate::snapshot::wire::put_varint(&mut stored, (len - 8) as u64);
+            stored.resize(len, 0);
+            stored
+        };
+        let longest = stored(STORED_BYTES_MAX);
+        let revision = revision_of(key.as_bytes(), &longest).unwrap();
+        let mut encoder = crate::snapshot::encode::Encoder::new();
+        let format = crate::snapshot::record::FORMAT;
+        encoder.put(&Record::Descriptor(crate::snapshot::record::Descriptor { format, ..Default::default() }));
+        assert_eq!(encoder.put(&Record::Revision(revision)).unwrap().records, 1);
+        let error = revision_of(key.as_bytes(), &stored(STORED_BYTES_MAX + 1)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(lease_record_of(&[0; 8], &stored(STORED_BYTES_MAX + 1)).is_err());
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const FORMAT: u32 = 1;
 /// The longest record that is read or written, in bytes. etcd's default limit for a request is 1.5 MiB.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 
+/// The longest message as etcd stores it that fits in a record: room is left for the record's own fields.
+pub const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX - 128;
+
 /// A point in etcd's history: `main` counts changes, `sub` the steps within one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rev {

@@ -14,7 +14,7 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::{Proof, Prover};
 use crate::snapshot::record::Descriptor;
-use crate::vault::put::{Block, Writer, Written};
+use crate::vault::put::{Writer, Written};
 
 /// What became of the two passes.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn encode(
 ) -> Result<Written> {
     source.encode(descriptor, &mut |block| {
         progress.add(block.bytes.len() as u64);
-        writer.put(Block { bytes: block.bytes, records: block.records, first: block.first, last: block.last })
+        writer.put(block)
     })?;
     writer.finish()
 }

@@ -27,7 +27,7 @@ pub const OBJECT_STORED_BYTES_MAX: u64 = 16 << 20;
 /// Raw bytes of a data object that holds more than one record.
 pub const OBJECT_RAW_BYTES_MAX: u64 = 32 << 20;
 /// Raw bytes of one record with its length: the largest object there can be.
-pub const RECORD_BYTES_MAX: u64 = 64 << 20;
+pub const RECORD_BYTES_MAX: u64 = record::RECORD_BYTES_MAX as u64;
 /// Stored bytes of the largest object: incompressible bytes grow by less than one part in 128.
 pub const RECORD_STORED_BYTES_MAX: u64 = RECORD_BYTES_MAX + (RECORD_BYTES_MAX >> 7);
 

@@ -33,6 +33,7 @@ use tokio::runtime::Handle;
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::Stop;
+use crate::snapshot::encode::{BLOCK_BYTES_MAX, Block};
 use crate::vault::budget::{Budget, Share};
 use crate::vault::layout::{Lineage, Location, ObjectName};
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, OBJECT_STORED_BYTES_MAX, ObjectEntry, RECORD_BYTES_MAX};
@@ -40,23 +41,8 @@ use crate::vault::pack::Packer;
 use crate::vault::repository::{Repository, Stored};
 use crate::vault::steps::Steps;
 
-/// Bytes of a block that holds more than one record.
-pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 /// Merge level of what a backup writes.
 const LEVEL_AS_WRITTEN: u8 = 0;
-
-/// Whole length-delimited records, in order.
-#[derive(Clone, Debug, Default)]
-pub struct Block {
-    /// The records, each after its length.
-    pub bytes: Vec<u8>,
-    /// How many they are.
-    pub records: u64,
-    /// Lowest main revision among them; a block without revisions repeats the last one before it, or says 0.
-    pub first: i64,
-    /// Highest main revision among them; likewise.
-    pub last: i64,
-}
 
 /// How much is held and how it is cut. Tests set tiny ones; readers refuse what exceeds the defaults.
 #[derive(Clone, Debug)]

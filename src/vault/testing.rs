@@ -9,6 +9,7 @@ use crate::base::digest::Sha256;
 use crate::base::error::Error;
 use crate::base::id::EtcdId;
 use crate::base::stop::{Stop, blocking};
+use crate::snapshot::encode::Block;
 use crate::snapshot::hash::StateDigest;
 use crate::snapshot::proof::Sample;
 use crate::vault::get::{Direction, Reader};
@@ -18,7 +19,7 @@ use crate::vault::manifest::{
     Comparison, Counts, Descriptor, Fidelity, HashAtSource, HashKv, Manifest, ObjectEntry, Proofs, Source, Tool,
 };
 use crate::vault::publish::publish;
-use crate::vault::put::{Block, Destination, Limits, Writer};
+use crate::vault::put::{Destination, Limits, Writer};
 use crate::vault::repository::{Repository, RepositoryOptions};
 use crate::vault::steps::Steps;
 

@@ -170,3 +170,25 @@ fn a_stream_is_verified_newest_batch_first() {
         assert_eq!((summary.revision, summary.compact_revision), (known.revision, known.compact_revision));
     }
 }
+
+#[test]
+fn a_revision_that_is_there_twice_is_damage() {
+    use holdfast::snapshot::bbolt::write::Writer;
+    use holdfast::snapshot::entry::{KEY, RevisionKey};
+    use holdfast::snapshot::record::Rev;
+    let sizes = Sizes::default();
+    let mut file = vec![0; 2 * sizes.page];
+    let mut sink = |chunk: &[u8]| {
+        file.extend_from_slice(chunk);
+        Ok(())
+    };
+    let mut writer = Writer::start(sizes, &mut sink).unwrap();
+    for tombstone in [false, true] {
+        let key = RevisionKey::new(Rev { main: 2, sub: 0 }, tombstone);
+        writer.put(key.as_bytes(), b"\x0a\x01k", &mut sink).unwrap();
+    }
+    writer.end_bucket(KEY, 0, &mut sink).unwrap();
+    let head = writer.finish(&mut sink).unwrap();
+    file[..head.bytes.len()].copy_from_slice(&head.bytes);
+    assert!(encode(&file).unwrap_err().chain().contains("revision 2/0 is there twice"));
+}

@@ -7,10 +7,10 @@ use crate::snapshot::bbolt::Pages;
 use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry;
-use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record};
+use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
 
 /// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
-pub const SIDE_BYTES_MAX: usize = 64 << 20;
+pub const SIDE_BYTES_MAX: usize = 32 << 20;
 
 /// Leaves are handed on together when they hold this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -113,7 +113,15 @@ impl<'db, P: Pages> Source<'db, P> {
             Ok(())
         };
         each(&self.lease, &mut |key, value| put(&entry::lease_record_of(key, value)?))?;
-        each(&self.key, &mut |key, value| put(&Record::Revision(entry::revision_of(key, value)?)))?;
+        let mut last = Rev::default();
+        each(&self.key, &mut |key, value| {
+            let revision = entry::revision_of(key, value)?;
+            if revision.rev <= last {
+                return Err(Error::damaged(format!("revision {} is there twice, alive and deleted", revision.rev)));
+            }
+            last = revision.rev;
+            put(&Record::Revision(revision))
+        })?;
         let (blocks, end) = encoder.end();
         blocks.into_iter().try_for_each(sink)?;
         Ok(end)
