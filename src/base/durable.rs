@@ -5,9 +5,9 @@
 //! - A file that is already there is never replaced.
 //! - An abandoned temporary file is removed; one left by a kill is recognised by its suffix and replaced next time.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, IoContext, Kind, Result};
@@ -38,6 +38,7 @@ impl NewFile {
             .create(true)
             .truncate(false) // not before the lock: these may be another process's bytes
             .mode(mode)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&part)
             .during(|| format!("create {}", part.display()))?;
         // Two processes making the same file would write into each other's.
@@ -46,6 +47,14 @@ impl NewFile {
             Error::new(Kind::Conflict, format!("{} is being written by another process", path.display()))
                 .hint("wait for it to end, or choose another name")
         })?;
+        // Between opening and locking, its owner may have given it its final name: then it is not ours to empty.
+        let ours = |file: &File| Ok::<_, std::io::Error>((file.metadata()?, std::fs::symlink_metadata(&part)?));
+        let same = ours(&file).is_ok_and(|(ours, named)| (ours.dev(), ours.ino()) == (named.dev(), named.ino()));
+        if !same {
+            return Err(Error::new(Kind::Conflict, format!("{} was just finished by another process", path.display()))
+                .hint("look at what is there now, or choose another name"));
+        }
+        file.set_permissions(Permissions::from_mode(mode)).during(|| format!("protect {}", part.display()))?;
         file.set_len(0).during(|| format!("empty {}", part.display()))?;
         Ok(NewFile { file, part, path: path.to_owned(), len: 0, committed: false })
     }
@@ -151,6 +160,15 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert_eq!(file.commit().unwrap_err().kind(), Kind::Conflict);
         assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("elsewhere"));
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_temporary_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        std::os::unix::fs::symlink(&precious, folder.path().join("snapshot.db.part")).unwrap();
+        assert!(NewFile::create(&folder.path().join("snapshot.db"), 0o600).is_err());
+        assert!(!precious.exists());
     }
 
     #[test]

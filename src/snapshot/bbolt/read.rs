@@ -441,9 +441,11 @@ impl Leaf {
             return Err(Error::damaged(format!("{count} entries do not fit in a leaf page")));
         }
         let leaf = Leaf { run, count };
+        // Entries lie one behind the other: overlapping ones would unfold to far more than the file holds.
+        let mut free = table_end;
         for i in 0..count {
             let (start, middle, end) = leaf.bounds(i);
-            if start < table_end || end > leaf.run.len() {
+            if start < std::mem::replace(&mut free, end) || end > leaf.run.len() {
                 return Err(Error::damaged("an entry lies outside its page"));
             }
             if i > 0 && leaf.entry(i - 1).key >= &leaf.run[start..middle] {
