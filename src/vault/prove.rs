@@ -1,12 +1,12 @@
 //! Reading a restore point as records, and level 3 of the verification ladder: the records prove the manifest.
 
 use crate::base::digest::Sha256;
-use crate::base::error::{Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
 use crate::snapshot::decode::Records;
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::{Proof, Prover as Proving};
-use crate::snapshot::record::Record;
+use crate::snapshot::record::{Record, Rev};
 use crate::snapshot::verify::Verifier;
 use crate::vault::get::{Direction, RawObject, Reader};
 use crate::vault::layout::Location;
@@ -25,13 +25,29 @@ pub async fn newest_first(
 ) -> Result<()> {
     let mut reader = Reader::start(repository, &manifest.objects, Direction::Backward, stop);
     blocking(move || {
+        let mut oldest = None;
         while let Some(object) = reader.next_blocking()? {
-            let records = Records::of(&object.bytes).collect::<Result<Vec<_>>>();
-            sink(&records.map_err(|error| error.during(format!("object {}", object.entry.name)))?)?;
+            let named = |error: Error| error.during(format!("object {}", object.entry.name));
+            let records = Records::of(&object.bytes).collect::<Result<Vec<_>>>().map_err(named)?;
+            check_order(&records, &mut oldest).map_err(named)?;
+            sink(&records)?;
         }
         Ok(())
     })
     .await
+}
+
+/// Whoever folds records relies on their order, and a repository is not to be trusted with it.
+fn check_order(records: &[Record<'_>], oldest: &mut Option<Rev>) -> Result<()> {
+    for record in records.iter().rev() {
+        let Record::Revision(revision) = record else { continue };
+        if oldest.is_some_and(|next| revision.rev >= next) {
+            return Err(Error::damaged(format!("revision {} stands out of order", revision.rev))
+                .hint("do not use this point; `holdfast verify --level 3` tells what is wrong with it"));
+        }
+        *oldest = Some(revision.rev);
+    }
+    Ok(())
 }
 
 /// Proves a point's records against its manifest.
@@ -110,4 +126,20 @@ pub fn differences(manifest: &Manifest, proof: &Proof) -> Vec<String> {
         differences.push("the sampled keys are not the manifest's".to_owned());
     }
     differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::record::Revision;
+
+    #[test]
+    fn records_out_of_order_are_damage_within_and_across_objects() {
+        let at = |main| Record::Revision(Revision { rev: Rev { main, sub: 0 }, tombstone: false, stored: b"" });
+        let mut oldest = None;
+        check_order(&[at(5), at(6)], &mut oldest).unwrap();
+        check_order(&[at(3), at(4)], &mut oldest).unwrap();
+        assert_eq!(check_order(&[at(3)], &mut oldest).unwrap_err().kind(), Kind::Damaged);
+        assert_eq!(check_order(&[at(8), at(7)], &mut None).unwrap_err().kind(), Kind::Damaged);
+    }
 }
