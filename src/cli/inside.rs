@@ -20,7 +20,7 @@ use crate::snapshot::diff::{self, Diff};
 use crate::snapshot::find::{ByKind, Find, Wanted};
 use crate::snapshot::record::{KeyValue, Record};
 use crate::vault::manifest::Manifest;
-use crate::vault::prove;
+use crate::vault::replay;
 use crate::vault::repository::Repository;
 
 /// A state that can be gone over newest first, as often as needed.
@@ -67,7 +67,7 @@ impl State {
         mut sink: impl FnMut(&[Record<'_>]) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         match self {
-            State::Point(repository, manifest) => prove::newest_first(repository, manifest, &context.stop, sink).await,
+            State::Point(repository, manifest) => replay::newest_first(repository, manifest, &context.stop, sink).await,
             State::File(file) => {
                 let (file, stop) = (file.clone(), context.stop.clone());
                 blocking(move || {
@@ -124,13 +124,12 @@ pub(crate) async fn ls(args: args::KeysLs, context: &Context) -> Result<Ended> {
     }
     let found = Shared::new(vec![]);
     let filling = found.clone();
-    let each = move |kv: &KeyValue<'_>| {
+    let mut each = move |kv: &KeyValue<'_>| {
         let KeyValue { create_revision, mod_revision, version, lease, .. } = *kv;
         let (key, value_bytes) = (kv.key.to_vec(), kv.value.len());
         filling.with(|found| found.push(Found { key, create_revision, mod_revision, version, lease, value_bytes }));
         Ok(())
     };
-    let mut each = each;
     state.newest_first(context, move |batch| find.batch(batch, &mut each)).await?;
     let mut found = found.with(std::mem::take);
     found.sort();

@@ -143,11 +143,15 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (9, field) => descriptor.storage_version = text(field.bytes()?)?,
             (10, field) => descriptor.page_size = narrow(field.number()?)?,
             (11, field) => descriptor.base_revision = field.signed()?,
+            (12, field) => descriptor.kept_listed = field.number()? != 0,
             _ => {}
         }
     }
     if kind == (if descriptor.base_revision > 0 { FULL } else { INCREMENTAL }) {
-        return Err(Error::damaged(format!("a stream that follows revision {} contradicts its kind", descriptor.base_revision)));
+        return Err(Error::damaged(format!(
+            "a stream that follows revision {} contradicts its kind",
+            descriptor.base_revision
+        )));
     }
     if descriptor.format != FORMAT || ![FULL, INCREMENTAL].contains(&kind) {
         let kind = String::from_utf8_lossy(kind);

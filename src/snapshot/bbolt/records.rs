@@ -8,7 +8,8 @@ use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry::{self, RevisionKey};
 use crate::snapshot::kept::Kept;
-use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev, Revision};
+use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
+use crate::snapshot::witness::Each;
 
 /// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
 pub const SIDE_BYTES_MAX: usize = 32 << 20;
@@ -88,6 +89,7 @@ impl<'db, P: Pages> Source<'db, P> {
             storage_version: &self.facts.storage_version,
             page_size: self.db.meta().page_size,
             base_revision: 0,
+            kept_listed: false,
         }
     }
 
@@ -144,7 +146,7 @@ impl<'db, P: Pages> Source<'db, P> {
     }
 
     /// Calls `each` with the revisions from main revision `first` up to `last`, ascending.
-    pub fn revisions(&self, first: i64, last: i64, each: &mut dyn FnMut(&Revision<'_>) -> Result<()>) -> Result<()> {
+    pub fn revisions(&self, first: i64, last: i64, each: &mut Each<'_>) -> Result<()> {
         let Some(bucket) = &self.key else { return Ok(()) };
         let from = RevisionKey::new(Rev { main: first, sub: 0 }, false);
         let mut leaves = self.db.leaves_from(&bucket.root, from.as_bytes());
