@@ -84,3 +84,60 @@ fn due(base: &Manifest, full_due: impl FnOnce(Time) -> bool) -> Option<String> {
     (increments > full.saturating_mul(INCREMENTS_PERCENT_MAX) / 100)
         .then(|| format!("increments of {} stand on a full point of {}", units::bytes(increments), units::bytes(full)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::parse_rfc3339;
+    use crate::vault::manifest::ObjectEntry;
+
+    /// A chain of a full point of 1,000 bytes and increments of these sizes.
+    fn chain(increments: &[u64]) -> Manifest {
+        let mut manifest: Manifest =
+            crate::vault::testing::manifest("prod", &[crate::vault::testing::entry("prod", 1, 9)]);
+        let (segment, entry) = (manifest.segments[0].clone(), manifest.objects[0].clone());
+        manifest.segments.extend(increments.iter().map(|_| segment.clone()));
+        manifest.objects[0].stored_bytes = 1_000;
+        manifest.objects.extend(increments.iter().map(|&stored_bytes| ObjectEntry { stored_bytes, ..entry.clone() }));
+        manifest
+    }
+
+    fn kind(wanted: Wanted, ground: &Ground<'_>, due: bool) -> (PointKind, bool) {
+        let choice = choose(wanted, ground, |_| due);
+        assert!(!choice.reason.is_empty());
+        (choice.kind, choice.notable)
+    }
+
+    #[test]
+    fn an_increment_is_made_where_one_can_be_and_no_full_point_is_due() {
+        use PointKind::{Full, Incremental};
+        let light = chain(&[10, 20]);
+        let fit = Ground::Fit(&light);
+        assert_eq!(kind(Wanted::Auto, &fit, false), (Incremental, false));
+        assert_eq!(kind(Wanted::Incremental, &fit, true), (Incremental, false));
+        assert_eq!(kind(Wanted::Full, &fit, false), (Full, false));
+        assert_eq!(kind(Wanted::Auto, &fit, true), (Full, false));
+        assert_eq!(kind(Wanted::Auto, &Ground::None, false), (Full, false));
+        assert_eq!(kind(Wanted::Incremental, &Ground::None, false), (Full, true));
+        let unfit = Ground::Unfit("an object is missing".to_owned());
+        for wanted in [Wanted::Auto, Wanted::Incremental] {
+            assert_eq!(kind(wanted, &unfit, false), (Full, true));
+        }
+        assert_eq!(kind(Wanted::Full, &unfit, false), (Full, false));
+        let (heavy, long) = (chain(&[600, 401]), chain(&[1; SEGMENTS_WANTED_MAX]));
+        assert_eq!(kind(Wanted::Auto, &Ground::Fit(&heavy), false), (Full, false));
+        assert_eq!(kind(Wanted::Auto, &Ground::Fit(&long), false), (Full, false));
+        assert_eq!(kind(Wanted::Incremental, &Ground::Fit(&long), false), (Incremental, false));
+    }
+
+    #[test]
+    fn the_last_full_point_decides_when_one_is_due() {
+        let (mut manifest, first) = (chain(&[1]), parse_rfc3339("2026-11-20T02:00:00Z").unwrap());
+        manifest.segments[0].started = first;
+        manifest.segments[1].started = parse_rfc3339("2026-11-21T02:00:00Z").unwrap();
+        choose(Wanted::Auto, &Ground::Fit(&manifest), |last| {
+            assert_eq!(last, first);
+            true
+        });
+    }
+}

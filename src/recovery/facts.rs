@@ -164,13 +164,14 @@ impl Side {
         Side { members: members_of(records.iter()), auth_enabled }
     }
 
-    /// Of a restore point: its first object holds them.
+    /// Of a restore point: the first object of its own stream holds them.
     pub async fn of_point(
         repository: &Repository,
         manifest: &Manifest,
         stop: &crate::base::stop::Stop,
     ) -> Result<Self> {
-        let first = &manifest.objects[..manifest.objects.len().min(1)];
+        let own = manifest.own_objects();
+        let first = &own[..own.len().min(1)];
         let mut reader = Reader::start(repository, first, Direction::Forward, stop);
         let Some(object) = reader.next().await? else { return Ok(Side::default()) };
         let records = Records::of(&object.bytes).take_while(|record| !matches!(record, Ok(Record::Revision(_))));

@@ -66,10 +66,9 @@ impl Kept {
         let take = |run: KeptRun<'_>| {
             self.count(run.steps.len())?;
             let run = Run { first: run.first, steps: run.steps.to_vec() };
-            if order == Order::Ascending {
-                self.runs.push_back(run)
-            } else {
-                self.runs.push_front(run)
+            match order {
+                Order::Ascending => self.runs.push_back(run),
+                Order::Descending => self.runs.push_front(run),
             }
             Ok(())
         };

@@ -221,3 +221,135 @@ impl Merge {
         self.selection.as_mut().map_or(Ok(()), Selection::finish)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Kind;
+    use crate::snapshot::hash::StateDigest;
+    use crate::snapshot::record::{End, KeptRun, Rev, Revision};
+    use crate::vault::layout::PointKind;
+    use crate::vault::testing;
+
+    fn segment(base_revision: i64, revision: i64, objects: usize, listed: Option<bool>) -> Segment {
+        let proof = KeptProof { revisions: 1, digest: StateDigest::default() };
+        let kept = listed.map(|listed| SegmentKept { proof, listed });
+        Segment { base_revision, revision, started: testing::time(), compact_revision: 0, objects, kept }
+    }
+
+    /// A full point up to 9, an increment to 20 that lists, and one to 30 that does not.
+    fn manifest() -> Manifest {
+        let entries = [(0, 5), (5, 9), (9, 20), (20, 30)].map(|(first, last)| testing::entry("prod", first, last));
+        let mut manifest = testing::manifest("prod", &entries);
+        manifest.kind = PointKind::Incremental;
+        manifest.segments =
+            vec![segment(0, 9, 2, None), segment(9, 20, 1, Some(true)), segment(20, 30, 1, Some(false))];
+        manifest
+    }
+
+    #[test]
+    fn segments_that_do_not_fit_together_are_told() {
+        let right = manifest();
+        assert_eq!(fault(&right), None);
+        right.validate(&right.name()).unwrap();
+        type Change = fn(&mut Manifest);
+        let changes: &[(&str, Change)] = &[
+            ("0 segments", |m| m.segments.clear()),
+            ("follows 9", |m| m.segments[1].base_revision = 8),
+            ("follows 0", |m| drop(m.segments.remove(0))),
+            ("does not say what it needs", |m| m.segments[1].kept = None),
+            ("does not say what it needs", |m| m.segments[0].kept = m.segments[1].kept),
+            ("lacks objects", |m| m.segments[2].objects = 0),
+            ("lacks objects", |m| m.segments[2].objects = 2),
+            ("end elsewhere", |m| drop(m.segments.pop())),
+            ("does not belong", |m| {
+                m.segments[0].objects = 1;
+                m.segments[1].objects = 2;
+            }),
+            ("follows 9", |m| m.segments[1].revision = 5),
+            ("follows 20", |m| m.segments[2].compact_revision = 31),
+            ("end elsewhere", |m| m.segments[2].compact_revision = 7),
+        ];
+        for (words, change) in changes {
+            let mut wrong = right.clone();
+            change(&mut wrong);
+            let found = fault(&wrong).unwrap();
+            assert!(found.contains(words), "{words}: {found}");
+            assert_eq!(wrong.validate(&wrong.name()).unwrap_err().kind(), Kind::Damaged);
+        }
+        let mut wrong = right;
+        wrong.kind = PointKind::Full;
+        assert!(wrong.validate(&wrong.name()).unwrap_err().chain().contains("its kind"));
+    }
+
+    fn at(main: i64) -> Record<'static> {
+        Record::Revision(Revision { rev: Rev { main, sub: 0 }, tombstone: false, stored: b"" })
+    }
+
+    fn mains(records: &[Record<'_>]) -> Vec<i64> {
+        let main = |record: &Record<'_>| match record {
+            Record::Revision(revision) => revision.rev.main,
+            other => -i64::from(other.number()),
+        };
+        records.iter().map(main).collect()
+    }
+
+    /// Of the revisions 2 to 9 only 3 and 8 are still there when segment 1 is made.
+    fn objects() -> Vec<Vec<Record<'static>>> {
+        let end = Record::End(End { records: 0, crc32c: 0 });
+        let lease = Record::Lease { stored: b"" };
+        // From 3 it is five to 8.
+        let kept = Record::Kept(KeptRun { first: Rev { main: 3, sub: 0 }, steps: b"\x14" });
+        vec![
+            vec![lease, at(2), at(3), at(5)],
+            vec![at(6), at(8), at(9), end],
+            vec![lease, kept, at(10), at(20), end],
+            vec![lease, lease, at(21), at(30), end],
+        ]
+    }
+
+    fn merged(order: Order, objects: &[Vec<Record<'static>>]) -> Result<Vec<Vec<i64>>> {
+        let chain = Chain::of(&manifest());
+        let mut merge = Merge::new(chain.clone(), order);
+        let mut indices: Vec<usize> = (0..objects.len()).collect();
+        if order == Order::Ascending {
+            merge.learn(1, &objects[2])?;
+        } else {
+            indices.reverse();
+        }
+        let mut found = vec![];
+        for index in indices {
+            let segment = chain.segment_of(index);
+            if order == Order::Descending {
+                merge.learn(segment, &objects[index])?;
+            }
+            found.push(mains(&merge.belonging(segment, objects[index].clone())?));
+        }
+        merge.finish()?;
+        Ok(found)
+    }
+
+    #[test]
+    fn a_chain_is_one_state_in_either_order() {
+        let forward = merged(Order::Ascending, &objects()).unwrap();
+        assert_eq!(forward, [vec![3], vec![8], vec![10, 20], vec![-13, -13, 21, 30, -17]]);
+        let mut backward = merged(Order::Descending, &objects()).unwrap();
+        backward.reverse();
+        assert_eq!(backward, forward);
+        let chain = Chain::of(&manifest());
+        assert_eq!((chain.lists(), chain.last(), chain.objects_of(0), chain.objects_of(2)), (Some(1), 2, 0..2, 3..4));
+    }
+
+    #[test]
+    fn what_is_missing_or_stands_elsewhere_is_damage() {
+        for order in [Order::Ascending, Order::Descending] {
+            let mut lost = objects();
+            lost[1].remove(1);
+            let error = merged(order, &lost).unwrap_err();
+            assert!(error.kind() == Kind::Damaged && error.chain().contains("8/0"), "{}", error.chain());
+            let mut moved = objects();
+            moved[3].insert(2, at(20));
+            assert!(merged(order, &moved).unwrap_err().hint_text().is_some());
+        }
+    }
+}

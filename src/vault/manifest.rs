@@ -312,6 +312,12 @@ impl Manifest {
         }
     }
 
+    /// The objects of the point's own stream: all of a full point, the last increment of a chain.
+    pub fn own_objects(&self) -> &[ObjectEntry] {
+        let own = self.segments.last().map_or(0, |segment| segment.objects);
+        &self.objects[self.objects.len().saturating_sub(own)..]
+    }
+
     /// Whether the point's chain was proved equal to, or different from, the cluster.
     pub fn comparison(&self) -> Comparison {
         self.proofs.hash_at_source.verdict

@@ -51,5 +51,5 @@ mod select;
 pub mod steps;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod verdict;
