@@ -20,6 +20,7 @@
 //! - What is written is what bbolt itself could have written: real etcd opens it, `etcdutl` accepts it.
 
 pub mod build;
+pub mod node;
 pub mod page;
 pub mod read;
 pub mod records;

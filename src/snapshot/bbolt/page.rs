@@ -151,6 +151,11 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
+/// A length that fits in memory: the program runs on 64-bit machines.
+pub(crate) fn to_usize(n: u64) -> usize {
+    usize::try_from(n).expect("64-bit addresses")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,8 @@
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
-use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
+use crate::snapshot::bbolt::node::Leaf;
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Walk};
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry;
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
