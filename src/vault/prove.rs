@@ -3,7 +3,7 @@
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
-use crate::snapshot::decode::Records;
+use crate::snapshot::decode::{Records, batches};
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::{Proof, Prover as Proving};
 use crate::snapshot::record::{Record, Rev};
@@ -16,7 +16,7 @@ use crate::vault::repository::Repository;
 use crate::vault::scrub::Prover;
 use crate::vault::verdict::Finding;
 
-/// Calls `sink` with the records of each object of a point, newest object first, each in ascending order.
+/// Calls `sink` with the records of a point in batches, newest batch first, each in ascending order.
 pub async fn newest_first(
     repository: &Repository,
     manifest: &Manifest,
@@ -28,9 +28,11 @@ pub async fn newest_first(
         let mut oldest = None;
         while let Some(object) = reader.next_blocking()? {
             let named = |error: Error| error.during(format!("object {}", object.entry.name));
-            let records = Records::of(&object.bytes).collect::<Result<Vec<_>>>().map_err(named)?;
-            check_order(&records, &mut oldest).map_err(named)?;
-            sink(&records)?;
+            for batch in batches(&object.bytes).map_err(named)?.into_iter().rev() {
+                let records = Records::of(batch).collect::<Result<Vec<_>>>().map_err(named)?;
+                check_order(&records, &mut oldest).map_err(named)?;
+                sink(&records)?;
+            }
         }
         Ok(())
     })
@@ -73,10 +75,13 @@ impl ProvePoint {
 
 impl Prover for ProvePoint {
     fn object(&mut self, raw: &RawObject) -> Result<()> {
-        let records = Records::of(&raw.bytes).collect::<Result<Vec<_>>>()?;
-        // The check of the order comes first: the proof relies on it.
-        self.verifier.batch(&records, &raw.bytes)?;
-        self.proving.batch(&records)
+        for batch in batches(&raw.bytes)?.into_iter().rev() {
+            let records = Records::of(batch).collect::<Result<Vec<_>>>()?;
+            // The check of the order comes first: the proof relies on it.
+            self.verifier.batch(&records, batch)?;
+            self.proving.batch(&records)?;
+        }
+        Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Finding>> {

@@ -6,6 +6,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::snapshot::bbolt::page::{ELEMENT_BYTES, HEADER_BYTES, Header, LEAF, to_usize, u32_at, u64_at};
+use crate::snapshot::bbolt::side::check_key;
 
 /// A checked branch page: every key lies inside it, they ascend, and none is below what the parent allows.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ impl Branch {
                 return Err(Error::damaged("a branch key lies outside its page or over another"));
             }
             let key = branch.key(i);
+            check_key(key)?;
             // The first key may equal the parent's; later ones must ascend.
             let ascends = if i == 0 { low.is_none_or(|low| key >= low) } else { key > branch.key(i - 1) };
             if !ascends {
@@ -50,6 +52,11 @@ impl Branch {
     fn key(&self, i: usize) -> &[u8] {
         let (start, end) = self.bounds(i);
         &self.run[start..end]
+    }
+
+    /// Bytes the branch holds in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.run.len()
     }
 
     /// The next child and its smallest key: from the first on, or from the last.
@@ -101,6 +108,7 @@ impl Leaf {
             if start < std::mem::replace(&mut free, end) || end > leaf.run.len() {
                 return Err(Error::damaged("an entry lies outside its page or over another"));
             }
+            check_key(&leaf.run[start..middle])?;
             if i > 0 && leaf.entry(i - 1).key >= &leaf.run[start..middle] {
                 return Err(Error::damaged("the keys of a leaf page do not ascend"));
             }

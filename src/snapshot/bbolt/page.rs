@@ -26,6 +26,8 @@ pub const ELEMENT_BYTES: usize = 16;
 pub const BUCKET_BYTES: usize = 16;
 /// Bytes of a meta, header included.
 pub const META_BYTES: usize = 80;
+/// The longest key that bbolt stores, in bytes.
+pub const KEY_BYTES_MAX: usize = 32768;
 /// Smallest and largest page size that bbolt files have, in bytes.
 pub const PAGE_SIZES: std::ops::RangeInclusive<u32> = 1024..=65536;
 

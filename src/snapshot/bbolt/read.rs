@@ -14,8 +14,14 @@ use crate::snapshot::bbolt::page::{
 pub const RUN_BYTES_MAX: u64 = 80 << 20;
 /// The deepest tree that is walked. With two children per branch page, 2^48 leaves.
 pub const DEPTH_MAX: usize = 48;
+/// What all branch pages on the way to a leaf may take together, in bytes. bbolt splits a branch at the size of a page.
+pub const BRANCHES_BYTES_MAX: usize = 16 << 20;
 /// The most buckets a file may have. etcd has a dozen.
 pub const BUCKETS_MAX: usize = 1024;
+/// What names and inline pages of all buckets may take together, in bytes. etcd's take a few kilobytes.
+pub const BUCKET_LIST_BYTES_MAX: usize = 4 << 20;
+/// The most pages a file may have: 256 GiB of the usual size. Which of them were met is noted in one bit for each.
+pub const PAGES_MAX: u64 = 1 << 26;
 /// Bytes of the SHA-256 that `etcdctl snapshot save` appends.
 pub const TRAILER_BYTES: u64 = 32;
 /// What the length of a file with that trailer leaves when divided by it.
@@ -95,6 +101,13 @@ impl<P: Pages> Db<P> {
                 .hint("copy the file again, or use another snapshot"));
             }
         }
+        if meta.high_water > PAGES_MAX {
+            return Err(Error::damaged(format!(
+                "{} pages are more than the {PAGES_MAX} that are read",
+                meta.high_water
+            ))
+            .hint("check that this is the file you meant; etcd keeps its database below 8 GiB by default"));
+        }
         if meta.high_water < 3 {
             return Err(Error::damaged(format!("{} pages cannot hold a tree", meta.high_water)));
         }
@@ -123,12 +136,18 @@ impl<P: Pages> Db<P> {
 
     /// The file's buckets, by name.
     pub fn buckets(&self, walk: &mut Walk) -> Result<Vec<Bucket>> {
-        let mut buckets = vec![];
+        let (mut buckets, mut bytes) = (vec![], 0);
         let mut leaves = self.leaves(&Root::Page(self.meta.root), Direction::Forward);
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| error.during("the list of buckets"))? {
             for entry in leaf.entries() {
                 if buckets.len() == BUCKETS_MAX {
                     return Err(Error::damaged(format!("the file has more than {BUCKETS_MAX} buckets")));
+                }
+                bytes += entry.key.len() + entry.value.len();
+                if bytes > BUCKET_LIST_BYTES_MAX {
+                    return Err(Error::damaged(format!(
+                        "the list of buckets has more than {BUCKET_LIST_BYTES_MAX} bytes"
+                    )));
                 }
                 buckets.push(read_bucket(&entry)?);
             }
@@ -330,6 +349,10 @@ impl<P: Pages> Leaves<'_, P> {
             BRANCH => {
                 if self.stack.len() == DEPTH_MAX {
                     return Err(named(Error::damaged(format!("the tree is deeper than {DEPTH_MAX} pages"))));
+                }
+                let bytes = run.len() + self.stack.iter().map(Branch::bytes).sum::<usize>();
+                if bytes > BRANCHES_BYTES_MAX {
+                    return Err(named(Error::damaged(format!("the way here takes {bytes} bytes of branch pages"))));
                 }
                 self.stack.push(Branch::check(run, low).map_err(named)?);
                 Ok(None)

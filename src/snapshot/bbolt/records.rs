@@ -6,12 +6,10 @@ use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
 use crate::snapshot::bbolt::node::Leaf;
 use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Walk};
+use crate::snapshot::bbolt::side::Taken;
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry;
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
-
-/// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
-pub const SIDE_BYTES_MAX: usize = 32 << 20;
 
 /// Leaves are handed on together when they hold this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -50,7 +48,7 @@ pub struct Facts {
 #[derive(Debug, Default)]
 struct Side {
     buckets: Vec<(Bucket, Vec<Leaf>)>,
-    bytes: usize,
+    taken: Taken,
 }
 
 impl<'db, P: Pages> Source<'db, P> {
@@ -237,11 +235,7 @@ impl Side {
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
         let mut kept = vec![];
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| in_bucket(error, &bucket))? {
-            self.bytes += leaf.bytes();
-            if self.bytes > SIDE_BYTES_MAX {
-                let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));
-                return Err(in_bucket(error, &bucket));
-            }
+            self.taken.add(leaf.len(), leaf.bytes()).map_err(|error| in_bucket(error, &bucket))?;
             leaf.entries().try_for_each(|entry| plain(&bucket, entry.flags))?;
             kept.push(leaf);
         }
