@@ -145,7 +145,7 @@ fn auth_file() {
 fn verify(stream: &[u8], compact_revision: i64) -> bool {
     let records: Result<Vec<Record<'_>>, _> = Records::of(stream).collect();
     let Ok(records) = records else { return false };
-    let mut verifier = Verifier::new(compact_revision);
+    let mut verifier = Verifier::new(compact_revision, 0);
     // As `vault::prove` does: the check of the order comes before the proof, which relies on it.
     let ordered = verifier.batch(&records, stream);
     let in_order = |pair: &[Record<'_>]| match (pair[0], pair[1]) {

@@ -59,6 +59,12 @@ impl Branch {
         self.run.len()
     }
 
+    /// Passes over the children that end before `key`, on the way forward.
+    pub(crate) fn pass_before(&mut self, key: &[u8]) {
+        let later = (1..self.count).find(|i| self.key(*i) > key).unwrap_or(self.count);
+        self.taken = later - 1;
+    }
+
     /// The next child and its smallest key: from the first on, or from the last.
     pub(crate) fn next_child(&mut self, forward: bool) -> Option<(u64, Vec<u8>)> {
         if self.taken == self.count {

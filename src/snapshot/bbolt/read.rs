@@ -157,7 +157,12 @@ impl<P: Pages> Db<P> {
 
     /// The leaves of the tree at `root`.
     pub fn leaves(&self, root: &Root, direction: Direction) -> Leaves<'_, P> {
-        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None }
+        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None, from: None }
+    }
+
+    /// The leaves of the tree at `root`, forward, from the one that holds `key` or would hold it.
+    pub fn leaves_from(&self, root: &Root, key: &[u8]) -> Leaves<'_, P> {
+        Leaves { from: Some(key.to_vec()), ..self.leaves(root, Direction::Forward) }
     }
 
     /// Reads a page with everything that belongs to it.
@@ -296,6 +301,8 @@ pub struct Leaves<'db, P> {
     direction: Direction,
     /// The key the next leaf must lie beyond: the last one forward, the first one backward.
     edge: Option<Vec<u8>>,
+    /// Until the first leaf: what lies before the leaf of this key is passed over.
+    from: Option<Vec<u8>>,
 }
 
 impl<P: Pages> Leaves<'_, P> {
@@ -314,6 +321,7 @@ impl<P: Pages> Leaves<'_, P> {
                     Step::Done => return Ok(None),
                 },
             };
+            self.from = None;
             if leaf.is_empty() {
                 continue;
             }
@@ -354,7 +362,11 @@ impl<P: Pages> Leaves<'_, P> {
                 if bytes > BRANCHES_BYTES_MAX {
                     return Err(named(Error::damaged(format!("the way here takes {bytes} bytes of branch pages"))));
                 }
-                self.stack.push(Branch::check(run, low).map_err(named)?);
+                let mut branch = Branch::check(run, low).map_err(named)?;
+                if let Some(from) = &self.from {
+                    branch.pass_before(from);
+                }
+                self.stack.push(branch);
                 Ok(None)
             }
             flags => Err(named(Error::damaged(format!("flags {flags:#x} are neither a branch's nor a leaf's")))),
