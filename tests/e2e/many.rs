@@ -26,10 +26,10 @@ fn key_value(n: u64, main: u64, version: u64) -> Vec<u8> {
     fn number(stored: &mut Vec<u8>, tag: u8, mut n: u64) {
         stored.push(tag);
         while n >= 0x80 {
-            stored.push((n & 0x7f) as u8 | 0x80);
+            stored.push(u8::try_from(n & 0x7f).unwrap() | 0x80);
             n >>= 7;
         }
-        stored.push(n as u8);
+        stored.push(u8::try_from(n).unwrap());
     }
     let key = format!("/registry/configmaps/namespace-{:03}/name-{n:09}", n % 1000);
     let value = format!("{:x>64}", n * 7919);
