@@ -364,6 +364,9 @@ pub(crate) struct KeysLs {
     /// Count Kubernetes objects by kind instead
     #[arg(long)]
     pub(crate) by_kind: bool,
+    /// The first N keys in order, not all of them
+    #[arg(long, value_name = "N", conflicts_with = "by_kind")]
+    pub(crate) limit: Option<usize>,
     #[command(flatten)]
     pub(crate) inside: Inside,
 }

@@ -69,7 +69,13 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let show = Show::start(&context.progress, &context.output);
     let done = make(&client, &repository, &job).await;
     drop(show);
-    let done = done?;
+    let done = done.map_err(|error| match error.kind() {
+        Kind::Damaged => error.or_hint(
+            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
+             hashkv --cluster`, and run `holdfast check` on the repository",
+        ),
+        _ => error,
+    })?;
     let verified = done.verdict.result == Outcome::Ok;
     let shown = Shown {
         point: done.name.attempt.to_string(),

@@ -2,7 +2,7 @@
 
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
-use crate::snapshot::decode::Records;
+use crate::snapshot::decode::{Records, batches};
 use crate::snapshot::hash::Scope;
 use crate::snapshot::kept::Order;
 use crate::snapshot::proof::{Proof, Prover};
@@ -81,11 +81,14 @@ impl Examiner for ProvePoint {
         if segment != self.segment {
             self.enter(segment)?;
         }
-        let records = Records::of(&raw.bytes).collect::<Result<Vec<_>>>()?;
-        // The check of the order comes first: the proof relies on it.
-        self.verifier.batch(&records, &raw.bytes)?;
-        self.merge.learn(segment, &records)?;
-        self.proving.batch(&self.merge.belonging(segment, records)?)
+        for batch in batches(&raw.bytes)?.into_iter().rev() {
+            let records = Records::of(batch).collect::<Result<Vec<_>>>()?;
+            // The check of the order comes first: the proof relies on it.
+            self.verifier.batch(&records, batch)?;
+            self.merge.learn(segment, &records)?;
+            self.proving.batch(&self.merge.belonging(segment, records)?)?;
+        }
+        Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Finding>> {

@@ -7,7 +7,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::stop::{Stop, blocking};
-use crate::snapshot::decode::Records;
+use crate::snapshot::decode::{Records, batches};
 use crate::snapshot::kept::Order;
 use crate::snapshot::record::{Record, Rev};
 use crate::vault::chain::{Chain, Merge};
@@ -15,8 +15,7 @@ use crate::vault::get::{Direction, RawObject, Reader};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 
-/// Calls `sink` with the records of each object that belong to the point's state, newest object first, each in ascending
-/// order.
+/// Calls `sink` with the records that belong to the point's state in batches, newest batch first, each in ascending order.
 pub async fn newest_first(
     repository: &Repository,
     manifest: &Manifest,
@@ -29,15 +28,17 @@ pub async fn newest_first(
         let mut merge = Merge::new(chain.clone(), Order::Descending);
         let mut oldest = None;
         while let Some(object) = reader.next_blocking()? {
-            let mut take = || {
-                let segment = chain.segment_of(object.index);
-                let records = read(&object)?;
-                check_order(&records, &mut oldest)?;
-                merge.learn(segment, &records)?;
-                merge.belonging(segment, records)
-            };
-            let records = take().map_err(|error| named(error, &object))?;
-            sink(&records)?;
+            let segment = chain.segment_of(object.index);
+            for batch in batches(&object.bytes).map_err(|error| named(error, &object))?.into_iter().rev() {
+                let mut take = || {
+                    let records = read(batch)?;
+                    check_order(&records, &mut oldest)?;
+                    merge.learn(segment, &records)?;
+                    merge.belonging(segment, records)
+                };
+                let records = take().map_err(|error| named(error, &object))?;
+                sink(&records)?;
+            }
         }
         merge.finish()
     })
@@ -55,46 +56,51 @@ pub fn in_order(
     let chain = Chain::of(manifest);
     let mut merge = Merge::new(chain.clone(), Order::Ascending);
     let last = chain.last();
-    let front = |segment: usize, each: &mut dyn FnMut(&[Record<'_>], bool) -> Result<()>| -> Result<()> {
+    let front = |segment: usize, each: &mut dyn FnMut(&[Record<'_>]) -> Result<()>| -> Result<()> {
         let objects = &manifest.objects[chain.objects_of(segment)];
         let mut reader = Reader::start(repository, objects, Direction::Forward, stop);
         while let Some(object) = reader.next_blocking()? {
-            let records = read(&object).map_err(|error| named(error, &object))?;
-            let end = records.iter().position(|record| matches!(record, Record::Revision(_) | Record::End(_)));
-            each(&records[..end.unwrap_or(records.len())], end.is_some())?;
-            if end.is_some() {
-                break;
+            for batch in batches(&object.bytes).map_err(|error| named(error, &object))? {
+                let records = read(batch).map_err(|error| named(error, &object))?;
+                let end = records.iter().position(|record| matches!(record, Record::Revision(_) | Record::End(_)));
+                each(&records[..end.unwrap_or(records.len())])?;
+                if end.is_some() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     };
     if last > 0 {
-        front(last, &mut |records, _| {
+        front(last, &mut |records| {
             merge.learn(last, records)?;
             let facts: Vec<_> = records.iter().filter(|record| !matches!(record, Record::Kept(_))).copied().collect();
             sink(&facts, 0)
         })?;
     }
     if let Some(lists) = chain.lists().filter(|lists| *lists < last) {
-        front(lists, &mut |records, _| merge.learn(lists, records))?;
+        front(lists, &mut |records| merge.learn(lists, records))?;
     }
     let mut reader = Reader::start(repository, &manifest.objects, Direction::Forward, stop);
     while let Some(object) = reader.next_blocking()? {
         let segment = chain.segment_of(object.index);
-        let records = read(&object).and_then(|records| merge.belonging(segment, records));
-        let mut records = records.map_err(|error| named(error, &object))?;
-        if last > 0 {
-            // What stands before the revisions was handed on already.
-            records.retain(|record| matches!(record, Record::Revision(_) | Record::End(_)));
+        for batch in batches(&object.bytes).map_err(|error| named(error, &object))? {
+            let mut take = || {
+                let mut records = merge.belonging(segment, read(batch)?)?;
+                if last > 0 {
+                    // What stands before the revisions was handed on already.
+                    records.retain(|record| matches!(record, Record::Revision(_) | Record::End(_)));
+                }
+                sink(&records, batch.len() as u64)
+            };
+            take().map_err(|error| named(error, &object))?;
         }
-        let raw_bytes = object.entry.raw_bytes;
-        sink(&records, raw_bytes).map_err(|error| named(error, &object))?;
     }
     merge.finish()
 }
 
-fn read(object: &RawObject) -> Result<Vec<Record<'_>>> {
-    Records::of(&object.bytes).collect()
+fn read(batch: &[u8]) -> Result<Vec<Record<'_>>> {
+    Records::of(batch).collect()
 }
 
 fn named(error: Error, object: &RawObject) -> Error {

@@ -4,15 +4,14 @@
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
-use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
+use crate::snapshot::bbolt::node::Leaf;
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Walk};
+use crate::snapshot::bbolt::side::Taken;
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry::{self, RevisionKey};
 use crate::snapshot::kept::Kept;
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
 use crate::snapshot::witness::Each;
-
-/// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
-pub const SIDE_BYTES_MAX: usize = 32 << 20;
 
 /// Leaves are handed on together when they hold this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -51,7 +50,7 @@ pub struct Facts {
 #[derive(Debug, Default)]
 struct Side {
     buckets: Vec<(Bucket, Vec<Leaf>)>,
-    bytes: usize,
+    taken: Taken,
 }
 
 impl<'db, P: Pages> Source<'db, P> {
@@ -273,11 +272,7 @@ impl Side {
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
         let mut kept = vec![];
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| in_bucket(error, &bucket))? {
-            self.bytes += leaf.bytes();
-            if self.bytes > SIDE_BYTES_MAX {
-                let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));
-                return Err(in_bucket(error, &bucket));
-            }
+            self.taken.add(leaf.len(), leaf.bytes()).map_err(|error| in_bucket(error, &bucket))?;
             leaf.entries().try_for_each(|entry| plain(&bucket, entry.flags))?;
             kept.push(leaf);
         }
