@@ -2,13 +2,16 @@
 //!
 //! Within a lineage a revision means one state forever, so writers can only duplicate each other. History forks when
 //! state goes back (a restore, a forced new cluster): from then on the same revision may mean something else, and that
-//! something else belongs to a lineage of its own, which names its parent and the last revision they share.
+//! something else belongs to a lineage of its own, which names its parent.
 //!
 //! ```text
 //! 1 ---- 500 ---- 900            lineage a
 //!          \
-//!           501 ---- 1200        lineage b: parent a, forked at 500
+//!           501 ---- 1200        lineage b: parent a, fork revision 500, or none
 //! ```
+//!
+//! Ids and revisions that went back tell that history forked, not where. So the fork revision is told only when shared
+//! history was proved up to there (the same facts, compared by digest); whoever finds none must assume nothing shared.
 //!
 //! The **current** lineage is the one that nobody continues; should several be left (two restores side by side), it is
 //! the one opened last. Points of the others stay selectable.
@@ -30,7 +33,7 @@ pub struct LineageDocument {
     /// The branch it continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Lineage>,
-    /// The last revision it shares with its parent.
+    /// The last revision up to which it is proved to share its parent's history; none when nothing proves one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork_revision: Option<i64>,
     /// Why it was opened, for people.
@@ -46,14 +49,16 @@ impl Document for LineageDocument {
     const NAME: &'static str = "lineage";
 }
 
-/// Registers a lineage; registering the same one again changes nothing. Two first backups at once open the same branch
-/// at different moments: the one that was registered counts.
+/// Registers a lineage; registering the same one again changes nothing. Two backups at once open the same branch at
+/// different moments, and may have proved different parts of what it shares: the one that was registered counts.
 pub async fn register(repository: &Repository, cluster: &str, document: &LineageDocument) -> Result<Stored> {
     let at = Location::Lineage(cluster.to_owned(), document.lineage);
     match repository.put_document(&at, document).await {
         Err(error) if error.kind() == Kind::Conflict => {
-            let there = LineageDocument { opened: document.opened, ..repository.get_document(&at).await? };
-            if there == *document { Ok(Stored::AlreadyThere) } else { Err(error) }
+            let there: LineageDocument = repository.get_document(&at).await?;
+            let (opened, fork_revision) = (document.opened, document.fork_revision);
+            let same = LineageDocument { opened, fork_revision, ..there } == *document;
+            if same { Ok(Stored::AlreadyThere) } else { Err(error) }
         }
         stored => stored,
     }
@@ -118,6 +123,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_two_backups_at_once_that_open_a_branch_both_may_go_on() {
+        let (_dir, repository) = testing::repository().await;
+        // Both saw the cluster's id change; one of them a little later, at a higher revision.
+        let opened = [lineage("b", Some("a"), 0), lineage("b", Some("a"), 1)];
+        let [first, second] = [(&opened[0], None), (&opened[1], Some(510))]
+            .map(|(document, fork_revision)| LineageDocument { fork_revision, ..document.clone() });
+        let both = tokio::join!(register(&repository, "prod", &first), register(&repository, "prod", &second));
+        let mut how = [both.0.unwrap(), both.1.unwrap()];
+        how.sort_by_key(|how| *how == Stored::AlreadyThere);
+        assert_eq!(how, [Stored::Created, Stored::AlreadyThere]);
+        let registered = list(&repository, "prod").await.unwrap();
+        assert!(registered == [first] || registered == [second], "{registered:?}");
+    }
+
+    #[tokio::test]
     async fn a_lineage_is_registered_once() {
         let (_dir, repository) = testing::repository().await;
         let first = lineage("a", None, 0);
@@ -126,8 +146,14 @@ mod tests {
         let later = lineage("a", None, 7);
         assert_ne!(later, first);
         assert_eq!(register(&repository, "prod", &later).await.unwrap(), Stored::AlreadyThere);
-        let other = LineageDocument { reason: "another".into(), ..first.clone() };
-        assert_eq!(register(&repository, "prod", &other).await.unwrap_err().kind(), Kind::Conflict);
+        for other in [
+            LineageDocument { reason: "another".into(), ..first.clone() },
+            LineageDocument { cluster_id: EtcdId(2), ..first.clone() },
+            LineageDocument { parent: Some(Lineage::parse(&"b".repeat(32)).unwrap()), ..first.clone() },
+        ] {
+            let error = register(&repository, "prod", &other).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Conflict);
+        }
         assert_eq!(list(&repository, "prod").await.unwrap(), std::slice::from_ref(&first));
         assert_eq!(list(&repository, "none").await.unwrap(), []);
         let at = Location::Lineage("prod".into(), Lineage::parse(&"c".repeat(32)).unwrap());
