@@ -205,7 +205,8 @@ async fn lineage_of(
             if parent.is_some() {
                 warnings.push(format!("a new branch of history begins: {reason}"));
             }
-            let fork_revision = parent.map(|_| now.revision);
+            // What went back tells that history forked, and nothing here proves where.
+            let fork_revision = None;
             let opened = repository.clock().now();
             let cluster_id = now.cluster_id;
             Ok((lineage, Some(LineageDocument { lineage, parent, fork_revision, reason, cluster_id, opened })))
