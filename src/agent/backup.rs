@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 
-use crate::agent::ancestry::{Branch, Position, branch};
+use crate::agent::ancestry::{Branch, Position, behind, branch};
 use crate::agent::compare::{compare, not_compared};
 use crate::base::clock::{Stopwatch, Time};
 use crate::base::error::{Error, Kind, Result};
@@ -30,9 +30,9 @@ use crate::snapshot::hash::Scope;
 use crate::vault::catalog::Catalog;
 use crate::vault::full::{self, Full};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
-use crate::vault::lineage::{self, LineageDocument};
+use crate::vault::lineage::{self, Current, LineageDocument};
 use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest};
-use crate::vault::publish::publish;
+use crate::vault::publish::{Published, publish};
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify};
@@ -116,7 +116,9 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     stages.end("store and prove");
     let context = Context { attempt, seed, lineage, started, finished: repository.clock().now() };
     let manifest = manifest_of(job, &spool, &full, compared, descriptor, &context);
-    let name = job.stop.or(publish(repository, opened.as_ref(), &manifest, &job.steps)).await?;
+    let publishing = publish(repository, opened.as_ref(), &manifest, &job.steps);
+    let Published { name, doubts } = job.stop.or(publishing).await?;
+    warnings.extend(doubts);
     stages.end("publish");
     let verification = Verification { level: Level::Exists, prover: None, stop: job.stop.clone() };
     let verdict = verify(repository, &name, verification, |_| ()).await?;
@@ -180,9 +182,10 @@ async fn lineage_of(
     warnings: &mut Vec<String>,
 ) -> Result<(Lineage, Option<LineageDocument>)> {
     let lineages = lineage::list(repository, &job.cluster).await?;
-    let current = lineage::current(&lineages);
-    let then = match current {
-        Some(document) => {
+    warnings.extend(lineages.damage.iter().map(Error::as_warning));
+    let mut lost = None;
+    let then = match lineages.current(|_| true) {
+        Current::Known(document) => {
             let newest = newest_of(repository, &job.cluster, document.lineage).await?;
             let at = |revision, raft_term, raft_index| Position {
                 cluster_id: document.cluster_id,
@@ -194,12 +197,17 @@ async fn lineage_of(
                 .map_or(at(0, 0, 0), |m| at(m.descriptor.revision, m.descriptor.raft_term, m.descriptor.raft_index));
             Some((document.lineage, then))
         }
-        None => None,
+        Current::None => None,
+        Current::Unreadable(lineage) => {
+            lost = Some(lineage);
+            None
+        }
     };
-    match branch(then, now, &attempt.to_string())? {
+    let attempt = attempt.to_string();
+    match lost.map_or_else(|| branch(then, now, &attempt), |lost| behind(lost, &attempt))? {
         Branch::Continues(lineage) => Ok((lineage, None)),
         Branch::Opens { lineage, parent, reason } => {
-            if let Some(document) = lineages.iter().find(|document| document.lineage == lineage) {
+            if let Some(document) = lineages.known.iter().find(|document| document.lineage == lineage) {
                 return Ok((document.lineage, None));
             }
             if parent.is_some() {

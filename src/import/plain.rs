@@ -95,7 +95,7 @@ pub async fn import(
         samples: full.proof.samples,
         objects: full.written.objects,
     };
-    let known = lineage::list(repository, cluster).await?.iter().any(|document| document.lineage == lineage);
+    let known = lineage::list(repository, cluster).await?.has(lineage);
     let opened = LineageDocument {
         lineage,
         parent: None,

@@ -34,6 +34,17 @@ pub struct RepositoryOptions {
     pub clock: Clock,
 }
 
+/// The documents of a folder: those that can be believed, and what else lies there.
+#[derive(Debug)]
+pub struct Documents<D> {
+    /// By place.
+    pub read: Vec<(Location, D)>,
+    /// The places of documents that cannot be believed, and why.
+    pub damaged: Vec<(Location, Error)>,
+    /// Names that Holdfast gives to nothing: leftovers of editors and file managers.
+    pub strays: Vec<Error>,
+}
+
 /// What a repository is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -180,15 +191,43 @@ impl Repository {
         self.store.list(folder)
     }
 
-    /// Every document below a folder; a name or a document that is not what it should be is an error.
-    pub async fn documents<D: Document + Send>(&self, folder: &str) -> Result<Vec<(Location, D)>> {
-        let places: Vec<Location> =
-            self.list(folder).map(|listed| Location::parse(&listed?.path)).try_collect().await?;
-        let load = |at: Location| async move {
-            let document = self.get_document(&at).await?;
-            Ok((at, document))
+    /// Every document below a folder that passes `check`. What does not is kept apart, so that each caller decides what
+    /// it cannot do without; a folder that cannot be listed is an error.
+    pub async fn documents<D: Document + Send>(
+        &self,
+        folder: &str,
+        check: impl Fn(&Location, &D) -> Result<()> + Sync,
+    ) -> Result<Documents<D>> {
+        let (mut places, mut found) = (vec![], Documents { read: vec![], damaged: vec![], strays: vec![] });
+        let mut listed = self.list(folder);
+        while let Some(object) = listed.try_next().await? {
+            match Location::parse(&object.path) {
+                Ok(at) => places.push(at),
+                Err(error) => found.strays.push(stray(error)),
+            }
+        }
+        let load = |at: Location| {
+            let check = &check;
+            async move {
+                let document = self.get_document(&at).await;
+                let document = document.and_then(|document| check(&at, &document).map(|()| document));
+                (at, document)
+            }
         };
-        stream::iter(places.into_iter().map(load)).buffered(LOADS_MAX).try_collect().await
+        let mut loaded = stream::iter(places.into_iter().map(load)).buffered(LOADS_MAX);
+        while let Some((at, document)) = loaded.next().await {
+            match document {
+                Ok(document) => found.read.push((at, document)),
+                // Gone since it was listed: as if it had never been there.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                // Damaged, from a newer version, or not ours to read.
+                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Usage | Kind::Denied) => {
+                    found.damaged.push((at, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// The clusters that have anything in the repository, in order of name.
@@ -202,6 +241,11 @@ impl Repository {
     pub async fn delete(&self, at: &Location) -> Result<()> {
         self.store.delete(&at.to_string()).await
     }
+}
+
+/// What to do about a name that Holdfast gives to nothing.
+pub(crate) fn stray(error: Error) -> Error {
+    error.or_hint("Holdfast did not put it there: move that file out of the repository")
 }
 
 async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
