@@ -113,6 +113,7 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let position = position_of(&spool).await?;
     let (lineage, opened) = lineage_of(repository, job, position, attempt, &mut warnings).await?;
     let (full, compared, descriptor) = store(client, repository, job, &spool, lineage, seed).await?;
+    warnings.extend(full.written.warnings());
     stages.end("store and prove");
     let context = Context { attempt, seed, lineage, started, finished: repository.clock().now() };
     let manifest = manifest_of(job, &spool, &full, compared, descriptor, &context);

@@ -15,7 +15,7 @@ use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::put::Limits;
+use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
@@ -118,9 +118,15 @@ fn summary(done: &Done, duration_s: f64) -> String {
             "stored",
             format!("{} of {} ({ratio:.1}x)", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes)),
         ),
-        ("objects", format!("{} ({} new)", manifest.objects.len(), done.stats.objects - done.stats.already_there)),
+        ("objects", objects_text(&done.stats)),
         ("took", format!("{duration_s:.1} s ({stages})")),
     ])
+}
+
+fn objects_text(stats: &PutStats) -> String {
+    let new = stats.objects - stats.already_there - stats.repaired;
+    let repaired = if stats.repaired > 0 { format!(", {} repaired", stats.repaired) } else { String::new() };
+    format!("{} ({new} new{repaired})", stats.objects)
 }
 
 /// How objects are cut: as ever, or as the tests want it.

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A directory that holds anything else is refused, untouched.
 //! - A reader creates nothing; only the first backup turns an empty or missing directory into a repository.
+//! - Nothing is overwritten, with one exception: a data object's name says which bytes it stands for, so bytes that are
+//!   not those are damage, and whoever holds the right ones puts them there. Nobody can write wrong ones that way.
 //! - `config/<n>.json` is created only once per number; the highest number wins. Two first backups at once agree on one
 //!   repository.
 
@@ -14,9 +16,10 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::base::clock::{Clock, Time};
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
-use crate::vault::layout::{Location, PointName, folder};
+use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document};
 pub use crate::vault::store::{Listed, Stored};
@@ -155,6 +158,26 @@ impl Repository {
     /// Creates an object that must not exist with other content.
     pub async fn put_new(&self, at: &Location, content: Bytes) -> Result<Stored> {
         self.store.put_new(&at.to_string(), content).await
+    }
+
+    /// Creates a data object, or repairs it where its name is taken by other bytes: every point that lists it is whole
+    /// again.
+    pub async fn put_data(&self, name: &ObjectName, content: Bytes) -> Result<Stored> {
+        let at = Location::Data(name.clone());
+        match self.put_new(&at, content.clone()).await {
+            Err(error) if error.kind() == Kind::Conflict => {}
+            stored => return stored,
+        }
+        // The proof: what we have is what the name says, so what is there is not.
+        assert_eq!(Sha256::of(&content), name.digest, "a data object is named after its content");
+        self.store.replace(&at.to_string(), content.clone()).await?;
+        let read_back = self.get(&at, content.len() as u64).await;
+        if read_back.as_ref().is_ok_and(|there| *there == content) {
+            return Ok(Stored::Repaired);
+        }
+        let error = Error::damaged(format!("{at} was damaged, and reads back damaged again after it was repaired"));
+        let error = read_back.err().into_iter().fold(error, Error::source);
+        Err(error.hint("the disk under the repository, or what is between, is broken: make the next backup elsewhere"))
     }
 
     /// Creates a document.

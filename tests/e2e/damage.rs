@@ -218,6 +218,37 @@ fn damaged_documents_are_named() {
 }
 
 #[test]
+fn the_next_backup_repairs_damaged_objects_of_older_points() {
+    let (place, etcd) = (Place::new(), loaded());
+    place.policy_at(&etcd.address(0));
+    let older = place.with_policy(&["backup", "-o", "json"]).success().json();
+    let objects = older["manifest"]["objects"].as_array().unwrap();
+    let names: Vec<&str> = objects.iter().map(|object| object["name"].as_str().unwrap()).collect();
+    assert!(names.len() >= 3);
+    let path = |n: usize| place.repository().join(names[n]);
+    let (flipped, cut) = (fs::read(path(0)).unwrap(), fs::read(path(1)).unwrap());
+    let mut wrong = flipped.clone();
+    wrong[flipped.len() / 2] ^= 1;
+    fs::write(path(0), &wrong).unwrap();
+    fs::write(path(1), &cut[..cut.len() / 2]).unwrap();
+    let before = place.tree("repository");
+    let newer = place.with_policy(&["backup", "-o", "json"]).exits(5).json();
+    let warnings: Vec<&str> = newer["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for name in &names[..2] {
+        assert!(warnings.iter().any(|w| w.contains(name) && w.contains("whole again")), "{warnings:?}");
+    }
+    // The state is the same, so are the objects: the older point is whole again, and nothing was stored twice.
+    assert_eq!(newer["manifest"]["objects"], older["manifest"]["objects"]);
+    assert_eq!((fs::read(path(0)).unwrap(), fs::read(path(1)).unwrap()), (flipped, cut));
+    let after = place.tree("repository");
+    let new: Vec<&String> = after.keys().filter(|path| !before.contains_key(*path)).collect();
+    assert!(matches!(&new[..], [a, b] if a.contains("/points/") && b.contains("/verdicts/")), "{new:?}");
+    assert_eq!(place.verify_all(), 2);
+    place.with_policy(&["backup"]).success();
+}
+
+#[test]
 fn damaged_or_stray_documents_stop_no_backup() {
     let (place, etcd) = (Place::new(), loaded());
     place.policy_at(&etcd.address(0));
