@@ -19,5 +19,6 @@ mod crash;
 mod damage;
 mod disk;
 mod errors;
+mod imports;
 mod place;
 mod streams;
