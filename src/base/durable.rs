@@ -207,6 +207,11 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// From now on, what this process creates can be read by its user only, whatever it was started with.
+pub fn keep_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

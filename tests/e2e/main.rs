@@ -20,5 +20,6 @@ mod damage;
 mod disk;
 mod errors;
 mod imports;
+mod modes;
 mod place;
 mod streams;
