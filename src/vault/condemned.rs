@@ -70,7 +70,7 @@ impl CondemnedList {
         }
         // A collector deletes what stands here: nothing but this cluster's data and manifests may.
         for path in self.objects.iter().chain(&self.points) {
-            let own = match Location::parse(path)? {
+            let own = match Location::parse(path).map_err(|error| error.during(format!("{at} is damaged")))? {
                 Location::Data(name) => name.cluster == cluster,
                 Location::Point(name) => name.cluster == cluster,
                 _ => false,
@@ -162,12 +162,16 @@ mod tests {
         let (damaged, alien) = (path("00000003-00000001.json"), path("00000003-00000003.json"));
         testing::damage(&dir.path().join(&damaged));
         std::fs::copy(dir.path().join(path("00000003-00000002.json")), dir.path().join(&alien)).unwrap();
+        let escaping = path("00000003-00000004.json");
+        let objects = vec!["../x".to_owned()];
+        let list = CondemnedList { epoch: 3, n: 4, created: testing::time(), objects, points: vec![] };
+        repository.put_document(&Location::parse(&escaping).unwrap(), &list).await.unwrap();
         let stray = path(".DS_Store");
         testing::overwrite(&dir.path().join(&stray), b"x");
         let condemned = read(&repository, "prod").await.unwrap();
         assert_eq!(condemned.objects.into_iter().collect::<Vec<_>>(), [testing::entry("prod", 2, 2).name]);
-        assert_eq!(condemned.damage.len(), 3);
-        for name in [damaged, alien, stray] {
+        assert_eq!(condemned.damage.len(), 4);
+        for name in [damaged, alien, escaping, stray] {
             let named: Vec<&Error> =
                 condemned.damage.iter().filter(|error| error.to_string().contains(&name)).collect();
             assert!(matches!(&named[..], [one] if one.hint_text().is_some()), "{name}: {named:?}");
