@@ -139,11 +139,11 @@ fn the_json_of_every_command_is_what_the_document_says() {
     fs::write(place.repository().join(point).with_file_name("letter.txt"), "dear reader").unwrap();
     fs::write(place.repository().join(object), "damaged").unwrap();
     seen.json("list", &with(&["list"]).exits(3));
-    // The file was imported before; of that, part is gone.
-    let shown = with(&["show", &id]).success().json();
-    fs::remove_file(place.repository().join(shown["manifest"]["objects"][0]["name"].as_str().unwrap())).unwrap();
-    seen.json("import", &with(&["import", &file]).exits(5));
     seen.json("verify", &with(&["verify"]).exits(3));
+    // The file was imported before; of that, part is gone. (It may be what was damaged above: this repairs it.)
+    let shown = with(&["show", &id]).success().json();
+    fs::write(place.repository().join(shown["manifest"]["objects"][0]["name"].as_str().unwrap()), "cut").unwrap();
+    seen.json("import", &with(&["import", &file]).exits(5));
     for (kind, fields) in &seen.contract {
         for (field, optional) in fields {
             let emitted = seen.fields.get(kind).is_some_and(|fields| fields.contains(field));
