@@ -23,7 +23,12 @@
 //!   the policy file.
 //! - No message holds a secret: passwords come from files only, and an address with a password in it is not repeated.
 
+pub mod hooks;
+pub mod objective;
 mod raw;
+pub mod retention;
+pub mod schedule;
+pub mod zone;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -31,7 +36,11 @@ use url::Url;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
+use crate::policy::hooks::Hooks;
+use crate::policy::objective::Objectives;
 use crate::policy::raw::{Document, Table};
+use crate::policy::retention::Retention;
+use crate::policy::schedule::Schedule;
 
 /// Bytes of a policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
@@ -45,6 +54,14 @@ pub struct Policy {
     pub cluster: Cluster,
     /// Where its restore points are kept.
     pub repository: Repository,
+    /// What is done when.
+    pub schedule: Schedule,
+    /// Which points are kept.
+    pub retention: Retention,
+    /// What is promised.
+    pub objectives: Objectives,
+    /// Whom to tell.
+    pub hooks: Hooks,
 }
 
 /// The cluster that is protected.
@@ -117,10 +134,14 @@ pub fn parse(text: &str, name: &str) -> Result<Policy> {
             .hint("give the policy file, not the data"));
     }
     let document = Document::parse(text, name)?;
-    let mut root = document.root(&["cluster", "repository"])?;
+    let mut root = document.root(&["cluster", "repository", "schedule", "retention", "objectives", "hooks"])?;
     let cluster = cluster(&mut root)?;
     let repository = repository(&mut root)?;
-    Ok(Policy { cluster, repository })
+    let schedule = Schedule::read(&mut root)?;
+    let retention = Retention::read(&mut root)?;
+    let objectives = Objectives::read(&mut root)?;
+    let hooks = Hooks::read(&mut root)?;
+    Ok(Policy { cluster, repository, schedule, retention, objectives, hooks })
 }
 
 fn cluster(root: &mut Table<'_>) -> Result<Cluster> {
