@@ -14,7 +14,19 @@
 //! [repository]
 //! url = "file:///var/backups/etcd"
 //! encryption = "none"
+//!
+//! [schedule]
+//! full = "0 2 * * *"
+//! incremental = "0 * * * *"
+//!
+//! [retention]
+//! hourly = 24
+//! daily = 7
 //! ```
+//!
+//! What the tables mean stands in modules of their names: `schedule` (when), `retention` (what to keep, and why),
+//! `objective` (what is promised, and whether it holds), `hooks` (whom to tell). `zone` knows clocks and calendars, `advice`
+//! what does not fit together, `simulate` what a year under a policy comes to.
 //!
 //! Invariants:
 //! - An unknown field is an error that names the line and the nearest known field: a misspelt option must not read as
@@ -23,11 +35,13 @@
 //!   the policy file.
 //! - No message holds a secret: passwords come from files only, and an address with a password in it is not repeated.
 
+pub mod advice;
 pub mod hooks;
 pub mod objective;
 mod raw;
 pub mod retention;
 pub mod schedule;
+pub mod simulate;
 pub mod zone;
 
 use std::collections::HashSet;

@@ -26,6 +26,12 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 pub const CAPTURE_MIN: Duration = Duration::from_secs(1);
 /// The longest; beyond it, a scheduled increment does the same.
 pub const CAPTURE_MAX: Duration = Duration::from_secs(3600);
+/// From this age on the newest point is stale where no schedule says how far points lie apart.
+pub const STALE_AFTER_DEFAULT: Duration = Duration::from_secs(2 * 86_400);
+/// A point is never stale before this age, however often points are taken.
+pub const STALE_AFTER_MIN: Duration = Duration::from_secs(3600);
+/// Scheduled points that are looked at to see how far they lie apart: a week of one every five minutes.
+const POINTS_LOOKED_AT: u32 = 2_016;
 /// The level of verification that a schedule means when it does not say.
 pub const VERIFY_LEVEL_DEFAULT: u8 = 3;
 /// The deepest level that a schedule can ask for: 4 boots a member, which is what a drill is for.
@@ -55,6 +61,15 @@ pub struct Verify {
     pub level: u8,
     /// When.
     pub cron: Crontab,
+}
+
+/// How far scheduled points lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gaps {
+    /// At least.
+    pub shortest: Duration,
+    /// At most.
+    pub longest: Duration,
 }
 
 /// What a schedule starts.
@@ -121,6 +136,25 @@ impl Schedule {
             (Some(full), Some(incremental)) => Some(if full.0 <= incremental.0 { full } else { incremental }),
             (full, incremental) => full.or(incremental),
         }
+    }
+
+    /// How far scheduled points lie apart from `from` on; none when there are fewer than two.
+    pub fn gaps(&self, from: Time) -> Option<Gaps> {
+        let mut last = self.next_point(from)?.0;
+        let mut gaps: Option<Gaps> = None;
+        for _ in 0..POINTS_LOOKED_AT {
+            let Some((next, _)) = self.next_point(last) else { break };
+            let gap = (next - last).to_std().unwrap_or_default();
+            let so_far = gaps.unwrap_or(Gaps { shortest: gap, longest: gap });
+            gaps = Some(Gaps { shortest: so_far.shortest.min(gap), longest: so_far.longest.max(gap) });
+            last = next;
+        }
+        gaps
+    }
+
+    /// From which age on the newest point says that backups fail: twice the longest time between two of them.
+    pub fn stale_after(&self, now: Time) -> Duration {
+        self.gaps(now).map_or(STALE_AFTER_DEFAULT, |gaps| (gaps.longest * 2).max(STALE_AFTER_MIN))
     }
 
     /// The table [schedule] of a policy, when it is there.
@@ -265,6 +299,26 @@ mod tests {
         assert_eq!(due(Some("2027-11-20T12:00:00Z"), "2026-11-20T12:00:00Z"), two, "a clock was a year ahead");
         assert_eq!(due(Some("2026-11-20T12:04:00Z"), "2026-11-20T12:00:00Z"), None, "clocks differ a little");
         assert_eq!(schedule.due(Job::Drill, None, at("2026-11-20T12:00:00Z")), None, "nobody asked for it");
+    }
+
+    #[test]
+    fn gaps_between_points_say_when_the_newest_is_stale() {
+        let now = parse_rfc3339("2026-11-20T12:00:00Z").unwrap();
+        let hours = |n: u64| Duration::from_secs(3600 * n);
+        let of = |full: &str, incremental: Option<&str>| Schedule {
+            full: Some(line(full)),
+            incremental: incremental.map(line),
+            ..Schedule::default()
+        };
+        let gaps = |schedule: &Schedule| schedule.gaps(now).map(|gaps| (gaps.shortest, gaps.longest));
+        assert_eq!(gaps(&of("0 2 * * *", Some("0 * * * *"))), Some((hours(1), hours(1))));
+        // From nine to five on weekdays: nights and weekends are gaps.
+        let office = of("0 9-17 * * 1-5", None);
+        assert_eq!(gaps(&office), Some((hours(1), hours(64))));
+        assert_eq!(office.stale_after(now), hours(128));
+        assert_eq!(of("*/5 * * * *", None).stale_after(now), STALE_AFTER_MIN);
+        assert_eq!(gaps(&Schedule::default()), None);
+        assert_eq!(Schedule::default().stale_after(now), STALE_AFTER_DEFAULT);
     }
 
     #[test]
