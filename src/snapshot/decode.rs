@@ -5,8 +5,9 @@
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
+use crate::snapshot::encode::{FULL, INCREMENTAL};
 use crate::snapshot::record::{
-    Compacted, Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
+    Compacted, Descriptor, End, Extra, FORMAT, KeptRun, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
 };
 use crate::snapshot::wire::{self, Field, Fields};
 
@@ -80,6 +81,7 @@ fn read_record(body: &[u8]) -> Result<Record<'_>> {
         }
         16 => read_revision(fact).map(Record::Revision),
         17 => read_end(fact).map(Record::End),
+        18 => read_kept(fact).map(Record::Kept),
         other => Err(Error::new(Kind::Usage, format!("records of kind {other} are not known to this version"))
             .hint("the data was written by a newer version of holdfast: use that version to read it")),
     }
@@ -140,10 +142,14 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (8, field) => descriptor.raft_index = field.number()?,
             (9, field) => descriptor.storage_version = text(field.bytes()?)?,
             (10, field) => descriptor.page_size = narrow(field.number()?)?,
+            (11, field) => descriptor.base_revision = field.signed()?,
             _ => {}
         }
     }
-    if descriptor.format != FORMAT || kind != b"full" {
+    if kind == (if descriptor.base_revision > 0 { FULL } else { INCREMENTAL }) {
+        return Err(Error::damaged(format!("a stream that follows revision {} contradicts its kind", descriptor.base_revision)));
+    }
+    if descriptor.format != FORMAT || ![FULL, INCREMENTAL].contains(&kind) {
         let kind = String::from_utf8_lossy(kind);
         return Err(Error::new(Kind::Usage, format!("a {kind:?} stream of format {} is not known", descriptor.format))
             .hint("the data was written by a newer version of holdfast: use that version to read it"));
@@ -205,6 +211,22 @@ fn read_revision(fact: &[u8]) -> Result<Revision<'_>> {
         return Err(Error::damaged(format!("{} is not a revision", revision.rev)));
     }
     Ok(revision)
+}
+
+fn read_kept(fact: &[u8]) -> Result<KeptRun<'_>> {
+    let mut run = KeptRun { first: Rev::default(), steps: &[] };
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => run.first.main = field.signed()?,
+            (2, field) => run.first.sub = field.signed()?,
+            (3, field) => run.steps = field.bytes()?,
+            _ => {}
+        }
+    }
+    if run.first.main <= 0 || run.first.sub < 0 {
+        return Err(Error::damaged(format!("{} is not a revision", run.first)));
+    }
+    Ok(run)
 }
 
 fn read_end(fact: &[u8]) -> Result<End> {

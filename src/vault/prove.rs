@@ -65,7 +65,7 @@ impl ProvePoint {
         let compact_revision = manifest.descriptor.compact_revision;
         ProvePoint {
             manifest: manifest.clone(),
-            verifier: Verifier::new(compact_revision),
+            verifier: Verifier::new(compact_revision, 0),
             proving: Proving::new(Scope { revision, compact_revision }, manifest.sample_seed.0),
         }
     }

@@ -144,7 +144,7 @@ fn auth_file() {
 fn verify(stream: &[u8], compact_revision: i64) -> bool {
     let records: Result<Vec<Record<'_>>, _> = Records::of(stream).collect();
     let Ok(records) = records else { return false };
-    let mut verifier = Verifier::new(compact_revision);
+    let mut verifier = Verifier::new(compact_revision, 0);
     let verified = verifier.batch(&records, stream).is_ok() && verifier.finish().is_ok();
     let mut prover = Prover::new(Scope { revision: 71, compact_revision }, 1);
     let in_order = |pair: &[Record<'_>]| match (pair[0], pair[1]) {

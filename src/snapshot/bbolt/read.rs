@@ -138,7 +138,12 @@ impl<P: Pages> Db<P> {
 
     /// The leaves of the tree at `root`.
     pub fn leaves(&self, root: &Root, direction: Direction) -> Leaves<'_, P> {
-        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None }
+        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None, from: None }
+    }
+
+    /// The leaves of the tree at `root`, forward, from the one that holds `key` or would hold it.
+    pub fn leaves_from(&self, root: &Root, key: &[u8]) -> Leaves<'_, P> {
+        Leaves { from: Some(key.to_vec()), ..self.leaves(root, Direction::Forward) }
     }
 
     /// Reads a page with everything that belongs to it.
@@ -277,6 +282,8 @@ pub struct Leaves<'db, P> {
     direction: Direction,
     /// The key the next leaf must lie beyond: the last one forward, the first one backward.
     edge: Option<Vec<u8>>,
+    /// Until the first leaf: what lies before the leaf of this key is passed over.
+    from: Option<Vec<u8>>,
 }
 
 impl<P: Pages> Leaves<'_, P> {
@@ -295,6 +302,7 @@ impl<P: Pages> Leaves<'_, P> {
                     Step::Done => return Ok(None),
                 },
             };
+            self.from = None;
             if leaf.is_empty() {
                 continue;
             }
@@ -331,7 +339,11 @@ impl<P: Pages> Leaves<'_, P> {
                 if self.stack.len() == DEPTH_MAX {
                     return Err(named(Error::damaged(format!("the tree is deeper than {DEPTH_MAX} pages"))));
                 }
-                self.stack.push(Branch::check(run, low).map_err(named)?);
+                let mut branch = Branch::check(run, low).map_err(named)?;
+                if let Some(from) = &self.from {
+                    branch.pass_before(from);
+                }
+                self.stack.push(branch);
                 Ok(None)
             }
             flags => Err(named(Error::damaged(format!("flags {flags:#x} are neither a branch's nor a leaf's")))),
@@ -396,6 +408,13 @@ impl Branch {
         let end = start + to_usize(u64::from(u32_at(&self.run, element + 4)));
         let key = self.run.get(start..end).filter(|_| start >= table_end);
         key.ok_or_else(|| Error::damaged("a branch key lies outside its page"))
+    }
+
+    /// Passes over the children that end before `key`, on the way forward.
+    fn pass_before(&mut self, key: &[u8]) {
+        let starts = |i| self.key(i, 0).expect("checked when the page was read");
+        let later = (1..self.count).find(|i| starts(*i) > key).unwrap_or(self.count);
+        self.taken = later - 1;
     }
 
     fn next_child(&mut self, direction: Direction) -> Option<(u64, Vec<u8>)> {
