@@ -147,7 +147,10 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
         }
     }
     if kind == (if descriptor.base_revision > 0 { FULL } else { INCREMENTAL }) {
-        return Err(Error::damaged(format!("a stream that follows revision {} contradicts its kind", descriptor.base_revision)));
+        return Err(Error::damaged(format!(
+            "a stream that follows revision {} contradicts its kind",
+            descriptor.base_revision
+        )));
     }
     if descriptor.format != FORMAT || ![FULL, INCREMENTAL].contains(&kind) {
         let kind = String::from_utf8_lossy(kind);

@@ -43,5 +43,5 @@ pub mod proof;
 pub mod record;
 pub mod tail;
 pub mod verify;
-pub mod witness;
 mod wire;
+pub mod witness;

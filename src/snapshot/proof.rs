@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 
 use crate::base::digest::Sha256;
 use crate::base::error::Result;
-use crate::snapshot::fold::{Fingerprint, Fold, Place, key_digest};
 use crate::snapshot::entry::RevisionKey;
+use crate::snapshot::fold::{Fingerprint, Fold, Place, key_digest};
 use crate::snapshot::hash::{HashKv, Scope, StateDigest, side_fact};
 use crate::snapshot::kept::Kept;
 use crate::snapshot::record::{KeyValue, Record, Rev, Revision};

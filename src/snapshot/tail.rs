@@ -125,10 +125,15 @@ mod tests {
             assert!(text.len() < 100 + 19 * usize::try_from(len).unwrap(), "{len}: {}", text.len());
         }
         let right = serde_json::to_string(&tail(7)).unwrap();
-        for (from, to) in [("\"main\":10", "\"main\":0"), ("\"steps\":\"", "\"steps\":\"0"), ("\"prints\":\"", "\"prints\":\"00")] {
+        for (from, to) in
+            [("\"main\":10", "\"main\":0"), ("\"steps\":\"", "\"steps\":\"0"), ("\"prints\":\"", "\"prints\":\"00")]
+        {
             assert!(serde_json::from_str::<Tail>(&right.replace(from, to)).is_err(), "{to}");
         }
-        assert!(serde_json::from_str::<Tail>(&right.replace("\"prints\":\"", &format!("\"prints\":\"{}", "0".repeat(16)))).is_err());
+        assert!(
+            serde_json::from_str::<Tail>(&right.replace("\"prints\":\"", &format!("\"prints\":\"{}", "0".repeat(16))))
+                .is_err()
+        );
     }
 
     #[test]

@@ -133,9 +133,9 @@ impl Verifier {
     fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
         self.descriptor = Some((descriptor.revision, descriptor.compact_revision));
         let floor = self.compact_revision.max(self.base_revision).max(1);
-        let opens = self.oldest.is_none_or(|oldest| {
-            oldest.main <= self.compact_revision || (oldest.sub == 0 && oldest.main - 1 <= floor)
-        });
+        let opens = self
+            .oldest
+            .is_none_or(|oldest| oldest.main <= self.compact_revision || (oldest.sub == 0 && oldest.main - 1 <= floor));
         if !opens {
             let (oldest, compacted, base) =
                 (self.oldest.unwrap_or_default(), self.compact_revision, self.base_revision);

@@ -102,7 +102,8 @@ fn policy_with_advice(seen: &mut Seen, place: &Place) {
     seen.json("policy_check", &checked);
     let body = checked.json();
     let warnings: Vec<_> = body["warnings"].as_array().unwrap().iter().map(|w| w["what"].as_str().unwrap()).collect();
-    let beginnings = ["hourly = 24 can never be met", "no verification is scheduled", "rpo = 1 min 00 s can never be met"];
+    let beginnings =
+        ["hourly = 24 can never be met", "no verification is scheduled", "rpo = 1 min 00 s can never be met"];
     assert_eq!(warnings.len(), beginnings.len(), "{warnings:?}");
     assert!(warnings.iter().zip(beginnings).all(|(got, want)| got.starts_with(want)), "{warnings:?}");
     let table = place.run(&["policy", "check", &policy]).run().exits(5);

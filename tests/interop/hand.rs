@@ -199,9 +199,7 @@ fn expected(record: &Record<'_>) -> (&'static str, Vec<Field>) {
             ];
             ("revision", fields)
         }
-        Record::Kept(run) => {
-            ("kept", vec![number("main", run.first.main.into()), number("sub", run.first.sub.into())])
-        }
+        Record::Kept(run) => ("kept", vec![number("main", run.first.main.into()), number("sub", run.first.sub.into())]),
         Record::End(e) => ("end", vec![number("records", e.records.into()), number("crc32c", e.crc32c.into())]),
     }
 }

@@ -241,7 +241,7 @@ mod tests {
             let mut args = command.consume_args();
             let mut out = String::new();
             match command.name.as_str() {
-                "zone" => self.zone = Zone::named(&args.next_pos().ok_or("a zone")?)?,
+                "zone" => self.zone = Zone::named(args.next_pos().ok_or("a zone")?)?,
                 name @ ("next" | "previous") => {
                     let text = args.next_pos().ok_or("a line")?;
                     let mut at = parse_rfc3339(args.take_key("at").unwrap_or("2026-11-20T12:00:00Z"))?;
