@@ -111,6 +111,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("raft", &["store::consensus"]),
     ("redb", &["store::backend"]),
     ("rustix", &["base"]),
+    ("rustls", &["base::tls"]),
     ("sha1", &["base::digest"]),
     ("sha2", &["base::digest"]),
     ("slog", &["store::consensus"]),

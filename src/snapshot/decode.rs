@@ -11,6 +11,11 @@ use crate::snapshot::record::{
 };
 use crate::snapshot::wire::{self, Field, Fields};
 
+/// Records in a batch at most.
+pub const BATCH_RECORDS_MAX: usize = 16_384;
+/// A batch ends when it holds this many bytes.
+pub const BATCH_BYTES: usize = 1 << 20;
+
 /// The records in a run of whole length-delimited records.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
@@ -24,12 +29,7 @@ impl<'a> Records<'a> {
     }
 
     fn record(&mut self) -> Result<Record<'a>> {
-        let len = wire::take_varint(&mut self.rest)?;
-        let len = usize::try_from(len).ok().filter(|len| *len <= RECORD_BYTES_MAX);
-        let split = len.and_then(|len| self.rest.split_at_checked(len));
-        let (body, rest) = split.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
-        self.rest = rest;
-        read_record(body)
+        read_record(take_body(&mut self.rest)?)
     }
 }
 
@@ -46,6 +46,32 @@ impl<'a> Iterator for Records<'a> {
         }
         Some(record)
     }
+}
+
+/// Splits whole length-delimited records into batches that can be decoded one at a time: a record of three bytes takes a
+/// hundred in memory, and whoever needs the newest record first would otherwise hold all of an object's at once.
+pub fn batches(bytes: &[u8]) -> Result<Vec<&[u8]>> {
+    let (mut batches, mut rest) = (vec![], bytes);
+    while !rest.is_empty() {
+        let start = rest;
+        let mut records = 0;
+        while !rest.is_empty() && records < BATCH_RECORDS_MAX && start.len() - rest.len() < BATCH_BYTES {
+            take_body(&mut rest)?;
+            records += 1;
+        }
+        batches.push(&start[..start.len() - rest.len()]);
+    }
+    Ok(batches)
+}
+
+/// Takes the next record off `rest`, without its length.
+fn take_body<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let len = wire::take_varint(rest)?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= RECORD_BYTES_MAX);
+    let split = len.and_then(|len| rest.split_at_checked(len));
+    let (body, after) = split.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
+    *rest = after;
+    Ok(body)
 }
 
 /// Reads one record without its length.
@@ -143,6 +169,7 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (9, field) => descriptor.storage_version = text(field.bytes()?)?,
             (10, field) => descriptor.page_size = narrow(field.number()?)?,
             (11, field) => descriptor.base_revision = field.signed()?,
+            (12, field) => descriptor.kept_listed = field.number()? != 0,
             _ => {}
         }
     }
@@ -243,4 +270,36 @@ fn read_end(fact: &[u8]) -> Result<End> {
         }
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_whole_records_few_enough_to_be_decoded_at_once() {
+        let tiny = b"\x02\x22\x00".repeat(2 * BATCH_RECORDS_MAX + 5);
+        let counts: Vec<_> = batches(&tiny).unwrap().iter().map(|batch| Records::of(batch).count()).collect();
+        assert_eq!(counts, [BATCH_RECORDS_MAX, BATCH_RECORDS_MAX, 5]);
+        // A user of 300,000 bytes each: four fill a batch.
+        let mut large = vec![];
+        let mut stored = vec![0x0a];
+        wire::put_varint(&mut stored, 300_000);
+        stored.extend([b'u'; 300_000]);
+        for _ in 0..9 {
+            let mut fact = vec![0x0a];
+            wire::put_varint(&mut fact, stored.len() as u64);
+            fact.extend_from_slice(&stored);
+            let mut body = vec![0x4a];
+            wire::put_varint(&mut body, fact.len() as u64);
+            body.extend_from_slice(&fact);
+            wire::put_varint(&mut large, body.len() as u64);
+            large.extend_from_slice(&body);
+        }
+        let batched = batches(&large).unwrap();
+        assert_eq!(batched.iter().map(|batch| Records::of(batch).count()).collect::<Vec<_>>(), [4, 4, 1]);
+        assert!(batched.concat() == large, "nothing is lost between batches");
+        assert_eq!(batches(b"").unwrap(), [b""; 0]);
+        batches(&tiny[..tiny.len() - 1]).unwrap_err();
+    }
 }

@@ -201,6 +201,7 @@ fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     wire::put_bytes(out, 9, descriptor.storage_version.as_bytes());
     wire::put_number(out, 10, u64::from(descriptor.page_size));
     wire::put_number(out, 11, descriptor.base_revision.cast_unsigned());
+    wire::put_number(out, 12, u64::from(descriptor.kept_listed));
 }
 
 fn put_extra(out: &mut Vec<u8>, extra: &Extra<'_>) {

@@ -60,11 +60,20 @@ impl Kept {
         Ok(())
     }
 
-    /// Adds a run that was read, behind everything in the set.
-    pub fn append(&mut self, run: &KeptRun<'_>) -> Result<()> {
-        self.count(run.steps.len())?;
-        self.runs.push_back(Run { first: run.first, steps: run.steps.to_vec() });
-        Ok(())
+    /// Adds runs that were read, in ascending order, at the end of the set where they belong: behind everything when they
+    /// are read forward, before everything when they are read backward.
+    pub fn add<'a>(&mut self, order: Order, runs: impl DoubleEndedIterator<Item = KeptRun<'a>>) -> Result<()> {
+        let take = |run: KeptRun<'_>| {
+            self.count(run.steps.len())?;
+            let run = Run { first: run.first, steps: run.steps.to_vec() };
+            match order {
+                Order::Ascending => self.runs.push_back(run),
+                Order::Descending => self.runs.push_front(run),
+            }
+            Ok(())
+        };
+        let mut runs = runs;
+        if order == Order::Ascending { runs.try_for_each(take) } else { runs.rev().try_for_each(take) }
     }
 
     fn count(&mut self, bytes: usize) -> Result<()> {
@@ -86,9 +95,9 @@ impl Kept {
         self.runs.is_empty()
     }
 
-    /// Walks the set beside records that ascend (`Order::Ascending`) or descend.
-    pub fn select(&self, order: Order) -> Selection<'_> {
-        Selection { runs: self.runs.iter().collect(), order, open: vec![] }
+    /// Walks the set beside records.
+    pub fn select(self, order: Order) -> Selection {
+        Selection { runs: self.runs, order, open: vec![] }
     }
 }
 
@@ -147,14 +156,14 @@ pub enum Order {
 
 /// A set being walked beside records.
 #[derive(Debug)]
-pub struct Selection<'a> {
-    runs: VecDeque<&'a Run>,
+pub struct Selection {
+    runs: VecDeque<Run>,
     order: Order,
     /// The open run; the next revision is the last.
     open: Vec<Rev>,
 }
 
-impl Selection<'_> {
+impl Selection {
     /// Whether the set names `rev`, which is beyond all revisions asked for so far.
     pub fn names(&mut self, rev: Rev) -> Result<bool> {
         self.fill()?;
@@ -226,9 +235,12 @@ mod tests {
                 built.prepend(piece).unwrap();
             }
             let mut read = Kept::default();
-            built.runs().for_each(|run| read.append(&run).unwrap());
+            let runs: Vec<_> = built.runs().collect();
+            let (front, back) = runs.split_at(runs.len() / 2);
+            read.add(Order::Descending, back.iter().copied()).unwrap();
+            read.add(Order::Descending, front.iter().copied()).unwrap();
             assert_eq!(read, built);
-            let mut selection = read.select(Order::Ascending);
+            let mut selection = read.clone().select(Order::Ascending);
             let found: Vec<Rev> = all.iter().copied().filter(|rev| selection.names(*rev).unwrap()).collect();
             assert_eq!(found, chosen);
             selection.finish().unwrap();
@@ -245,7 +257,7 @@ mod tests {
         let rev = |main| Rev { main, sub: 0 };
         let mut kept = Kept::default();
         kept.prepend(&[rev(3), rev(5), rev(9)]).unwrap();
-        let mut selection = kept.select(Order::Ascending);
+        let mut selection = kept.clone().select(Order::Ascending);
         assert!(selection.names(rev(3)).unwrap());
         assert!(!selection.names(rev(4)).unwrap());
         let error = selection.names(rev(6)).unwrap_err();
@@ -267,6 +279,7 @@ mod tests {
         }
         assert!(unfold(Rev { main: 1, sub: 0 }, &vec![4; RUN_REVISIONS_MAX]).is_err());
         let mut full = Kept { bytes: KEPT_BYTES_MAX, ..Kept::default() };
-        assert!(full.append(&KeptRun { first, steps: &[4] }).unwrap_err().hint_text().is_some());
+        let run = KeptRun { first, steps: &[4] };
+        assert!(full.add(Order::Ascending, std::iter::once(run)).unwrap_err().hint_text().is_some());
     }
 }

@@ -160,6 +160,8 @@ pub struct Descriptor<'a> {
     pub page_size: u32,
     /// The revision that an incremental stream follows; 0 in a full one.
     pub base_revision: i64,
+    /// Whether an incremental stream lists the older revisions that are still there; otherwise all are.
+    pub kept_listed: bool,
 }
 
 /// A compaction: history before `revision` may be missing.

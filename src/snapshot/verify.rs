@@ -37,6 +37,8 @@ pub struct Verifier {
     oldest: Option<Rev>,
     newest: i64,
     compacted: i64,
+    /// Whether older revisions are listed.
+    lists: bool,
 }
 
 impl Verifier {
@@ -55,6 +57,7 @@ impl Verifier {
             oldest: None,
             newest: 0,
             compacted: 0,
+            lists: false,
         }
     }
 
@@ -87,9 +90,7 @@ impl Verifier {
         match record {
             Record::End(end) => self.end = Some(*end),
             Record::Revision(revision) => self.revision(revision)?,
-            Record::Kept(_) if self.base_revision == 0 => {
-                return Err(Error::damaged("a full stream lists older revisions"));
-            }
+            Record::Kept(_) => self.lists = true,
             Record::Compacted(compacted) => self.compacted = self.compacted.max(compacted.revision),
             Record::Descriptor(descriptor) => self.descriptor(descriptor)?,
             _ => {}
@@ -141,6 +142,9 @@ impl Verifier {
                 (self.oldest.unwrap_or_default(), self.compact_revision, self.base_revision);
             let text = format!("history starts at {oldest}, but was compacted only to {compacted} and follows {base}");
             return Err(Error::damaged(text));
+        }
+        if self.lists && !descriptor.kept_listed {
+            return Err(Error::damaged("the stream lists older revisions and does not say so"));
         }
         if descriptor.base_revision != self.base_revision {
             let (said, base) = (descriptor.base_revision, self.base_revision);

@@ -33,8 +33,10 @@ pub struct Memory<'a> {
     pub samples: &'a [Sample],
 }
 
+/// Takes a revision.
+pub type Each<'a> = dyn FnMut(&Revision<'_>) -> Result<()> + 'a;
 /// Reads the revisions from main revision `first` up to `last`, ascending.
-pub type Range<'a> = dyn FnMut(i64, i64, &mut dyn FnMut(&Revision<'_>) -> Result<()>) -> Result<()> + 'a;
+pub type Range<'a> = dyn FnMut(i64, i64, &mut Each<'_>) -> Result<()> + 'a;
 
 /// Holds `memory` against the revisions of a file compacted to `compact_revision`, up to `last`: the lower one of the
 /// point's revision and the file's.
@@ -123,7 +125,7 @@ mod tests {
 
     fn held(remembered: &[Entry], samples: &[Sample], file: &[Entry], last: i64, compacted: i64) -> Kinship {
         let tail = Tail::new(remembered.iter().map(|entry| Print::of(&revision(entry))).collect());
-        let mut range = |first, last, each: &mut dyn FnMut(&Revision<'_>) -> Result<()>| {
+        let mut range = |first, last, each: &mut Each<'_>| {
             file.iter().filter(|e| (first..=last).contains(&e.0)).try_for_each(|e| each(&revision(e)))
         };
         kinship(Memory { tail: &tail, samples }, last, compacted, &mut range).unwrap()

@@ -101,11 +101,17 @@ impl Catalog {
         for point in &mut self.points {
             let manifest = keep_damage(loaded.next().await.expect("one result for each point"))?;
             if let Ok(manifest) = &manifest {
-                point.condemned |= manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name));
+                let condemned = &self.condemned.objects;
+                point.condemned |= manifest.objects.iter().any(|entry| condemned.contains(&entry.name));
             }
             point.manifest = Some(manifest);
         }
         Ok(())
+    }
+
+    /// Whether a collector is about to delete an object of the point.
+    pub fn condemns(&self, manifest: &Manifest) -> bool {
+        manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
     }
 
     /// Reads the newest verdict on each point.

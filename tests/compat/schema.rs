@@ -35,6 +35,7 @@ fn every_kind() -> Vec<Record<'static>> {
         storage_version: "3.6.0",
         page_size: 4096,
         base_revision: 250,
+        kept_listed: true,
     };
     let extra = |key, value| Record::Extra(Extra { bucket: b"future", key, value, sequence: 0 });
     let revision =

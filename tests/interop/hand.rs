@@ -137,6 +137,7 @@ fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
         bytes("storage_version", d.storage_version.as_bytes()),
         number("page_size", d.page_size.into()),
         number("base_revision", d.base_revision.into()),
+        flag("kept_listed", d.kept_listed),
     ]
 }
 
@@ -344,6 +345,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         storage_version: "3.6.0",
         page_size: 4096,
         base_revision: 5,
+        kept_listed: true,
     };
     let revision =
         |main, sub, tombstone, stored| Record::Revision(Revision { rev: Rev { main, sub }, tombstone, stored });

@@ -4,14 +4,14 @@
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
-use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
+use crate::snapshot::bbolt::node::Leaf;
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Walk};
+use crate::snapshot::bbolt::side::Taken;
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::entry::{self, RevisionKey};
 use crate::snapshot::kept::Kept;
-use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev, Revision};
-
-/// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
-pub const SIDE_BYTES_MAX: usize = 32 << 20;
+use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
+use crate::snapshot::witness::Each;
 
 /// Leaves are handed on together when they hold this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -50,7 +50,7 @@ pub struct Facts {
 #[derive(Debug, Default)]
 struct Side {
     buckets: Vec<(Bucket, Vec<Leaf>)>,
-    bytes: usize,
+    taken: Taken,
 }
 
 impl<'db, P: Pages> Source<'db, P> {
@@ -88,6 +88,7 @@ impl<'db, P: Pages> Source<'db, P> {
             storage_version: &self.facts.storage_version,
             page_size: self.db.meta().page_size,
             base_revision: 0,
+            kept_listed: false,
         }
     }
 
@@ -144,7 +145,7 @@ impl<'db, P: Pages> Source<'db, P> {
     }
 
     /// Calls `each` with the revisions from main revision `first` up to `last`, ascending.
-    pub fn revisions(&self, first: i64, last: i64, each: &mut dyn FnMut(&Revision<'_>) -> Result<()>) -> Result<()> {
+    pub fn revisions(&self, first: i64, last: i64, each: &mut Each<'_>) -> Result<()> {
         let Some(bucket) = &self.key else { return Ok(()) };
         let from = RevisionKey::new(Rev { main: first, sub: 0 }, false);
         let mut leaves = self.db.leaves_from(&bucket.root, from.as_bytes());
@@ -271,11 +272,7 @@ impl Side {
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
         let mut kept = vec![];
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| in_bucket(error, &bucket))? {
-            self.bytes += leaf.bytes();
-            if self.bytes > SIDE_BYTES_MAX {
-                let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));
-                return Err(in_bucket(error, &bucket));
-            }
+            self.taken.add(leaf.len(), leaf.bytes()).map_err(|error| in_bucket(error, &bucket))?;
             leaf.entries().try_for_each(|entry| plain(&bucket, entry.flags))?;
             kept.push(leaf);
         }
