@@ -14,6 +14,9 @@ use crate::base::units;
 /// A name this similar to a known one (Jaro-Winkler, 1 = equal) is taken for a slip.
 const SIMILARITY_MIN: f64 = 0.75;
 
+/// The greatest number that any field takes: more points than a repository has.
+const NUMBER_MAX: u32 = 1_000_000;
+
 /// A parsed file.
 pub(super) struct Document<'a> {
     place: Place<'a>,
@@ -174,10 +177,11 @@ impl<'a> Table<'a> {
             let kind = kind_of(found.get_ref());
             return Err(self.place.wrong(at, format!("{name} is {kind}, but must be a whole number")).hint(hint));
         };
-        match i64::from_str_radix(digits.as_str(), digits.radix()).ok().and_then(|number| u32::try_from(number).ok()) {
+        let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
+        match number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= NUMBER_MAX) {
             Some(number) => Ok(Some(Field::new(number, self.place, at))),
             None => {
-                let hint = format!("write a number from 0 to {}", u32::MAX);
+                let hint = format!("write a number from 0 to {NUMBER_MAX}");
                 Err(self.place.wrong(at, format!("{name} cannot be {digits}")).hint(hint))
             }
         }
