@@ -95,6 +95,7 @@ const FREE: &[&str] = &["main", "lib", "store"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("age", &["vault"]),
     ("axum", &["store::server", "agent::page"]),
+    ("base64", &["base::digest"]),
     ("chrono", &["base::clock", "policy::schedule"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
@@ -110,7 +111,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["api", "snapshot", "store::machine::command"]),
     ("raft", &["store::consensus"]),
     ("redb", &["store::backend"]),
+    ("reqwest", &["vault"]),
     ("rustix", &["base"]),
+    ("rustls", &["vault"]),
+    ("rustls_native_certs", &["vault"]),
     ("sha1", &["base::digest"]),
     ("sha2", &["base::digest"]),
     ("slog", &["store::consensus"]),

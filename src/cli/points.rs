@@ -13,7 +13,7 @@ use crate::cli::target::Place;
 use crate::vault::catalog::{Catalog, Point};
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::probe::probe;
+use crate::vault::probe::{ProbeCheck, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify as scrub};
@@ -280,24 +280,30 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
     #[derive(Serialize)]
     struct Checked<'a> {
         repository: &'a str,
-        checks: &'a [crate::vault::probe::ProbeCheck],
+        checks: &'a [ProbeCheck],
         ok: bool,
     }
     let place = Place::of(&args)?;
     let repository = Repository::attach(&place.options(context)).await?;
     let checks = context.stop.or(probe(&repository)).await?;
-    let ok = checks.iter().all(|check| check.ok);
+    let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {
         let rows = checks.iter().map(|check| {
-            vec![check.name.to_owned(), if check.ok { "ok" } else { "FAILED" }.to_owned(), check.detail.clone()]
+            let result = match (check.ok, check.required) {
+                (true, _) => "ok",
+                (false, true) => "FAILED",
+                (false, false) => "warning",
+            };
+            vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
         });
         table(&["PROMISE", "RESULT", "SEEN"], &[], rows.collect())
     })?;
-    if ok {
-        return Ok(Ended::Well);
+    let advice = |check: &ProbeCheck| check.hint.clone().unwrap_or_else(|| "see the table for what was seen".to_owned());
+    if let Some(broken) = checks.iter().find(|check| !check.ok && check.required) {
+        let text = format!("{} does not keep what backups rely on", repository.url());
+        return Err(Error::new(Kind::Failed, text).hint(advice(broken)));
     }
-    let broken = checks.iter().find(|check| !check.ok);
-    let hint =
-        broken.and_then(|check| check.hint.clone()).unwrap_or_else(|| "see the table for what was seen".to_owned());
-    Err(Error::new(Kind::Failed, format!("{} does not keep what backups rely on", repository.url())).hint(hint))
+    let warned = checks.iter().filter(|check| !check.ok);
+    let warned = warned.map(|check| context.output.warn(&format!("{}: {}", check.name, advice(check)))).count();
+    Ok(if warned > 0 { Ended::Warned } else { Ended::Well })
 }

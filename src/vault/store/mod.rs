@@ -1,29 +1,50 @@
-//! The store under a repository: one small surface over `object_store`, and what a directory needs beyond it.
+//! The store under a repository: one small surface over `object_store`, whatever is below.
 //!
-//! What was checked of `LocalFileSystem` (object_store 0.14) and relied on:
-//! - A create-only put writes `<name>#<n>`, fsyncs it, hard-links it to `<name>` (which fails if that exists), fsyncs the
-//!   folder and removes the staging name. Killed anywhere in between it leaves a staging name at most; listings skip
-//!   every name that ends in `#` and digits, and no name of this format holds a `#`.
-//! - It fsyncs the folders that it creates itself, but not one that it finds: a folder left by a killed run, or made by
-//!   another thread a moment ago, may not be durable yet. So `Folders` makes and fsyncs the whole way down once per
-//!   run, before the first object goes in.
-//! - A create that finds the name taken fsyncs nothing: an equal object is fsynced here before it counts as stored.
-//! - Listing a missing folder gives nothing; an unreadable one gives an error.
+//! ```text
+//!  Store ── put_new, get, head, list, children, delete
+//!    |
+//!    +-- directory   a folder of this machine                     fsync, hard links
+//!    +-- s3          a bucket that speaks S3        \
+//!    +-- gcs         a bucket of Google's            +-- http      limits, silence, retries; one place for all of it
+//!                                                          answer  what a status and a code mean
+//! ```
+//!
+//! Every implementation keeps the same promises, and one suite (tests/stores) asks all of them:
+//! - An object is created once. A create that finds the name taken compares content: equal is success (our own lost
+//!   reply, or another writer of the same), anything else is a conflict.
+//! - What was stored is read and listed at once, whole; a listing shows everything or is an error.
+//! - An error has the kind of its cause, and no secret.
+
+mod address;
+mod answer;
+mod credentials;
+mod directory;
+mod gcs;
+mod http;
+mod options;
+mod s3;
+mod throttle;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use object_store::{GetResult, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use std::collections::HashSet;
-use std::fs::File;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    Attribute, Attributes, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
+};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+pub(crate) use crate::vault::store::address::Address;
+pub use crate::vault::store::options::{BucketOptions, Environment, PATIENCE, STALL};
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::blocking;
+use crate::vault::store::answer::Refusal;
+use crate::vault::store::directory::Folders;
+use crate::vault::store::http::{Altered, BytesMax};
 
 /// How a create-only put ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,42 +70,89 @@ pub struct Listed {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
-    folders: Arc<Folders>,
+    /// What a directory needs; none for a bucket.
+    folders: Option<Arc<Folders>>,
+    attributes: Attributes,
 }
 
 impl Store {
-    /// The objects below an existing directory.
-    pub(crate) fn directory(root: &Path) -> Result<Self> {
-        let objects = LocalFileSystem::new_with_prefix(root)
-            .map_err(|error| failed(format!("open directory {}", root.display()), error))?
-            .with_fsync(true);
-        let folders = Folders { root: root.to_owned(), durable: Mutex::default() };
-        Ok(Store { objects: Arc::new(objects), folders: Arc::new(folders) })
+    /// The objects at an address; nothing is changed there, and a bucket is not asked yet.
+    pub(crate) fn open(address: &Address, url: &str, options: &BucketOptions) -> Result<Self> {
+        let place = match address {
+            Address::Directory(root) => {
+                let (objects, folders) = directory::open(root, url)?;
+                let (objects, folders) = (Arc::new(objects), Some(Arc::new(folders)));
+                return Ok(Store { objects, folders, attributes: Attributes::new() });
+            }
+            Address::S3(place) | Address::Gcs(place) => place,
+        };
+        let objects: Arc<dyn ObjectStore> = match address {
+            Address::S3(_) => Arc::new(s3::open(place, options)?),
+            _ => Arc::new(gcs::open(place, options)?),
+        };
+        let objects = match place.prefix.as_str() {
+            "" => objects,
+            prefix => Arc::new(PrefixStore::new(objects, prefix)),
+        };
+        let mut attributes = Attributes::new();
+        if let Some(class) = &options.storage_class {
+            attributes.insert(Attribute::StorageClass, class.clone().into());
+        }
+        Ok(Store { objects, folders: None, attributes })
+    }
+
+    /// Makes the directory of a new repository; a bucket is made by its owner.
+    pub(crate) fn create(address: &Address) -> Result<()> {
+        match address {
+            Address::Directory(root) => directory::create_root(root),
+            Address::S3(_) | Address::Gcs(_) => Ok(()),
+        }
+    }
+
+    /// Whether objects travel over a network, where a read may come out wrong although what is stored is right.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.folders.is_none()
     }
 
     /// Creates `path` with `content`, or finds it there with the same content.
     pub(crate) async fn put_new(&self, path: &str, content: Bytes) -> Result<Stored> {
-        let during = || format!("store {path}");
-        let folders = Arc::clone(&self.folders);
-        let owned = path.to_owned();
-        blocking(move || folders.make(&owned)).await.during(during)?;
-        let key = key(path)?;
-        match self.objects.put_opts(&key, PutPayload::from(content.clone()), PutMode::Create.into()).await {
-            Ok(_) => Ok(Stored::Created),
+        self.make_folders(path).await?;
+        match self.create_object(path, content.clone(), false).await {
+            Ok(()) => Ok(Stored::Created),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 self.resolve(path, content).await
             }
-            Err(error) => Err(failed(during(), error)),
+            Err(error) => Err(failed(format!("store {path}"), error)),
         }
+    }
+
+    /// Sends `content` to a new object and changes it on the way: the store must refuse it. A directory has no way.
+    pub(crate) async fn put_altered(&self, path: &str, content: Bytes) -> Result<()> {
+        self.create_object(path, content, true).await.map_err(|error| failed(format!("store {path}"), error))
+    }
+
+    async fn create_object(&self, path: &str, content: Bytes, altered: bool) -> object_store::Result<()> {
+        let mut options = PutOptions { attributes: self.attributes.clone(), ..PutMode::Create.into() };
+        if altered {
+            options.extensions.insert(Altered);
+        }
+        self.objects.put_opts(&StorePath::parse(path)?, PutPayload::from(content), options).await.map(|_| ())
+    }
+
+    async fn make_folders(&self, path: &str) -> Result<()> {
+        let Some(folders) = self.folders.clone() else { return Ok(()) };
+        let owned = path.to_owned();
+        blocking(move || folders.make(&owned)).await.during(|| format!("store {path}"))
     }
 
     /// Decides what an occupied name means.
     async fn resolve(&self, path: &str, content: Bytes) -> Result<Stored> {
-        let there = self.open(path).await?;
+        let there = self.open_object(path, content.len() as u64).await?;
         if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
-            let folders = Arc::clone(&self.folders);
-            let owned = path.to_owned();
-            blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
+            if let Some(folders) = self.folders.clone() {
+                let owned = path.to_owned();
+                blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
+            }
             return Ok(Stored::AlreadyThere);
         }
         Err(Error::new(Kind::Conflict, format!("{path} exists already, with other content"))
@@ -93,7 +161,7 @@ impl Store {
 
     /// A whole object of at most `bytes_max`.
     pub(crate) async fn get(&self, path: &str, bytes_max: u64) -> Result<Bytes> {
-        let there = self.open(path).await?;
+        let there = self.open_object(path, bytes_max).await?;
         if there.meta.size > bytes_max {
             let text = format!("{path} has {} bytes, more than the {bytes_max} it may have", there.meta.size);
             return Err(Error::damaged(text));
@@ -101,8 +169,10 @@ impl Store {
         self.read(path, there).await
     }
 
-    async fn open(&self, path: &str) -> Result<GetResult> {
-        self.objects.get(&key(path)?).await.map_err(|error| failed(format!("read {path}"), error))
+    async fn open_object(&self, path: &str, bytes_max: u64) -> Result<GetResult> {
+        let mut options = GetOptions::default();
+        options.extensions.insert(BytesMax(bytes_max));
+        self.objects.get_opts(&key(path)?, options).await.map_err(|error| failed(format!("read {path}"), error))
     }
 
     async fn read(&self, path: &str, object: GetResult) -> Result<Bytes> {
@@ -113,6 +183,12 @@ impl Store {
     pub(crate) async fn head(&self, path: &str) -> Result<Listed> {
         let meta = self.objects.head(&key(path)?).await.map_err(|error| failed(format!("look at {path}"), error))?;
         Ok(Listed { path: path.to_owned(), bytes: meta.size, modified: meta.last_modified })
+    }
+
+    /// The version that the store gave an object, where it says.
+    pub(crate) async fn version(&self, path: &str) -> Result<Option<String>> {
+        let meta = self.objects.head(&key(path)?).await.map_err(|error| failed(format!("look at {path}"), error))?;
+        Ok(meta.version)
     }
 
     /// Every object below `folder`, in no particular order.
@@ -153,9 +229,17 @@ fn key(path: &str) -> Result<StorePath> {
         .map_err(|error| Error::damaged(format!("{path:?} cannot be the name of an object")).source(error))
 }
 
+/// `object_store`'s own retries are off: `http` has them, in one place for all requests.
+fn no_retries() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
 /// A failed request, under the kind that its cause stands for.
 fn failed(message: String, error: object_store::Error) -> Error {
     use object_store::Error as E;
+    if let Some(refusal) = refusal(&error) {
+        return refusal.error().during(message);
+    }
     match &error {
         E::NotFound { .. } => Error::new(Kind::NotFound, message).source(error),
         E::AlreadyExists { .. } | E::Precondition { .. } => Error::new(Kind::Conflict, message).source(error),
@@ -170,6 +254,18 @@ fn failed(message: String, error: object_store::Error) -> Error {
     }
 }
 
+/// What the transport found, from under `object_store`'s own words: those hold URLs.
+fn refusal(error: &object_store::Error) -> Option<&Refusal> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -181,59 +277,16 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     None
 }
 
-/// The folders of a directory repository, made durable before anything is put into them.
-#[derive(Debug)]
-struct Folders {
-    root: PathBuf,
-    durable: Mutex<HashSet<PathBuf>>,
-}
-
-impl Folders {
-    fn make(&self, path: &str) -> io::Result<()> {
-        let object = self.root.join(path);
-        let folder = object.parent().unwrap_or(&self.root).to_owned();
-        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder) {
-            return Ok(());
-        }
-        std::fs::create_dir_all(&folder)?;
-        for part in folder.ancestors().take_while(|part| part.starts_with(&self.root)) {
-            sync_folder(part)?;
-        }
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
-        Ok(())
-    }
-
-    fn sync_object(&self, path: &str) -> io::Result<()> {
-        let object = self.root.join(path);
-        File::open(&object)?.sync_all()?;
-        sync_folder(object.parent().unwrap_or(&self.root))
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Creates the directory of a new repository, readable by its owner only: backups hold secrets.
-pub(crate) fn create_root(root: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let during = || format!("create directory {}", root.display());
-    let old = root.ancestors().find(|part| part.exists()).unwrap_or(root).to_owned();
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).during(during)?;
-    for part in root.ancestors().take_while(|part| part.starts_with(&old)) {
-        sync_folder(part).during(during)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::TryStreamExt;
+    use std::fs::File;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::directory(dir.path()).unwrap();
+        let address = Address::Directory(dir.path().to_owned());
+        let store = Store::open(&address, "file:///x", &BucketOptions::default()).unwrap();
         (dir, store)
     }
 
