@@ -298,7 +298,8 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
         });
         table(&["PROMISE", "RESULT", "SEEN"], &[], rows.collect())
     })?;
-    let advice = |check: &ProbeCheck| check.hint.clone().unwrap_or_else(|| "see the table for what was seen".to_owned());
+    let advice =
+        |check: &ProbeCheck| check.hint.clone().unwrap_or_else(|| "see the table for what was seen".to_owned());
     if let Some(broken) = checks.iter().find(|check| !check.ok && check.required) {
         let text = format!("{} does not keep what backups rely on", repository.url());
         return Err(Error::new(Kind::Failed, text).hint(advice(broken)));

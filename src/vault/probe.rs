@@ -35,95 +35,51 @@ pub struct ProbeCheck {
     pub hint: Option<String>,
 }
 
-/// Something that must be allowed, as people who allow it call it.
-#[derive(Clone, Copy)]
-enum Right {
-    List,
-    Read,
-    Create,
-    Delete,
-}
-
-impl Right {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Right::List => ("s3:ListBucket", "storage.objects.list"),
-            Right::Read => ("s3:GetObject", "storage.objects.get"),
-            Right::Create => ("s3:PutObject", "storage.objects.create"),
-            Right::Delete => ("s3:DeleteObject", "storage.objects.delete"),
+/// Notes a check; whether the promise is kept.
+fn note(checks: &mut Vec<ProbeCheck>, name: &'static str, required: bool, result: Result<String>) -> bool {
+    let ok = result.is_ok();
+    checks.push(match result {
+        Ok(detail) => ProbeCheck { name, ok, required, detail, hint: None },
+        Err(error) => {
+            let hint = error.hint_text().map(str::to_owned);
+            ProbeCheck { name, ok, required, detail: error.chain(), hint }
         }
-    }
-}
-
-/// The checks as they are made.
-struct Probe<'a> {
-    repository: &'a Repository,
-    checks: Vec<ProbeCheck>,
-}
-
-impl Probe<'_> {
-    /// Notes a check; whether it is kept.
-    fn note(&mut self, name: &'static str, required: bool, right: Option<Right>, result: Result<String>) -> bool {
-        let check = match result {
-            Ok(detail) => ProbeCheck { name, ok: true, required, detail, hint: None },
-            Err(error) => {
-                let hint = right.filter(|_| error.kind() == Kind::Denied).and_then(|right| self.allow(right));
-                let hint = hint.or_else(|| error.hint_text().map(str::to_owned));
-                ProbeCheck { name, ok: false, required, detail: error.chain(), hint }
-            }
-        };
-        self.checks.push(check);
-        self.checks.last().is_some_and(|check| check.ok)
-    }
-
-    /// What to allow in a bucket; a directory's own hint is better.
-    fn allow(&self, right: Right) -> Option<String> {
-        let (s3, google) = right.names();
-        let name = match self.repository.url().split(':').next() {
-            Some("s3" | "s3a") => s3,
-            Some("gs" | "gcs") => google,
-            _ => return None,
-        };
-        let note = match right {
-            Right::Delete => "; only `prune` needs it, and a host that only makes backups is safer without",
-            _ => "",
-        };
-        Some(format!("allow {name} to these credentials{note}"))
-    }
+    });
+    ok
 }
 
 /// Asks the store for every promise.
 pub async fn probe(repository: &Repository) -> Result<Vec<ProbeCheck>> {
-    let mut probe = Probe { repository, checks: vec![] };
+    let mut checks = vec![];
     let at = Location::Probe(Attempt::random()?);
     let listed = list(repository, &at).await.map(|_| "objects can be listed".to_owned());
-    let lists = probe.note("list", true, Some(Right::List), listed);
+    let lists = note(&mut checks, "list", true, listed);
     let created = repository.put_new(&at, Bytes::from_static(CONTENT)).await;
     let before = repository.clock().now();
     let created = created.map(|_| format!("{at} was created"));
-    if !probe.note("create", true, Some(Right::Create), created) {
-        return Ok(probe.checks);
+    if !note(&mut checks, "create", true, created) {
+        return Ok(checks);
     }
-    let reads = probe.note("read back", true, Some(Right::Read), read_back(repository, &at).await);
+    let reads = note(&mut checks, "read back", true, read_back(repository, &at).await);
     if reads {
-        probe.note("create once", true, None, create_once(repository, &at).await);
+        note(&mut checks, "create once", true, create_once(repository, &at).await);
     }
     if let Some(result) = altered(repository).await? {
-        probe.note("altered upload", false, None, result);
+        note(&mut checks, "altered upload", false, result);
     }
     if lists {
-        probe.note("list after write", true, None, is_listed(repository, &at).await);
+        note(&mut checks, "list after write", true, is_listed(repository, &at).await);
     }
     if reads {
-        probe.note("clock", true, None, clock_skew(repository, &at, before).await);
+        note(&mut checks, "clock", true, clock_skew(repository, &at, before).await);
         if repository.keeps_versions(&at).await? {
             let detail = "the bucket keeps old versions: what is deleted costs until a lifecycle rule ends it";
-            probe.note("versions", false, None, Ok(detail.to_owned()));
+            note(&mut checks, "versions", false, Ok(detail.to_owned()));
         }
     }
     let directory = repository.url().starts_with("file:");
-    probe.note("delete", directory, Some(Right::Delete), delete(repository, &at).await);
-    Ok(probe.checks)
+    note(&mut checks, "delete", directory, delete(repository, &at).await);
+    Ok(checks)
 }
 
 async fn list(repository: &Repository, at: &Location) -> Result<usize> {

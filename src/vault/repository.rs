@@ -22,8 +22,6 @@ pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STAL
 
 /// Small documents that are loaded at the same time.
 pub const LOADS_MAX: usize = 4;
-/// Times that an object is read over a network before it is called damaged: what came wrong may have been sent right.
-const READS_MAX: u32 = 3;
 
 /// Where a repository is.
 #[derive(Clone, Debug, Default)]
@@ -108,9 +106,15 @@ impl Repository {
     /// Opens a repository, or a place where one could be made, and changes nothing: what a check of the store needs.
     pub async fn attach(options: &RepositoryOptions) -> Result<Self> {
         let store = Store::open(&Address::parse(&options.url)?, &options.url, &options.bucket)?;
-        let config = newest_config(&store, &options.url).await?;
+        let mut config = newest_config(&store, &options.url).await?;
+        if config.is_none() && is_unlisted(&store).await? {
+            // Another first backup may have made it just now.
+            config = newest_config(&store, &options.url).await?;
+            if config.is_none() {
+                return Err(blind(&options.url));
+            }
+        }
         if config.is_none() {
-            refuse_blindness(&store, &options.url).await?;
             refuse_strangers(&store, &options.url).await?;
         }
         let about = About { url: options.url.clone(), clock: options.clock, config };
@@ -155,7 +159,7 @@ impl Repository {
 
     /// How often an object is read before it is called damaged: once from a disk, more often over a network.
     pub fn reads_max(&self) -> u32 {
-        reads_max(&self.store)
+        self.store.reads_max()
     }
 
     /// A restore point's manifest, checked in all that does not need its objects.
@@ -213,13 +217,9 @@ impl Repository {
     }
 }
 
-fn reads_max(store: &Store) -> u32 {
-    if store.is_remote() { READS_MAX } else { 1 }
-}
-
 /// A document; read again when its checksum is wrong and the wire may be to blame.
 async fn read_document<D: Document>(store: &Store, path: &str) -> Result<D> {
-    let mut reads = reads_max(store);
+    let mut reads = store.reads_max();
     loop {
         reads -= 1;
         match sealed::open(path, &store.get(path, D::BYTES_MAX).await?) {
@@ -251,19 +251,23 @@ async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
     Ok(Some(config))
 }
 
-/// An empty listing of a bucket is believed only when the first config cannot be read either: a listing that is denied,
-/// or late, must not look like a place where nothing was ever stored.
-async fn refuse_blindness(store: &Store, url: &str) -> Result<()> {
+/// Whether there is a first config after all. An empty listing of a bucket is believed only when that cannot be read
+/// either: one that is denied, or late, must not look like a place where nothing was ever stored.
+async fn is_unlisted(store: &Store) -> Result<bool> {
     if !store.is_remote() {
-        return Ok(());
+        return Ok(false);
     }
     match store.head(&Location::Config(1).to_string()).await {
-        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        Err(error) if error.kind() == Kind::NotFound => Ok(false),
         // Without the right to list, a provider denies what is not there.
         Err(error) => Err(error),
-        Ok(_) => Err(Error::new(Kind::Failed, format!("{url} holds a repository, but its listing shows nothing"))
-            .hint("allow the credentials to list the bucket; `holdfast check` says what is missing")),
+        Ok(_) => Ok(true),
     }
+}
+
+fn blind(url: &str) -> Error {
+    Error::new(Kind::Failed, format!("{url} holds a repository, but its listing shows nothing"))
+        .hint("allow the credentials to list the bucket; `holdfast check` says what is missing")
 }
 
 /// Without a config the place must be empty: what a killed first backup or a check leaves, and nothing else.

@@ -29,6 +29,7 @@ pub(super) enum Verdict {
 pub(super) struct Refusal {
     pub(super) kind: Kind,
     pub(super) what: String,
+    /// What to do; empty when that depends on what was asked.
     pub(super) hint: String,
 }
 
@@ -39,7 +40,8 @@ impl Refusal {
 
     /// As this program's error.
     pub(super) fn error(&self) -> Error {
-        Error::new(self.kind, self.what.clone()).hint(self.hint.clone())
+        let error = Error::new(self.kind, self.what.clone());
+        if self.hint.is_empty() { error } else { error.hint(self.hint.clone()) }
     }
 }
 
@@ -89,11 +91,8 @@ pub(super) fn judge(host: &str, status: u16, body: &[u8]) -> Verdict {
         (301 | 307 | 308, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             refuse(Kind::Usage, "the bucket lives in another region or at another endpoint: name it in [repository]")
         }
-        (401 | 403, _) => refuse(
-            Kind::Denied,
-            "the credentials must allow to list, read and create objects in the repository; `holdfast check` says \
-             which of these is missing",
-        ),
+        // Which right is missing is known by who asked: see `right`.
+        (401 | 403, _) => refuse(Kind::Denied, ""),
         (_, "InvalidStorageClass") => refuse(Kind::Usage, "correct storage_class in the policy's [repository]"),
         _ => refuse(Kind::Failed, "run `holdfast check` on the repository, and see docs/providers.md"),
     }
@@ -150,8 +149,8 @@ mod tests {
     #[test]
     fn refusals_have_a_kind_and_say_what_to_do_and_no_key() {
         for (status, code, kind, says) in [
-            (403, "AccessDenied", Kind::Denied, "list, read and create"),
-            (401, "", Kind::Denied, "list, read and create"),
+            (403, "AccessDenied", Kind::Denied, ""),
+            (401, "", Kind::Denied, ""),
             (403, "RequestTimeTooSkewed", Kind::Denied, "clock"),
             (400, "ExpiredToken", Kind::Denied, "renew"),
             (403, "SignatureDoesNotMatch", Kind::Denied, "secret"),

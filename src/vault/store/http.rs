@@ -35,7 +35,7 @@ use crate::base::units;
 use crate::vault::store::answer::{Refusal, Verdict, judge};
 use crate::vault::store::options::{
     ALTERED_TRIES_MAX, ANSWER_BYTES_MAX, BucketOptions, CONNECT, METADATA_PATIENCE, PATIENCE, STALL, WAIT_FIRST,
-    WAIT_LONGEST,
+    WAIT_LONGEST, WAIT_PART,
 };
 use crate::vault::store::throttle::Throttle;
 
@@ -122,7 +122,8 @@ impl Transport {
         let body = if parts.extensions.get::<Altered>().is_some() { alter(&body) } else { body };
         let host = parts.uri.host().unwrap_or_default().to_owned();
         let patience = if is_metadata(&host) { self.patience.min(METADATA_PATIENCE) } else { self.patience };
-        let mut backoff = Backoff::new(WAIT_FIRST, WAIT_LONGEST, patience, Seeded::new(seed()));
+        let longest = WAIT_LONGEST.min(patience / WAIT_PART).max(WAIT_FIRST);
+        let mut backoff = Backoff::new(WAIT_FIRST, longest, patience, Seeded::new(seed()));
         let (mut failing, mut tries, mut altered) = (None, 0_u32, 0_u32);
         loop {
             tries += 1;
@@ -145,7 +146,7 @@ impl Transport {
             let elapsed = failing.get_or_insert_with(Stopwatch::start).elapsed();
             let Some(wait) = backoff.wait(elapsed) else { return Err(given_up(&host, &why, tries, elapsed)) };
             tracing::debug!(%host, method = %parts.method, tries, why, "a request is tried again");
-            tokio::time::sleep(wait.max(wish.min(WAIT_LONGEST))).await;
+            tokio::time::sleep(wait.max(wish.min(longest))).await;
         }
     }
 

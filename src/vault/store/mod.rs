@@ -22,6 +22,7 @@ mod directory;
 mod gcs;
 mod http;
 mod options;
+mod right;
 mod s3;
 mod throttle;
 
@@ -30,8 +31,8 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    Attribute, Attributes, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig,
+    Attribute, Attributes, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig,
 };
 use std::io;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use crate::base::stop::blocking;
 use crate::vault::store::answer::Refusal;
 use crate::vault::store::directory::Folders;
 use crate::vault::store::http::{Altered, BytesMax};
+use crate::vault::store::right::{Provider, Right};
 
 /// How a create-only put ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,11 @@ pub(crate) struct Store {
     /// What a directory needs; none for a bucket.
     folders: Option<Arc<Folders>>,
     attributes: Attributes,
+    provider: Provider,
 }
+
+/// Times that an object is read over a network before it is called wrong: what came wrong may have been sent right.
+const READS_MAX: u32 = 3;
 
 impl Store {
     /// The objects at an address; nothing is changed there, and a bucket is not asked yet.
@@ -82,7 +88,8 @@ impl Store {
             Address::Directory(root) => {
                 let (objects, folders) = directory::open(root, url)?;
                 let (objects, folders) = (Arc::new(objects), Some(Arc::new(folders)));
-                return Ok(Store { objects, folders, attributes: Attributes::new() });
+                let attributes = Attributes::new();
+                return Ok(Store { objects, folders, attributes, provider: Provider::Directory });
             }
             Address::S3(place) | Address::Gcs(place) => place,
         };
@@ -98,7 +105,7 @@ impl Store {
         if let Some(class) = &options.storage_class {
             attributes.insert(Attribute::StorageClass, class.clone().into());
         }
-        Ok(Store { objects, folders: None, attributes })
+        Ok(Store { objects, folders: None, attributes, provider: Provider::of(address) })
     }
 
     /// Makes the directory of a new repository; a bucket is made by its owner.
@@ -109,7 +116,12 @@ impl Store {
         }
     }
 
-    /// Whether objects travel over a network, where a read may come out wrong although what is stored is right.
+    /// How often an object is read before it is called damaged: once from a disk, more often over a network.
+    pub(crate) fn reads_max(&self) -> u32 {
+        if self.is_remote() { READS_MAX } else { 1 }
+    }
+
+    /// Whether objects travel over a network.
     pub(crate) fn is_remote(&self) -> bool {
         self.folders.is_none()
     }
@@ -122,13 +134,14 @@ impl Store {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 self.resolve(path, content).await
             }
-            Err(error) => Err(failed(format!("store {path}"), error)),
+            Err(error) => Err(self.provider.name(Right::Create, failed(format!("store {path}"), error))),
         }
     }
 
     /// Sends `content` to a new object and changes it on the way: the store must refuse it. A directory has no way.
     pub(crate) async fn put_altered(&self, path: &str, content: Bytes) -> Result<()> {
-        self.create_object(path, content, true).await.map_err(|error| failed(format!("store {path}"), error))
+        let stored = self.create_object(path, content, true).await;
+        stored.map_err(|error| self.provider.name(Right::Create, failed(format!("store {path}"), error)))
     }
 
     async fn create_object(&self, path: &str, content: Bytes, altered: bool) -> object_store::Result<()> {
@@ -147,13 +160,18 @@ impl Store {
 
     /// Decides what an occupied name means.
     async fn resolve(&self, path: &str, content: Bytes) -> Result<Stored> {
-        let there = self.open_object(path, content.len() as u64).await?;
-        if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
-            if let Some(folders) = self.folders.clone() {
-                let owned = path.to_owned();
-                blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
+        for _ in 0..self.reads_max() {
+            let there = match self.open_object(path, content.len() as u64).await {
+                Err(error) if error.kind() == Kind::Damaged => break,
+                there => there?,
+            };
+            if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
+                if let Some(folders) = self.folders.clone() {
+                    let owned = path.to_owned();
+                    blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
+                }
+                return Ok(Stored::AlreadyThere);
             }
-            return Ok(Stored::AlreadyThere);
         }
         Err(Error::new(Kind::Conflict, format!("{path} exists already, with other content"))
             .hint("nothing was overwritten; `holdfast verify` tells whether what is there is whole"))
@@ -172,7 +190,8 @@ impl Store {
     async fn open_object(&self, path: &str, bytes_max: u64) -> Result<GetResult> {
         let mut options = GetOptions::default();
         options.extensions.insert(BytesMax(bytes_max));
-        self.objects.get_opts(&key(path)?, options).await.map_err(|error| failed(format!("read {path}"), error))
+        let object = self.objects.get_opts(&key(path)?, options).await;
+        object.map_err(|error| self.provider.name(Right::Read, failed(format!("read {path}"), error)))
     }
 
     async fn read(&self, path: &str, object: GetResult) -> Result<Bytes> {
@@ -181,26 +200,30 @@ impl Store {
 
     /// Size and time of an object.
     pub(crate) async fn head(&self, path: &str) -> Result<Listed> {
-        let meta = self.objects.head(&key(path)?).await.map_err(|error| failed(format!("look at {path}"), error))?;
+        let meta = self.look(path).await?;
         Ok(Listed { path: path.to_owned(), bytes: meta.size, modified: meta.last_modified })
     }
 
     /// The version that the store gave an object, where it says.
     pub(crate) async fn version(&self, path: &str) -> Result<Option<String>> {
-        let meta = self.objects.head(&key(path)?).await.map_err(|error| failed(format!("look at {path}"), error))?;
-        Ok(meta.version)
+        Ok(self.look(path).await?.version)
+    }
+
+    async fn look(&self, path: &str) -> Result<ObjectMeta> {
+        let meta = self.objects.head(&key(path)?).await;
+        meta.map_err(|error| self.provider.name(Right::Read, failed(format!("look at {path}"), error)))
     }
 
     /// Every object below `folder`, in no particular order.
     pub(crate) fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed>> {
-        let during = format!("list {folder}");
+        let (during, provider) = (format!("list {folder}"), self.provider);
         self.objects
             .list(Some(&StorePath::from(folder)))
             .map(move |meta| match meta {
                 Ok(meta) => {
                     Ok(Listed { path: meta.location.to_string(), bytes: meta.size, modified: meta.last_modified })
                 }
-                Err(error) => Err(failed(during.clone(), error)),
+                Err(error) => Err(provider.name(Right::List, failed(during.clone(), error))),
             })
             .boxed()
     }
@@ -209,7 +232,8 @@ impl Store {
     pub(crate) async fn children(&self, folder: &str) -> Result<(Vec<String>, Vec<String>)> {
         let prefix = StorePath::from(folder);
         let listed = self.objects.list_with_delimiter(Some(&prefix)).await;
-        let listed = listed.map_err(|error| failed(format!("list {folder}"), error))?;
+        let listed =
+            listed.map_err(|error| self.provider.name(Right::List, failed(format!("list {folder}"), error)))?;
         let name = |path: &StorePath| path.filename().unwrap_or_default().to_owned();
         let mut folders: Vec<String> = listed.common_prefixes.iter().map(name).collect();
         let mut objects: Vec<String> = listed.objects.iter().map(|meta| name(&meta.location)).collect();
@@ -220,7 +244,8 @@ impl Store {
 
     /// Deletes an object.
     pub(crate) async fn delete(&self, path: &str) -> Result<()> {
-        self.objects.delete(&key(path)?).await.map_err(|error| failed(format!("delete {path}"), error))
+        let deleted = self.objects.delete(&key(path)?).await;
+        deleted.map_err(|error| self.provider.name(Right::Delete, failed(format!("delete {path}"), error)))
     }
 }
 

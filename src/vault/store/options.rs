@@ -17,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_mins(5);
 pub(super) const WAIT_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between tries.
 pub(super) const WAIT_LONGEST: Duration = Duration::from_secs(10);
+/// The longest wait is at most this part of the patience, so that giving up always comes after many tries.
+pub(super) const WAIT_PART: u32 = 30;
 /// Tries of an upload that the bucket calls altered on the way: a broken network card is not waited for.
 pub(super) const ALTERED_TRIES_MAX: u32 = 4;
 /// How long a connection may take to be made.
