@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Until `commit` returns, nothing is visible under the final name; afterwards it survives a power cut.
-//! - A file that is already there is never replaced.
+//! - A file that is already there is never replaced, except by `replace`, which is for what may be lost.
 //! - An abandoned temporary file is removed; one left by a kill is recognised by its suffix and replaced next time.
 
 use std::fs::{File, OpenOptions, Permissions};
@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::id;
 
 /// What a file's name ends with until it is whole.
 pub const PART_SUFFIX: &str = ".part";
@@ -109,6 +110,29 @@ impl Drop for NewFile {
     }
 }
 
+/// Writes a file in place of what is there, in one step: readers see the old one or the new one. Not synced: this is for
+/// caches and their like, readable by their owner only.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).during(|| format!("create {}", folder.display()))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}{PART_SUFFIX}", id::random()?));
+    let part = PathBuf::from(name);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).and_then(|mut file| {
+        file.write_all(bytes)?;
+        rename(&part, path)
+    });
+    written.during(|| format!("replace {}", path.display())).inspect_err(|_| {
+        // It may never have been made.
+        drop(std::fs::remove_file(&part));
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the owner of renames")]
+fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from, to)
+}
+
 /// Refuses a path where something is already.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -177,5 +201,18 @@ mod tests {
         let path = folder.path().join("snapshot.db");
         let _first = NewFile::create(&path, 0o600).unwrap();
         assert_eq!(NewFile::create(&path, 0o600).unwrap_err().kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/cache");
+        for content in [&b"one"[..], b"longer", b""] {
+            replace(&path, content).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(replace(dir.path(), b"x").is_err());
     }
 }

@@ -127,6 +127,16 @@ impl Place {
     }
 }
 
+/// Where a cache may be kept: `$XDG_CACHE_HOME/holdfast`, or `~/.cache/holdfast`; none when neither is known.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        let value = std::env::vars_os().find(|(key, _)| key == name)?.1;
+        // What the base directory specification says of relative ones: as if they were not set.
+        Some(PathBuf::from(value)).filter(|path| path.is_absolute())
+    };
+    folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache"))).map(|cache| cache.join("holdfast"))
+}
+
 /// The variables that say who we are to a bucket, as its provider's own tools read them.
 fn environment() -> Environment {
     const PREFIXES: [&str; 2] = ["AWS_", "GOOGLE_"];

@@ -101,11 +101,22 @@ impl Catalog {
         for point in &mut self.points {
             let manifest = keep_damage(loaded.next().await.expect("one result for each point"))?;
             if let Ok(manifest) = &manifest {
-                point.condemned |= manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name));
+                let condemned = &self.condemned.objects;
+                point.condemned |= manifest.objects.iter().any(|entry| condemned.contains(&entry.name));
             }
             point.manifest = Some(manifest);
         }
         Ok(())
+    }
+
+    /// Whether a collector is about to delete objects, so that only manifests tell whose chains are among them.
+    pub(crate) fn condemns_objects(&self) -> bool {
+        !self.condemned.objects.is_empty()
+    }
+
+    /// Whether part of a point's chain is about to be deleted.
+    pub(crate) fn condemns(&self, manifest: &Manifest) -> bool {
+        manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
     }
 
     /// Reads the newest verdict on each point.
@@ -154,7 +165,7 @@ fn keep_damage<T>(result: Result<T>) -> Result<Result<T>> {
 }
 
 /// Damaged, gone since it was listed, or from a newer version: in each case it stays visible with the reason.
-fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Usage)
 }
 

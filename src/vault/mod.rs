@@ -48,6 +48,7 @@ pub mod sealed;
 mod select;
 pub mod steps;
 mod store;
+pub mod summary;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

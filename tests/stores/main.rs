@@ -6,6 +6,7 @@
 
 mod check;
 mod conformance;
+mod list;
 mod points;
 mod site;
 mod weather;
