@@ -1,8 +1,11 @@
 //! Which branch of history a new restore point belongs to: proved by the facts at hand, not assumed.
 //!
 //! A restore or a forced new cluster can keep ids and revisions, so equal ids prove nothing by themselves. A point
-//! continues the current branch only when the cluster's id is the same and neither the revision nor the raft position
-//! went back; otherwise it opens a branch of its own, and the reason is told.
+//! continues the current branch only when the cluster's id is the same, neither its revision nor its raft position went
+//! back, and nothing that the newest point remembers is contradicted; otherwise it opens a branch of its own, and the
+//! reason is told.
+//!
+//! What went back is asked of the cluster as a whole, not of the file: a follower may lag, a cluster does not.
 
 use crate::base::digest::Sha256;
 use crate::base::error::Result;
@@ -38,9 +41,15 @@ pub enum Branch {
     },
 }
 
-/// Decides. `current`: the current branch and the position of its newest point, when it has one. `attempt` makes the id
-/// of a branch unique where nothing else tells it apart.
-pub fn branch(current: Option<(Lineage, Position)>, now: Position, attempt: &str) -> Result<Branch> {
+/// Decides. `current`: the current branch and the position of its newest point, when it has one. `now`: where the cluster
+/// stands. `contradiction`: what the newest point remembers otherwise. `attempt` makes the id of a branch unique where
+/// nothing else tells it apart.
+pub fn branch(
+    current: Option<(Lineage, Position)>,
+    now: Position,
+    contradiction: Option<&str>,
+    attempt: &str,
+) -> Result<Branch> {
     // A branch of imported files names no cluster: nothing live can continue it.
     let Some((parent, then)) = current.filter(|(_, then)| then.cluster_id != EtcdId(0)) else {
         // Two first backups at once must open the same branch.
@@ -59,9 +68,10 @@ pub fn branch(current: Option<(Lineage, Position)>, now: Position, attempt: &str
     ];
     // A file before etcd 3.5 may not tell its term.
     let back = back.into_iter().find(|(_, then, now)| *now != 0 && now < then);
-    let Some((what, then, now)) = back else { return Ok(Branch::Continues(parent)) };
+    let back = back.map(|(what, then, now)| format!("the {what} went back from {then} to {now}"));
+    let Some(why) = back.as_deref().or(contradiction) else { return Ok(Branch::Continues(parent)) };
     let lineage = derive(&["fork", &parent.to_string(), attempt])?;
-    let reason = format!("the {what} went back from {then} to {now}: the cluster was restored or forced");
+    let reason = format!("{why}: the cluster was restored or forced");
     Ok(Branch::Opens { lineage, parent: Some(parent), reason })
 }
 
@@ -81,7 +91,7 @@ mod tests {
     }
 
     fn reason(now: Position) -> Option<String> {
-        match branch(current(), now, "x").unwrap() {
+        match branch(current(), now, None, "x").unwrap() {
             Branch::Continues(_) => None,
             Branch::Opens { reason, parent, .. } => {
                 assert!(parent.is_some());
@@ -103,22 +113,27 @@ mod tests {
         ] {
             assert!(reason(now).unwrap().contains(word));
         }
+        let contradicted = branch(current(), THEN, Some("revision 7/0 has another content"), "x").unwrap();
+        let Branch::Opens { reason, .. } = contradicted else { panic!("it continued") };
+        assert!(reason.starts_with("revision 7/0 has another content: "), "{reason}");
     }
 
     #[test]
     fn the_first_live_point_beside_imported_files_is_a_first_point() {
         let imported = current().map(|(lineage, then)| (lineage, Position { cluster_id: EtcdId(0), ..then }));
-        let Branch::Opens { lineage, parent, .. } = branch(imported, THEN, "x").unwrap() else { panic!("continued") };
+        let Branch::Opens { lineage, parent, .. } = branch(imported, THEN, None, "x").unwrap() else {
+            panic!("continued")
+        };
         assert_eq!(parent, None);
-        assert_eq!(branch(None, THEN, "y").unwrap(), branch(imported, THEN, "x").unwrap());
+        assert_eq!(branch(None, THEN, None, "y").unwrap(), branch(imported, THEN, None, "x").unwrap());
         assert_ne!(lineage, current().unwrap().0);
     }
 
     #[test]
     fn first_points_agree_and_forks_do_not() {
-        let first = |attempt| branch(None, THEN, attempt).unwrap();
+        let first = |attempt| branch(None, THEN, None, attempt).unwrap();
         assert_eq!(first("x"), first("y"));
-        let fork = |attempt| branch(current(), Position { revision: 1, ..THEN }, attempt).unwrap();
+        let fork = |attempt| branch(current(), Position { revision: 1, ..THEN }, None, attempt).unwrap();
         assert_ne!(fork("x"), fork("y"));
     }
 }

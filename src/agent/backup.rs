@@ -1,9 +1,10 @@
-//! One full restore point of a live etcd, from asking the members how they are to a verified manifest.
+//! One restore point of a live etcd, from reading what there is already to a verified manifest.
 //!
 //! ```text
-//! survey ──> choose a follower ──> stream its file into scratch (verified as it arrives)
+//! what the repository holds ──> survey ──> choose a follower ──> stream its file into scratch (verified as it arrives)
+//!   ──> which branch of history, full or incremental
 //!   ──> records stored | records proved | the same member hashes its history     (side by side)
-//!   ──> compare ──> branch of history ──> publish ──> verify at level 1
+//!   ──> compare ──> publish ──> verify at level 1
 //! ```
 //!
 //! The spool exists because etcd's format needs random access; it has no name and vanishes with the process. Everything
@@ -11,27 +12,30 @@
 //! to another moment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::agent::ancestry::{Branch, Position, branch};
 use crate::agent::compare::{compare, not_compared};
+use crate::agent::history::{History, Newest};
+use crate::agent::kind::{Choice, Ground, Wanted, choose};
+use crate::agent::spool::{Request, Spool, spool};
 use crate::base::clock::{Stopwatch, Time};
-use crate::base::error::{Error, Kind, Result};
-use crate::base::file::{ReadAt, Scratch, free_bytes};
+use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
-use crate::base::units;
 use crate::client::Client;
-use crate::client::maintenance::{Choice, HashAnswer, MemberStatus, choose};
+use crate::client::maintenance::HashAnswer;
 use crate::policy::HashOnLeader;
 use crate::snapshot::bbolt::read::Db;
-use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::bbolt::records::{Facts, Source};
 use crate::snapshot::hash::Scope;
-use crate::vault::catalog::Catalog;
-use crate::vault::full::{self, Full};
+use crate::snapshot::witness::{Each, Kinship, Memory, kinship};
+use crate::vault::chain::Segment;
+use crate::vault::intake::{self, Base, Intake, Taken};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
-use crate::vault::lineage::{self, LineageDocument};
-use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest};
+use crate::vault::lineage::LineageDocument;
+use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
 use crate::vault::publish::publish;
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
@@ -39,11 +43,17 @@ use crate::vault::scrub::{Verification, verify};
 use crate::vault::steps::Steps;
 use crate::vault::verdict::{Level, Verdict};
 
+/// Tells whether a full point is due when the last one was begun at this time.
+pub type FullDue = dyn Fn(Time) -> bool + Send + Sync;
+
 /// What a backup is given.
-#[derive(Debug)]
 pub struct Job {
     /// The cluster's name in the repository.
     pub cluster: String,
+    /// Full, incremental, or whatever fits.
+    pub wanted: Wanted,
+    /// When a full point is due.
+    pub full_due: Arc<FullDue>,
     /// Whether the leader may be asked to hash its history when there is no other member.
     pub hash_on_leader: HashOnLeader,
     /// Folder of the spool.
@@ -65,6 +75,8 @@ pub struct Done {
     pub name: PointName,
     /// Its manifest.
     pub manifest: Manifest,
+    /// Why it is of its kind.
+    pub kind_reason: String,
     /// What level 1 found.
     pub verdict: Verdict,
     /// How its objects were written.
@@ -75,15 +87,6 @@ pub struct Done {
     pub excused: bool,
     /// How long each stage took, in seconds.
     pub stages: Vec<(&'static str, f64)>,
-}
-
-/// The spooled file and where it came from.
-struct Spool {
-    file: ReadAt,
-    bytes: u64,
-    sha256: crate::base::digest::Sha256,
-    choice: Choice,
-    member: MemberStatus,
 }
 
 /// Notes what each stage took.
@@ -101,133 +104,160 @@ impl Stages {
     }
 }
 
-/// Makes one full restore point.
+/// Makes one restore point.
 pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Result<Done> {
     let started = repository.clock().now();
     let mut stages = Stages { watch: Stopwatch::start(), taken: vec![], last_s: 0.0 };
     let mut warnings = vec![];
-    let spool = spool(client, job, &mut warnings).await?;
+    // Before the cluster is asked anything: see `history`.
+    let history = job.stop.or(History::load(repository, &job.cluster, &mut warnings)).await?;
+    let known_revision = history.newest.as_ref().map_or(0, |newest| newest.manifest.descriptor.revision);
+    let request = Request {
+        scratch: &job.scratch,
+        hash_on_leader: job.hash_on_leader,
+        known_revision,
+        stop: &job.stop,
+        progress: &job.progress,
+    };
+    let spool = spool(client, request, &mut warnings).await?;
     stages.end("receive");
     let attempt = Attempt::random()?;
-    let seed = EtcdId(u64::from_str_radix(&attempt.to_string(), 16).unwrap_or_default());
-    let position = position_of(&spool).await?;
-    let (lineage, opened) = lineage_of(repository, job, position, attempt, &mut warnings).await?;
-    let (full, compared, descriptor) = store(client, repository, job, &spool, lineage, seed).await?;
+    let plan = plan(repository, job, &spool, &history, attempt, &mut warnings).await?;
+    let context = Context { started, attempt, spool: &spool, plan: &plan };
+    let (taken, compared, descriptor) = store(client, repository, job, &context).await?;
     stages.end("store and prove");
-    let context = Context { attempt, seed, lineage, started, finished: repository.clock().now() };
-    let manifest = manifest_of(job, &spool, &full, compared, descriptor, &context);
-    let name = job.stop.or(publish(repository, opened.as_ref(), &manifest, &job.steps)).await?;
+    let stats = taken.written.stats.clone();
+    let manifest = manifest_of(job, &context, taken, compared, descriptor, repository.clock().now());
+    let name = job.stop.or(publish(repository, plan.opened.as_ref(), &manifest, &job.steps)).await?;
     stages.end("publish");
     let verification = Verification { level: Level::Exists, prover: None, stop: job.stop.clone() };
     let verdict = verify(repository, &name, verification, |_| ()).await?;
     stages.end("verify");
-    let stats = full.written.stats;
     let excused = spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off;
-    Ok(Done { name, manifest, verdict, stats, warnings, excused, stages: stages.taken })
+    let (kind_reason, stages) = (plan.choice.reason, stages.taken);
+    Ok(Done { name, manifest, kind_reason, verdict, stats, warnings, excused, stages })
 }
 
-/// Streams the chosen member's file into scratch.
-async fn spool(client: &Client, job: &Job, warnings: &mut Vec<String>) -> Result<Spool> {
-    let mut scratch = Scratch::create(&job.scratch)?;
-    let survey = job.stop.or(client.survey()).await?;
-    for (endpoint, error) in &survey.silent {
-        warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
-    }
-    let choice = choose(&survey.members)?;
-    // Where the leader is the only one named, the policy has said so already.
-    let others = client.endpoints().count() > 1;
-    if choice.is_leader && others && job.hash_on_leader == HashOnLeader::Warn {
-        let reason = &choice.reason;
-        warnings.push(format!("the snapshot and the hash come from {reason}; writes wait while it hashes its history"));
-    }
-    let member = survey.members.iter().find(|member| member.endpoint == choice.endpoint);
-    let member = member.expect("the choice is one of the members").clone();
-    let mut stream = job.stop.or(client.snapshot(&choice.endpoint)).await?;
-    let free = free_bytes(&job.scratch)?;
-    if free < stream.db_bytes() {
-        let (need, have) = (units::bytes(stream.db_bytes()), units::bytes(free));
-        let text = format!("the snapshot needs {need} of scratch space in {}, {have} are free", job.scratch.display());
-        return Err(Error::new(Kind::Full, text).hint("name another folder with --scratch, or make room"));
-    }
-    job.progress.stage("receiving the snapshot", stream.db_bytes());
-    while let Some(piece) = job.stop.or(stream.next()).await? {
-        scratch.append(&piece)?;
-        job.progress.add(piece.len() as u64);
-    }
-    let tail = stream.finish().await?;
-    let name = PathBuf::from(format!("snapshot of {}", choice.endpoint));
-    let file = scratch.into_read_at(&name)?;
-    Ok(Spool { file, bytes: tail.db_bytes, sha256: tail.sha256, choice, member })
+/// What will be stored, and where it belongs.
+struct Plan {
+    lineage: Lineage,
+    /// The branch's document, when this backup opens it.
+    opened: Option<LineageDocument>,
+    choice: Choice,
+    /// The streams and objects that an increment stands on; none for a full point.
+    segments: Vec<Segment>,
+    objects: Vec<ObjectEntry>,
+    base: Option<Base>,
 }
 
-async fn position_of(spool: &Spool) -> Result<Position> {
-    let (file, cluster_id) = (spool.file.clone(), spool.member.cluster_id);
+async fn plan(
+    repository: &Repository,
+    job: &Job,
+    spool: &Spool,
+    history: &History,
+    attempt: Attempt,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
+    let newest = history.newest.as_ref();
+    let (facts, kin) = look(spool, newest.map(|newest| newest.manifest.clone())).await?;
+    let then = newest.map(|newest| (newest.name.lineage, position_of(&newest.manifest)));
+    let contradiction = kin.contradiction.as_deref();
+    let (lineage, opened) = match branch(then, spool.cluster, contradiction, &attempt.to_string())? {
+        Branch::Continues(lineage) => (lineage, None),
+        Branch::Opens { lineage, .. } if history.lineages.contains(&lineage) => (lineage, None),
+        Branch::Opens { lineage, parent, reason } => {
+            if parent.is_some() {
+                warnings.push(format!("a new branch of history begins: {reason}"));
+            }
+            let fork_revision = parent.map(|_| facts.revision);
+            let (opened, cluster_id) = (repository.clock().now(), spool.cluster.cluster_id);
+            (lineage, Some(LineageDocument { lineage, parent, fork_revision, reason, cluster_id, opened }))
+        }
+    };
+    let newest = newest.filter(|newest| newest.name.lineage == lineage);
+    let unfit = match newest {
+        Some(newest) if job.wanted != Wanted::Full => unfit(repository, job, newest, &facts, &kin).await?,
+        _ => None,
+    };
+    let ground = match (newest, unfit) {
+        (None, _) => Ground::None,
+        (Some(_), Some(reason)) => Ground::Unfit(reason),
+        (Some(newest), None) => Ground::Fit(&newest.manifest),
+    };
+    let choice = choose(job.wanted, &ground, &*job.full_due);
+    if choice.notable {
+        warnings.push(format!("a full point is made: {}", choice.reason));
+    }
+    let (segments, objects, base) = match ground {
+        Ground::Fit(manifest) if choice.kind == PointKind::Incremental => footing(manifest, facts.revision),
+        _ => (vec![], vec![], None),
+    };
+    Ok(Plan { lineage, opened, choice, segments, objects, base })
+}
+
+/// Why the newest point is nothing to build on.
+async fn unfit(
+    repository: &Repository,
+    job: &Job,
+    newest: &Newest,
+    facts: &Facts,
+    kin: &Kinship,
+) -> Result<Option<String>> {
+    let then = newest.manifest.descriptor.revision;
+    if facts.revision < then {
+        return Ok(Some(format!("the member is at revision {}, the point before at {then}", facts.revision)));
+    }
+    if kin.alike == 0 {
+        return Ok(Some("nothing that the point before remembers is still there to be recognised by".to_owned()));
+    }
+    job.stop.or(newest.unfit(repository, &job.stop)).await
+}
+
+/// The part of a point's chain that an increment up to `revision` stands on. An increment that reached the same revision
+/// is made anew instead of being followed: nothing lies between them.
+fn footing(manifest: &Manifest, revision: i64) -> (Vec<Segment>, Vec<ObjectEntry>, Option<Base>) {
+    let (mut segments, mut objects) = (manifest.segments.clone(), manifest.objects.clone());
+    let mut revisions = Some(manifest.counts.revisions);
+    if manifest.descriptor.revision == revision
+        && segments.len() > 1
+        && let Some(last) = segments.pop()
+    {
+        objects.truncate(objects.len() - last.objects);
+        revisions = None;
+    }
+    let base = segments.last().map(|segment| Base { revision: segment.revision, revisions });
+    (segments, objects, base)
+}
+
+/// Where a point's cluster stood.
+fn position_of(manifest: &Manifest) -> Position {
+    let manifest::Descriptor { cluster_id, revision, raft_term, raft_index, .. } = manifest.descriptor;
+    Position { cluster_id, revision, raft_term, raft_index }
+}
+
+/// What the file says about itself, and what it has in common with the newest point.
+async fn look(spool: &Spool, newest: Option<Manifest>) -> Result<(Facts, Kinship)> {
+    let file = spool.file.clone();
     blocking(move || {
         let db = Db::open(file)?;
-        let facts = Source::open(&db)?.facts().clone();
-        let (raft_term, raft_index) = (facts.raft_term, facts.raft_index);
-        Ok(Position { cluster_id, revision: facts.revision, raft_term, raft_index })
+        let source = Source::open(&db)?;
+        let facts = source.facts().clone();
+        let Some(newest) = newest else { return Ok((facts, Kinship::default())) };
+        let memory = Memory { tail: &newest.tail, samples: &newest.samples };
+        let last = newest.descriptor.revision.min(facts.revision);
+        let mut range = |first, last, each: &mut Each<'_>| source.revisions(first, last, each);
+        let kin = kinship(memory, last, facts.compact_revision, &mut range)?;
+        Ok((facts, kin))
     })
     .await
 }
 
-/// The branch of history, and its document when this backup opens it.
-async fn lineage_of(
-    repository: &Repository,
-    job: &Job,
-    now: Position,
+/// What a backup knows once it has begun to store.
+struct Context<'a> {
+    started: Time,
     attempt: Attempt,
-    warnings: &mut Vec<String>,
-) -> Result<(Lineage, Option<LineageDocument>)> {
-    let lineages = lineage::list(repository, &job.cluster).await?;
-    let current = lineage::current(&lineages);
-    let then = match current {
-        Some(document) => {
-            let newest = newest_of(repository, &job.cluster, document.lineage).await?;
-            let at = |revision, raft_term, raft_index| Position {
-                cluster_id: document.cluster_id,
-                revision,
-                raft_term,
-                raft_index,
-            };
-            let then = newest
-                .map_or(at(0, 0, 0), |m| at(m.descriptor.revision, m.descriptor.raft_term, m.descriptor.raft_index));
-            Some((document.lineage, then))
-        }
-        None => None,
-    };
-    match branch(then, now, &attempt.to_string())? {
-        Branch::Continues(lineage) => Ok((lineage, None)),
-        Branch::Opens { lineage, parent, reason } => {
-            if let Some(document) = lineages.iter().find(|document| document.lineage == lineage) {
-                return Ok((document.lineage, None));
-            }
-            if parent.is_some() {
-                warnings.push(format!("a new branch of history begins: {reason}"));
-            }
-            let fork_revision = parent.map(|_| now.revision);
-            let opened = repository.clock().now();
-            let cluster_id = now.cluster_id;
-            Ok((lineage, Some(LineageDocument { lineage, parent, fork_revision, reason, cluster_id, opened })))
-        }
-    }
-}
-
-/// The newest manifest on a branch that can be believed.
-async fn newest_of(repository: &Repository, cluster: &str, lineage: Lineage) -> Result<Option<Manifest>> {
-    let catalog = match Catalog::load(repository, cluster).await {
-        Ok(catalog) => catalog,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    for point in catalog.points.iter().rev().filter(|point| point.name.lineage == lineage) {
-        match repository.manifest(&point.name).await {
-            Ok(manifest) => return Ok(Some(manifest)),
-            Err(error) if error.kind() == Kind::Damaged => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
+    spool: &'a Spool,
+    plan: &'a Plan,
 }
 
 /// Stores and proves the records while the member hashes its history, then compares.
@@ -235,12 +265,13 @@ async fn store(
     client: &Client,
     repository: &Repository,
     job: &Job,
-    spool: &Spool,
-    lineage: Lineage,
-    seed: EtcdId,
-) -> Result<(Full, HashAtSource, manifest::Descriptor)> {
-    let destination = Destination { cluster: job.cluster.clone(), lineage };
+    context: &Context<'_>,
+) -> Result<(Taken, HashAtSource, manifest::Descriptor)> {
+    let Context { started, attempt, spool, plan } = *context;
+    let base_revision = plan.base.map_or(0, |base| base.revision);
+    let destination = Destination { cluster: job.cluster.clone(), lineage: plan.lineage, base_revision };
     let writer = Writer::start(repository, destination, job.limits.clone(), job.steps.clone(), &job.stop)?;
+    let intake = Intake { started, sample_seed: attempt.seed(), base: plan.base };
     let (file, member) = (spool.file.clone(), spool.member.clone());
     let (progress, stop) = (job.progress.clone(), job.stop.clone());
     let spooled = (spool.bytes, spool.sha256);
@@ -254,17 +285,17 @@ async fn store(
         let _ =
             scope_known.send(Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision });
         progress.stage("storing records", db.size());
-        let full = full::store(&source, &descriptor, seed.0, writer, &progress, &stop)?;
+        let taken = intake::store(&source, &descriptor, intake, writer, &progress, &stop)?;
         progress.stage("comparing with the cluster", 0);
         let compared = match answer.recv() {
-            Ok(Asked::Answer(answer)) => {
-                compare(answer, &full.proof, |scope| full::prove(&source, &descriptor, scope, seed.0, &stop))?
-            }
+            Ok(Asked::Answer(answer)) => compare(answer, &taken.proof, |scope| {
+                intake::prove_under(&source, &descriptor, scope, intake.sample_seed, &stop)
+            })?,
             Ok(Asked::Not(reason)) => not_compared(reason),
             Err(_) => not_compared("the member was not asked".to_owned()),
         };
         let descriptor = manifest::Descriptor::of(&descriptor, Some(spooled));
-        Ok((full, compared, descriptor))
+        Ok((taken, compared, descriptor))
     });
     let asking = async {
         if let Ok(scope) = scope.await {
@@ -301,30 +332,23 @@ async fn ask(client: &Client, job: &Job, spool: &Spool, scope: Scope) -> Asked {
     }
 }
 
-/// What the manifest needs beside the work's results.
-struct Context {
-    attempt: Attempt,
-    seed: EtcdId,
-    lineage: Lineage,
-    started: Time,
-    finished: Time,
-}
-
 fn manifest_of(
     job: &Job,
-    spool: &Spool,
-    full: &Full,
+    context: &Context<'_>,
+    taken: Taken,
     hash_at_source: HashAtSource,
     descriptor: manifest::Descriptor,
-    context: &Context,
+    finished: Time,
 ) -> Manifest {
+    let Context { started, attempt, spool, plan } = *context;
+    let objects = [&plan.objects[..], &taken.written.objects].concat();
     Manifest {
         cluster: job.cluster.clone(),
-        lineage: context.lineage,
-        kind: PointKind::Full,
-        attempt: context.attempt,
-        started: context.started,
-        finished: context.finished,
+        lineage: plan.lineage,
+        kind: plan.choice.kind,
+        attempt,
+        started,
+        finished,
         tool: manifest::Tool::this(),
         source: manifest::Source {
             endpoint: spool.choice.endpoint.to_string(),
@@ -334,10 +358,12 @@ fn manifest_of(
         },
         fidelity: Fidelity::Full,
         descriptor,
-        counts: manifest::Counts::of(&full.proof.counts, &full.written.objects),
-        proofs: manifest::Proofs::of(&full.proof, hash_at_source),
-        sample_seed: context.seed,
-        samples: full.proof.samples.clone(),
-        objects: full.written.objects.clone(),
+        counts: manifest::Counts::of(&taken.proof.counts, &objects),
+        proofs: manifest::Proofs::of(&taken.proof, hash_at_source),
+        sample_seed: EtcdId(attempt.seed()),
+        samples: taken.proof.samples,
+        tail: taken.proof.tail,
+        segments: [&plan.segments[..], &[taken.segment]].concat(),
+        objects,
     }
 }

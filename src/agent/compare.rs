@@ -75,6 +75,7 @@ mod tests {
     use crate::client::maintenance::KvHash;
     use crate::snapshot::hash::StateDigest;
     use crate::snapshot::proof::Counts;
+    use crate::snapshot::tail::Tail;
 
     fn proof(hash_kv: u32, compact_revision: i64) -> Proof {
         Proof {
@@ -84,6 +85,8 @@ mod tests {
             any_alive: true,
             counts: Counts::default(),
             samples: vec![],
+            tail: Tail::default(),
+            kept: None,
         }
     }
 

@@ -7,3 +7,6 @@
 pub mod ancestry;
 pub mod backup;
 pub mod compare;
+pub mod history;
+pub mod kind;
+mod spool;

@@ -5,12 +5,20 @@
 //! from. Whether a certificate is trusted, valid today and fits its key is the TLS library's to say.
 //!
 //! Invariants:
-//! - What leaves here holds at least one block of the kind it should, and every block is well-formed base64.
+//! - What leaves here holds at least one block of the kind it should that the TLS library can use, and every block is
+//!   well-formed base64.
 //! - A private key appears in no message and in no `Debug` output.
 
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
@@ -38,6 +46,30 @@ pub struct Tls {
     pub identity: Option<Identity>,
 }
 
+impl Tls {
+    /// A client's configuration with ring that trusts these authorities, or the system's when there are none here.
+    pub fn client_config(&self) -> Result<rustls::ClientConfig> {
+        let cannot = |why: String| {
+            Error::new(Kind::Usage, format!("the authorities cannot be used: {why}"))
+                .hint("name a PEM file with the certificates of the authorities that sign the server's")
+        };
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    let certificate = certificate.map_err(|error| cannot(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| cannot(error.to_string()))?;
+                }
+            }
+            // A machine without any has no use for https, and may still speak http.
+            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Ok(builder.expect("ring speaks TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
 /// A certificate chain and its private key.
 #[derive(Clone)]
 pub struct Identity {
@@ -61,7 +93,7 @@ impl TlsFiles {
 
     /// Reads and checks all files.
     pub fn load(&self) -> Result<Tls> {
-        let ca = self.ca.as_deref().map(|path| read("the CA certificate", path, Holds::Certificate)).transpose()?;
+        let ca = self.ca.as_deref().map(|path| read("the CA certificate", path, Holds::Authority)).transpose()?;
         let identity = match (&self.cert, &self.key) {
             (None, None) => None,
             (Some(cert), Some(key)) => Some(Identity {
@@ -84,6 +116,9 @@ impl TlsFiles {
 /// What a file must hold at least one of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {
+    /// Certificates of authorities. One that can be used is enough: bundles hold odd ones.
+    Authority,
+    /// A chain, our own certificate first.
     Certificate,
     Key,
 }
@@ -91,14 +126,14 @@ enum Holds {
 impl Holds {
     fn is(self, label: &str) -> bool {
         match self {
-            Holds::Certificate => label == "CERTIFICATE",
+            Holds::Authority | Holds::Certificate => label == "CERTIFICATE",
             Holds::Key => matches!(label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY"),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Holds::Certificate => "certificate",
+            Holds::Authority | Holds::Certificate => "certificate",
             Holds::Key => "private key",
         }
     }
@@ -145,7 +180,7 @@ fn check(pem: &[u8], holds: Holds) -> Result<()> {
     };
     let labels = labels(text)?;
     if labels.iter().any(|label| holds.is(label)) {
-        return Ok(());
+        return usable(pem, holds);
     }
     if holds == Holds::Key && labels.contains(&"ENCRYPTED PRIVATE KEY") {
         return Err(wrong(
@@ -164,6 +199,28 @@ fn check(pem: &[u8], holds: Holds) -> Result<()> {
         Some(label) => Err(wrong(format!("it holds a {label:?}, not a {}", holds.name()), "name another file")),
         None => Err(wrong("not PEM: no line begins with -----BEGIN", AS_PEM)),
     }
+}
+
+/// Asks the TLS library. It passes over an authority that it cannot read, and then calls every peer untrusted.
+fn usable(pem: &[u8], holds: Holds) -> Result<()> {
+    let mut certificates = CertificateDer::pem_slice_iter(pem);
+    let usable = match holds {
+        Holds::Authority => certificates.flatten().any(|der| RootCertStore::empty().add(der).is_ok()),
+        Holds::Certificate => certificates.next().is_some_and(|der| der.is_ok_and(|der| parses(&der))),
+        Holds::Key => PrivateKeyDer::from_pem_slice(pem).is_ok_and(|der| any_supported_type(&der).is_ok()),
+    };
+    if usable {
+        return Ok(());
+    }
+    let tool = if holds == Holds::Key { "openssl pkey -noout -in FILE" } else { "openssl x509 -noout -text -in FILE" };
+    Err(wrong(
+        format!("it holds no usable {}: what its block says is none", holds.name()),
+        format!("copy the file again from its source; `{tool}` tells what is in it"),
+    ))
+}
+
+fn parses(der: &CertificateDer<'_>) -> bool {
+    ParsedCertificate::try_from(der).is_ok()
 }
 
 /// The labels of all blocks, each checked to be closed and to be base64. Text between blocks is comment.
@@ -211,9 +268,16 @@ fn labels(text: &str) -> Result<Vec<&str>> {
 mod tests {
     use super::*;
 
+    /// Well-formed, but nobody can use it.
     const CERT: &str = "# ours\n-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\nAA==\n-----END CERTIFICATE-----\n";
     const KEY: &str = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n\
                        -----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIF==\n-----END EC PRIVATE KEY-----\n";
+
+    /// A certificate and its key.
+    fn pair() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["etcd".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
 
     fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> Option<PathBuf> {
         use std::io::Write as _;
@@ -225,14 +289,20 @@ mod tests {
     #[test]
     fn right_files_load_and_the_key_stays_hidden() {
         let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = pair();
+        let parameters = &KEY[..KEY.find("-----BEGIN EC PRIVATE").unwrap()];
+        let both = format!("{parameters}{key}# ours\n{cert}");
+        // A bundle may hold what nobody can use, beside what can be.
+        let bundle = format!("{CERT}{cert}").replace('\n', "\r\n");
         let files = TlsFiles {
-            ca: file(&dir, "ca.crt", CERT.replace('\n', "\r\n").as_bytes()),
-            cert: file(&dir, "both.pem", format!("{KEY}{CERT}").as_bytes()),
-            key: file(&dir, "both.pem", format!("{KEY}{CERT}").as_bytes()),
+            ca: file(&dir, "ca.crt", bundle.as_bytes()),
+            cert: file(&dir, "both.pem", both.as_bytes()),
+            key: file(&dir, "both.pem", both.as_bytes()),
         };
         let tls = files.load().unwrap();
         assert!(tls.ca.is_some() && !files.is_empty());
-        assert!(!format!("{tls:?}").contains("MHcC"));
+        let secret = key.lines().nth(1).unwrap();
+        assert!(!secret.is_empty() && !format!("{tls:?}").contains(secret));
         assert!(TlsFiles::default().load().unwrap().identity.is_none() && TlsFiles::default().is_empty());
     }
 
@@ -243,6 +313,28 @@ mod tests {
         assert!(alone.load().unwrap_err().chain().ends_with("has no key"));
         let alone = TlsFiles { key: file(&dir, "k", KEY.as_bytes()), ..TlsFiles::default() };
         assert!(alone.load().unwrap_err().chain().ends_with("has no certificate"));
+    }
+
+    #[test]
+    fn what_no_tls_library_can_use_is_named_before_it_is_called_untrusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = pair();
+        // Not base64 for its padding; base64 of nothing; right with one byte less.
+        let short = |pem: &str| pem.replacen("\nMII", "\nMIM", 1).replacen("\nMIG", "\nMIH", 1);
+        let nothing = |label: &str| format!("-----BEGIN {label}-----\nnothing\n-----END {label}-----\n");
+        for (holds, what, wrong) in [
+            (Holds::Authority, "certificate", vec![CERT.to_owned(), nothing("CERTIFICATE"), short(&cert)]),
+            (Holds::Certificate, "certificate", vec![CERT.to_owned(), nothing("CERTIFICATE"), CERT.to_owned() + &cert]),
+            (Holds::Key, "private key", vec![KEY.to_owned(), nothing("PRIVATE KEY"), short(&key)]),
+        ] {
+            for pem in wrong {
+                let path = file(&dir, "wrong.pem", pem.as_bytes()).unwrap();
+                let error = read("the file", &path, holds).unwrap_err();
+                let text = format!("read the file {}: it holds no usable {what}", path.display());
+                assert!(error.chain().starts_with(&text), "{}", error.chain());
+                assert!(error.kind() == Kind::Usage && error.hint_text().unwrap().contains("openssl"), "{text}");
+            }
+        }
     }
 
     #[test]

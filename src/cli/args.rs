@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::agent::kind::Wanted;
 use crate::base::units;
 
 /// Keeps a cluster's state alive through disasters.
@@ -170,10 +171,22 @@ pub(crate) struct Backup {
 /// What a backup stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// What is best; a full one in this version
+    /// An increment where one can be made and no full one is due
     Auto,
     /// The whole state
     Full,
+    /// What came after the point before; a full one, with a warning, where that cannot be told
+    Incremental,
+}
+
+impl From<Kind> for Wanted {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Auto => Wanted::Auto,
+            Kind::Full => Wanted::Full,
+            Kind::Incremental => Wanted::Incremental,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -364,6 +377,9 @@ pub(crate) struct KeysLs {
     /// Count Kubernetes objects by kind instead
     #[arg(long)]
     pub(crate) by_kind: bool,
+    /// The first N keys in order, not all of them
+    #[arg(long, value_name = "N", conflicts_with = "by_kind")]
+    pub(crate) limit: Option<usize>,
     #[command(flatten)]
     pub(crate) inside: Inside,
 }

@@ -1,8 +1,10 @@
 //! `backup`: one restore point now.
 
 use serde::Serialize;
+use std::sync::Arc;
 
-use crate::agent::backup::{Done, Job, backup as make};
+use crate::agent::backup::{Done, FullDue, Job, backup as make};
+use crate::base::clock::Clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::crash;
 use crate::base::units;
@@ -20,6 +22,9 @@ use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
 
+/// A full point is due this many hours after the last one.
+const FULL_EVERY_H: i64 = 24;
+
 /// The variable that makes a backup end at one of its durable steps, as a kill there would: `NUMBER:before` or
 /// `NUMBER:after`. Only the crash tests set it.
 const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
@@ -36,6 +41,9 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     #[derive(Serialize)]
     struct Shown<'a> {
         point: String,
+        kind_reason: &'a str,
+        new_objects: u64,
+        new_stored_bytes: u64,
         manifest: &'a Manifest,
         warnings: &'a [String],
         verified_level: u8,
@@ -49,6 +57,8 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let repository = context.stop.or(open(&place, &client, context)).await?;
     let job = Job {
         cluster: place.cluster,
+        wanted: args.kind.into(),
+        full_due: full_due(&repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
         limits: limits()?,
@@ -59,10 +69,19 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let show = Show::start(&context.progress, &context.output);
     let done = make(&client, &repository, &job).await;
     drop(show);
-    let done = done?;
+    let done = done.map_err(|error| match error.kind() {
+        Kind::Damaged => error.or_hint(
+            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
+             hashkv --cluster`, and run `holdfast check` on the repository",
+        ),
+        _ => error,
+    })?;
     let verified = done.verdict.result == Outcome::Ok;
     let shown = Shown {
         point: done.name.attempt.to_string(),
+        kind_reason: &done.kind_reason,
+        new_objects: done.stats.objects - done.stats.already_there,
+        new_stored_bytes: done.stats.stored_bytes,
         manifest: &done.manifest,
         warnings: &done.warnings,
         verified_level: done.verdict.level,
@@ -89,6 +108,12 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     })
 }
 
+/// A full point is due a day after the last one was begun.
+fn full_due(clock: &Clock) -> Arc<FullDue> {
+    let now = clock.now();
+    Arc::new(move |last| (now - last).num_hours() >= FULL_EVERY_H)
+}
+
 /// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
 async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repository> {
     let options = place.options(context);
@@ -110,6 +135,7 @@ fn summary(done: &Done, duration_s: f64) -> String {
     facts(&[
         ("point", id_of(&done.name)),
         ("cluster", manifest.cluster.clone()),
+        ("kind", format!("{} ({})", manifest.kind, done.kind_reason)),
         ("revision", manifest.descriptor.revision.to_string()),
         ("keys", units::count(counts.live_keys)),
         ("compared", comparison_text(manifest)),

@@ -11,7 +11,7 @@ use crate::cli::args;
 use crate::cli::output::table;
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
-use crate::cli::target::{Place, snapshot_file};
+use crate::cli::target::{Place, in_file, snapshot_file};
 use crate::import::plain::{File, Imported, import as take};
 use crate::vault::repository::Repository;
 
@@ -39,7 +39,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         let file = snapshot_file(path, &args.scratch, context).await?;
         let input = File { file, name: name.clone(), modified };
         let outcome = take(&repository, &place.cluster, input, &context.progress, &context.stop).await;
-        let outcome = outcome.map_err(|error| error.during(format!("import {name}")))?;
+        let outcome = outcome.map_err(|error| in_file(error).during(format!("import {name}")))?;
         imported.push(match outcome {
             Imported::Point(manifest) => Row {
                 file: name,

@@ -10,17 +10,18 @@ use crate::base::file::ReadAt;
 use crate::base::stop::blocking;
 use crate::base::units;
 use crate::cli::args;
+use crate::cli::listing::{LISTING_BYTES_MAX, Listing};
 use crate::cli::output::table;
 use crate::cli::run::{Context, Ended};
 use crate::cli::snapshot::check_revision;
-use crate::cli::target::{Place, snapshot_file};
+use crate::cli::target::{Place, in_file, in_point, snapshot_file};
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::diff::{self, Diff};
 use crate::snapshot::find::{ByKind, Find, Wanted};
 use crate::snapshot::record::{KeyValue, Record};
 use crate::vault::manifest::Manifest;
-use crate::vault::prove;
+use crate::vault::replay;
 use crate::vault::repository::Repository;
 
 /// A state that can be gone over newest first, as often as needed.
@@ -55,7 +56,8 @@ impl State {
             State::Point(_, manifest) => Ok((manifest.descriptor.revision, manifest.descriptor.compact_revision)),
             State::File(file) => {
                 let file = file.clone();
-                let facts = blocking(move || Ok(Source::open(&Db::open(file)?)?.facts().clone())).await?;
+                let facts =
+                    blocking(move || Ok(Source::open(&Db::open(file)?)?.facts().clone())).await.map_err(in_file)?;
                 Ok((facts.revision, facts.compact_revision))
             }
         }
@@ -67,7 +69,9 @@ impl State {
         mut sink: impl FnMut(&[Record<'_>]) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         match self {
-            State::Point(repository, manifest) => prove::newest_first(repository, manifest, &context.stop, sink).await,
+            State::Point(repository, manifest) => {
+                replay::newest_first(repository, manifest, &context.stop, sink).await.map_err(in_point)
+            }
             State::File(file) => {
                 let (file, stop) = (file.clone(), context.stop.clone());
                 blocking(move || {
@@ -80,6 +84,7 @@ impl State {
                     })
                 })
                 .await
+                .map_err(in_file)
             }
         }
     }
@@ -104,17 +109,6 @@ impl<T> Shared<T> {
     }
 }
 
-/// A live key without its value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Found {
-    key: Vec<u8>,
-    create_revision: i64,
-    mod_revision: i64,
-    version: i64,
-    lease: i64,
-    value_bytes: usize,
-}
-
 pub(crate) async fn ls(args: args::KeysLs, context: &Context) -> Result<Ended> {
     let state = State::of(&args.inside, context).await?;
     let revision = at(&state, args.inside.revision).await?;
@@ -122,56 +116,13 @@ pub(crate) async fn ls(args: args::KeysLs, context: &Context) -> Result<Ended> {
     if args.by_kind {
         return by_kind(&state, find, revision, context).await;
     }
-    let found = Shared::new(vec![]);
-    let filling = found.clone();
-    let each = move |kv: &KeyValue<'_>| {
-        let KeyValue { create_revision, mod_revision, version, lease, .. } = *kv;
-        let (key, value_bytes) = (kv.key.to_vec(), kv.value.len());
-        filling.with(|found| found.push(Found { key, create_revision, mod_revision, version, lease, value_bytes }));
-        Ok(())
-    };
-    let mut each = each;
+    let listing = Shared::new(Listing::new(args.limit, LISTING_BYTES_MAX));
+    let filling = listing.clone();
+    let mut each = move |kv: &KeyValue<'_>| filling.with(|listing| listing.add(kv));
     state.newest_first(context, move |batch| find.batch(batch, &mut each)).await?;
-    let mut found = found.with(std::mem::take);
-    found.sort();
-    show_keys(&found, revision, context)?;
+    let listing = listing.with(|listing| std::mem::replace(listing, Listing::new(None, 0)));
+    listing.show(revision, context)?;
     Ok(Ended::Well)
-}
-
-fn show_keys(found: &[Found], revision: i64, context: &Context) -> Result<()> {
-    #[derive(Serialize)]
-    struct Row {
-        /// Bytes that are no text are escaped, as in \xff.
-        key: String,
-        create_revision: i64,
-        mod_revision: i64,
-        version: i64,
-        lease: String,
-        value_bytes: usize,
-    }
-    #[derive(Serialize)]
-    struct Shown {
-        revision: i64,
-        keys: Vec<Row>,
-    }
-    let row = |found: &Found| Row {
-        key: found.key.escape_ascii().to_string(),
-        create_revision: found.create_revision,
-        mod_revision: found.mod_revision,
-        version: found.version,
-        lease: format!("{:x}", found.lease),
-        value_bytes: found.value_bytes,
-    };
-    let shown = Shown { revision, keys: found.iter().map(row).collect() };
-    context.output.show("keys_ls", &shown, || {
-        let rows = shown.keys.iter().map(|row| {
-            let bytes = units::bytes(row.value_bytes as u64);
-            vec![row.key.clone(), row.mod_revision.to_string(), row.version.to_string(), bytes]
-        });
-        table(&["KEY", "MODIFIED AT", "VERSION", "VALUE"], &["MODIFIED AT", "VERSION", "VALUE"], rows.collect())
-    })?;
-    context.output.remark(&format!("{} keys at revision {revision}", units::count(shown.keys.len() as u64)));
-    Ok(())
 }
 
 async fn by_kind(state: &State, mut find: Find, revision: i64, context: &Context) -> Result<Ended> {
@@ -277,8 +228,8 @@ pub(crate) async fn diff(args: args::Diff, context: &Context) -> Result<Ended> {
         let pass = shared.clone();
         left.newest_first(context, move |batch| pass.with(|diff| diff.names(batch))).await?;
     }
-    let (differences, unchanged) = shared.with(|diff| std::mem::replace(diff, Diff::new(0))).finish();
-    show_differences(&differences, unchanged, (left_revision, right_revision), context)?;
+    let outcome = shared.with(|diff| std::mem::replace(diff, Diff::new(0))).finish();
+    show_differences(&outcome, (left_revision, right_revision), context)?;
     Ok(Ended::Well)
 }
 
@@ -294,12 +245,7 @@ async fn side(word: &str, args: &args::Diff, context: &Context) -> Result<State>
     })
 }
 
-fn show_differences(
-    differences: &[diff::Difference],
-    unchanged: u64,
-    revisions: (i64, i64),
-    context: &Context,
-) -> Result<()> {
+fn show_differences(outcome: &diff::Outcome, revisions: (i64, i64), context: &Context) -> Result<()> {
     #[derive(Serialize)]
     struct Row {
         change: diff::Kind,
@@ -311,13 +257,14 @@ fn show_differences(
     struct Shown {
         left_revision: i64,
         right_revision: i64,
-        added: usize,
-        changed: usize,
-        removed: usize,
+        added: u64,
+        changed: u64,
+        removed: u64,
         unchanged: u64,
+        /// Counted above, but too many to be named.
+        unnamed: u64,
         differences: Vec<Row>,
     }
-    let count = |kind| differences.iter().filter(|difference| difference.kind == kind).count();
     let row = |difference: &diff::Difference| Row {
         change: difference.kind,
         what: difference.subject.to_string(),
@@ -327,11 +274,12 @@ fn show_differences(
     let shown = Shown {
         left_revision: revisions.0,
         right_revision: revisions.1,
-        added: count(diff::Kind::Added),
-        changed: count(diff::Kind::Changed),
-        removed: count(diff::Kind::Removed),
-        unchanged,
-        differences: differences.iter().map(row).collect(),
+        added: outcome.added,
+        changed: outcome.changed,
+        removed: outcome.removed,
+        unchanged: outcome.unchanged,
+        unnamed: outcome.unnamed,
+        differences: outcome.differences.iter().map(row).collect(),
     };
     context.output.show("diff", &shown, || {
         let mut text = String::new();
@@ -342,6 +290,9 @@ fn show_differences(
                 diff::Kind::Removed => '-',
             };
             text.push_str(&format!("{sign} {}\n", row.what));
+        }
+        if shown.unnamed > 0 {
+            text.push_str(&format!("and {} more, too many to be named\n", units::count(shown.unnamed)));
         }
         text.push_str(&format!(
             "{} added, {} changed, {} removed, {} unchanged (revision {} to {})\n",

@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod import;
 mod inside;
+mod listing;
 mod output;
 mod points;
 mod policy;

@@ -3,7 +3,7 @@
 //! JSON is a contract (docs/cli.md): one object per command with `"v": 1` and a `type`; sizes in bytes, durations in
 //! seconds, times in RFC 3339. Fields are added, never changed.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -54,10 +54,10 @@ impl Output {
     pub(crate) fn show<T: Serialize>(&self, kind: &str, body: &T, table: impl FnOnce() -> String) -> Result<()> {
         if self.is_json() {
             let versioned = Versioned { v: JSON_VERSION, kind, body };
-            let text = serde_json::to_string_pretty(&versioned).map_err(|error| {
-                Error::new(crate::base::error::Kind::Failed, "write the result as JSON").source(error)
-            })?;
-            self.write(&format!("{text}\n"))
+            // Written as it is made: a list of keys may be long.
+            let mut stdout = BufWriter::new(std::io::stdout().lock());
+            let written = serde_json::to_writer_pretty(&mut stdout, &versioned).map_err(std::io::Error::from);
+            seen_enough(written.and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush()))
         } else {
             self.write(&table())
         }
@@ -72,11 +72,7 @@ impl Output {
     #[expect(clippy::unused_self, reason = "results are written through the output, wherever it goes")]
     pub(crate) fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         let mut stdout = std::io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            // Whoever read the output has seen enough; that is no failure of ours.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            other => other.during(|| "write to standard output".to_owned()),
-        }
+        seen_enough(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
 
     /// A remark for people: not a result, not shown when quiet or in JSON.
@@ -95,22 +91,8 @@ impl Output {
 
     /// How a command ended when it failed: the message, its causes, what to do next.
     pub(crate) fn fail(&self, error: &Error) {
-        #[derive(Serialize)]
-        struct Failure<'a> {
-            kind: &'a str,
-            message: String,
-            hint: Option<&'a str>,
-            exit_code: u8,
-        }
         if self.is_json() {
-            let body = Failure {
-                kind: error.kind().name(),
-                message: error.chain(),
-                hint: error.hint_text(),
-                exit_code: error.kind().exit_code(),
-            };
-            let versioned = Versioned { v: JSON_VERSION, kind: "error", body: &body };
-            say(&serde_json::to_string(&versioned).expect("strings and a number can be written as JSON"));
+            fail_json(error);
         } else {
             say(&format!("error: {}", error.chain()));
             if let Some(hint) = error.hint_text() {
@@ -118,6 +100,33 @@ impl Output {
             }
         }
     }
+}
+
+/// What became of writing a result. Whoever hung up has seen enough; that is no failure of ours.
+fn seen_enough(written: std::io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.during(|| "write to standard output".to_owned()),
+    }
+}
+
+/// An error as the JSON contract has it, for whoever asked for JSON.
+pub(crate) fn fail_json(error: &Error) {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        kind: &'a str,
+        message: String,
+        hint: Option<&'a str>,
+        exit_code: u8,
+    }
+    let body = Failure {
+        kind: error.kind().name(),
+        message: error.chain(),
+        hint: error.hint_text(),
+        exit_code: error.kind().exit_code(),
+    };
+    let versioned = Versioned { v: JSON_VERSION, kind: "error", body: &body };
+    say(&serde_json::to_string(&versioned).expect("strings and a number can be written as JSON"));
 }
 
 /// Writes a line to standard error. There is nobody to tell when that fails.

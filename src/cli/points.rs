@@ -16,7 +16,7 @@ use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::probe::{ProbeCheck, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
-use crate::vault::scrub::{Verification, verify as scrub};
+use crate::vault::scrub::{Examiner, Verification, verify as scrub};
 use crate::vault::summary::{self, Cache, FRESH_MAX};
 use crate::vault::verdict::{Level, Outcome, Verdict};
 
@@ -285,8 +285,7 @@ pub(crate) async fn verify(args: args::Verify, context: &Context) -> Result<Ende
 }
 
 async fn verify_one(repository: &Repository, name: &PointName, level: Level, context: &Context) -> Result<Verdict> {
-    let prover =
-        Box::new(|manifest: &Manifest| -> Box<dyn crate::vault::scrub::Prover> { Box::new(ProvePoint::new(manifest)) });
+    let prover = Box::new(|manifest: &Manifest| -> Box<dyn Examiner> { Box::new(ProvePoint::new(manifest)) });
     let verification = Verification { level, prover: Some(prover), stop: context.stop.clone() };
     scrub(repository, name, verification, |entry| context.progress.add(entry.stored_bytes)).await
 }

@@ -15,7 +15,7 @@ use crate::cli::output::facts as lines;
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended, confirm};
 use crate::cli::snapshot::{Trailer, check_trailer};
-use crate::cli::target::{Place, snapshot_file};
+use crate::cli::target::{Place, in_file, in_point, snapshot_file};
 use crate::recovery::facts::{self, Facts, Side, Trust};
 use crate::recovery::plan::{Bump, Plan, Request, parse_initial_cluster, plan, render};
 use crate::recovery::restore::{Report, from_file, from_point};
@@ -77,7 +77,7 @@ pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ende
     let name = catalog.select(&args.point)?.name.clone();
     let manifest = context.stop.or(repository.manifest(&name)).await?;
     let show = Show::start(&context.progress, &context.output);
-    let report = from_point(&repository, &manifest, &path, &context.progress, &context.stop).await;
+    let report = from_point(&repository, &manifest, &path, &context.progress, &context.stop).await.map_err(in_point);
     drop(show);
     let report = report?;
     context.output.show("export", &report, || render_report(&report))?;
@@ -104,7 +104,8 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
                 let (source, side) = facts::of_file(&name, &Source::open(&db)?, file.len(), trust);
                 Ok((file, source, side))
             })
-            .await?;
+            .await
+            .map_err(in_file)?;
             let facts = Facts { source, members: side.members, target, history: None, now };
             Ok((Origin::File(file), facts))
         }
@@ -117,7 +118,8 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
             let manifest = context.stop.or(repository.manifest(&point.name)).await?;
             let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
             let verified = verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok));
-            let side = context.stop.or(Side::of_point(&repository, &manifest, &context.stop)).await?;
+            let side =
+                context.stop.or(Side::of_point(&repository, &manifest, &context.stop)).await.map_err(in_point)?;
             let source = facts::of_point(&manifest, &side, verified, point.condemned);
             let history = facts::history(&catalog, &manifest, now);
             let facts = Facts { source, members: side.members, target, history, now };
@@ -130,7 +132,7 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
 async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Report> {
     match origin {
         Origin::Point(repository, manifest) => {
-            from_point(&repository, &manifest, path, &context.progress, &context.stop).await
+            from_point(&repository, &manifest, path, &context.progress, &context.stop).await.map_err(in_point)
         }
         Origin::File(file) => {
             let (path, progress, stop) = (path.to_owned(), context.progress.clone(), context.stop.clone());
@@ -139,6 +141,7 @@ async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Repor
                 from_file(&Source::open(&db)?, &path, &progress, &stop)
             })
             .await
+            .map_err(in_file)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From arguments to exit code: logging, the runtime, signals, one command.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -11,7 +12,7 @@ use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
-use crate::cli::output::{Output, say};
+use crate::cli::output::{Output, fail_json, say};
 use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
 
 /// What every command is given.
@@ -48,8 +49,13 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are results; a usage error is not. Nobody is left to tell when printing fails.
-            let _ = error.print();
+            // Help and version are results; a usage error is not.
+            if error.use_stderr() && wants_json(std::env::args_os().skip(1)) {
+                fail_json(&misunderstood(&error));
+            } else {
+                // Nobody is left to tell when printing fails.
+                let _ = error.print();
+            }
             return ExitCode::from(if error.use_stderr() { Kind::Usage.exit_code() } else { 0 });
         }
     };
@@ -63,6 +69,33 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// Whether JSON was asked for on a command line that could not be understood.
+fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    // What stands behind `--` is no flag.
+    let args: Vec<OsString> = args.take_while(|arg| arg != "--").collect();
+    let apart = args.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+    apart || args.iter().any(|arg| arg == "-ojson" || arg == "-o=json" || arg == "--output=json")
+}
+
+/// clap's complaint as one of ours: its first paragraph says what is wrong, a tip what may have been meant.
+fn misunderstood(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let mut message = String::new();
+    let mut tips = vec![];
+    for line in text.lines().map(str::trim) {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            tips.push(tip);
+        } else if line.starts_with("Usage: ") || line.starts_with("For more information") {
+            break;
+        } else if !line.is_empty() {
+            message.push_str(if message.is_empty() { "" } else { " " });
+            message.push_str(line.strip_prefix("error: ").unwrap_or(line));
+        }
+    }
+    tips.push("`holdfast COMMAND --help` lists what a command takes");
+    Error::new(Kind::Usage, message).hint(tips.join("; "))
 }
 
 fn run(command: Command, context: &Context) -> Result<Ended> {

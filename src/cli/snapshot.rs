@@ -133,7 +133,8 @@ pub(crate) async fn status(args: SnapshotStatus, context: &Context) -> Result<En
         let proof = prove(&db, 0, &inner.stop)?;
         Ok(Shown { status, live_keys: proof.counts.live_keys, sha256 })
     })
-    .await?;
+    .await
+    .map_err(target::in_file)?;
     context.output.show("snapshot_status", &shown, || {
         let status = &shown.status;
         let sha256 = match shown.sha256 {
@@ -187,7 +188,8 @@ pub(crate) async fn hashkv(args: Hashkv, context: &Context) -> Result<Ended> {
             state_digest: proof.state_digest.to_string(),
         })
     })
-    .await?;
+    .await
+    .map_err(target::in_file)?;
     context.output.show("hashkv", &shown, || {
         facts(&[
             ("hash", shown.hash.to_string()),

@@ -146,6 +146,26 @@ fn environment() -> Environment {
     Environment::new(text.filter(|(name, _)| ours(name)))
 }
 
+/// What to do next about damage in a file that someone else wrote, where the error does not say.
+pub(crate) fn in_file(error: Error) -> Error {
+    match error.kind() {
+        Kind::Damaged => {
+            error.or_hint("do not use this file: copy it again from where it was made, or use another snapshot")
+        }
+        _ => error,
+    }
+}
+
+/// What to do next about damage in a restore point, where the error does not say.
+pub(crate) fn in_point(error: Error) -> Error {
+    match error.kind() {
+        Kind::Damaged => error.or_hint(
+            "do not use this point: `holdfast verify --level 3` says what is wrong with it, `holdfast list` shows others",
+        ),
+        _ => error,
+    }
+}
+
 /// Opens a snapshot file, unpacked; `-` is standard input. A signal ends it even while nothing comes from there.
 pub(crate) async fn snapshot_file(path: &Path, scratch: &args::Scratch, context: &Context) -> Result<ReadAt> {
     let (path, scratch, stop) = (path.to_owned(), scratch.folder.clone(), context.stop.clone());

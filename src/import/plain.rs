@@ -14,7 +14,7 @@ use crate::base::stop::{Stop, blocking};
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
 use crate::vault::catalog::Catalog;
-use crate::vault::full;
+use crate::vault::intake::{self, Intake};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::{self, LineageDocument};
 use crate::vault::manifest::{self, Comparison, Fidelity, HashAtSource, Manifest};
@@ -58,18 +58,18 @@ pub async fn import(
         return Ok(Imported::Already(point));
     }
     let lineage = lineage_of(cluster)?;
-    let destination = Destination { cluster: cluster.to_owned(), lineage };
+    let destination = Destination { cluster: cluster.to_owned(), lineage, base_revision: 0 };
     let writer = Writer::start(repository, destination, Limits::default(), Steps::unheard(), stop)?;
     let attempt = Attempt::random()?;
-    let seed = EtcdId(u64::from_str_radix(&attempt.to_string(), 16).unwrap_or_default());
+    let intake = Intake { started: input.modified, sample_seed: attempt.seed(), base: None };
     let (file, working, stopping) = (input.file.clone(), progress.clone(), stop.clone());
-    let (full, descriptor) = blocking(move || {
+    let (taken, descriptor) = blocking(move || {
         let db = Db::open(file)?;
         let source = Source::open(&db)?;
         let descriptor = source.descriptor(EtcdId(0), EtcdId(0));
         working.stage("storing records", db.size());
-        let full = full::store(&source, &descriptor, seed.0, writer, &working, &stopping)?;
-        Ok::<_, Error>((full, manifest::Descriptor::of(&descriptor, Some((db_bytes, db_sha256)))))
+        let taken = intake::store(&source, &descriptor, intake, writer, &working, &stopping)?;
+        Ok::<_, Error>((taken, manifest::Descriptor::of(&descriptor, Some((db_bytes, db_sha256)))))
     })
     .await?;
     let now = repository.clock().now();
@@ -89,11 +89,13 @@ pub async fn import(
         },
         fidelity: Fidelity::Full,
         descriptor,
-        counts: manifest::Counts::of(&full.proof.counts, &full.written.objects),
-        proofs: manifest::Proofs::of(&full.proof, uncompared()),
-        sample_seed: seed,
-        samples: full.proof.samples,
-        objects: full.written.objects,
+        counts: manifest::Counts::of(&taken.proof.counts, &taken.written.objects),
+        proofs: manifest::Proofs::of(&taken.proof, uncompared()),
+        sample_seed: EtcdId(attempt.seed()),
+        samples: taken.proof.samples,
+        tail: taken.proof.tail,
+        segments: vec![taken.segment],
+        objects: taken.written.objects,
     };
     let known = lineage::list(repository, cluster).await?.iter().any(|document| document.lineage == lineage);
     let opened = LineageDocument {

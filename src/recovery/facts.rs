@@ -9,6 +9,7 @@ use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::file::free_bytes;
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::bbolt::side::SIDE_ENTRIES_MAX;
 use crate::snapshot::decode::Records;
 use crate::snapshot::record::Record;
 use crate::vault::catalog::Catalog;
@@ -164,17 +165,28 @@ impl Side {
         Side { members: members_of(records.iter()), auth_enabled }
     }
 
-    /// Of a restore point: its first object holds them.
+    /// Of a restore point: the first object of its own stream holds them.
     pub async fn of_point(
         repository: &Repository,
         manifest: &Manifest,
         stop: &crate::base::stop::Stop,
     ) -> Result<Self> {
-        let first = &manifest.objects[..manifest.objects.len().min(1)];
+        let own = manifest.own_objects();
+        let first = &own[..own.len().min(1)];
         let mut reader = Reader::start(repository, first, Direction::Forward, stop);
         let Some(object) = reader.next().await? else { return Ok(Side::default()) };
-        let records = Records::of(&object.bytes).take_while(|record| !matches!(record, Ok(Record::Revision(_))));
-        Ok(Side::of(&records.collect::<Result<Vec<_>>>()?))
+        let mut told = vec![];
+        for record in Records::of(&object.bytes) {
+            match record? {
+                Record::Revision(_) => break,
+                record @ (Record::Member { .. } | Record::AuthConfig { .. }) => told.push(record),
+                _ => {}
+            }
+            if told.len() > SIDE_ENTRIES_MAX {
+                return Err(Error::damaged(format!("the point has more than {SIDE_ENTRIES_MAX} members")));
+            }
+        }
+        Ok(Side::of(&told))
     }
 }
 

@@ -23,11 +23,13 @@ use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::shape::Sizes;
 use crate::snapshot::decode::Records;
+use crate::snapshot::encode::Block;
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::{Proof, Prover};
-use crate::vault::get::{Direction, Reader};
+use crate::snapshot::record::Record;
 use crate::vault::manifest::Manifest;
-use crate::vault::prove::differences;
+use crate::vault::prove::{differences, prover};
+use crate::vault::replay::in_order;
 use crate::vault::repository::Repository;
 
 /// Mode of files that hold a cluster's secrets.
@@ -60,8 +62,10 @@ pub struct Report {
     pub duration_s: f64,
 }
 
-/// Takes the records of a source one after another, as blocks of encoded records.
-type Feed<'a> = dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> + Send + 'a;
+/// Takes some records, and the number of raw bytes that were read for them.
+type Put<'a> = dyn FnMut(&[Record<'_>], u64) -> Result<()> + 'a;
+/// Hands on the records of a source, in the fixed order.
+type Feed<'a> = dyn FnMut(&mut Put<'_>) -> Result<()> + Send + 'a;
 
 /// Restores a point. Must be called on the async runtime.
 pub async fn from_point(
@@ -71,20 +75,14 @@ pub async fn from_point(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Report> {
-    let mut reader = Reader::start(repository, &manifest.objects, Direction::Forward, stop);
-    let (manifest, path, progress, stop) = (manifest.clone(), path.to_owned(), progress.clone(), stop.clone());
+    let (repository, manifest, path) = (repository.clone(), manifest.clone(), path.to_owned());
+    let (progress, stop) = (progress.clone(), stop.clone());
     crate::base::stop::blocking(move || {
-        let scope =
-            Scope { revision: manifest.descriptor.revision, compact_revision: manifest.descriptor.compact_revision };
         progress.stage("restoring", manifest.counts.raw_bytes);
-        let mut feed = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
-            while let Some(object) = reader.next_blocking()? {
-                sink(&object.bytes).map_err(|error| error.during(format!("object {}", object.entry.name)))?;
-            }
-            Ok(())
-        };
-        let expect = |proof: &Proof| differences(&manifest, proof);
-        write(&mut feed, &path, scope, manifest.sample_seed.0, &expect, &progress, &stop)
+        let mut feed = |put: &mut Put<'_>| in_order(&repository, &manifest, &stop, put);
+        let expectation =
+            Expectation { prover: &|| prover(&manifest), differences: &|proof| differences(&manifest, proof) };
+        write(&mut feed, &path, &expectation, &progress, &stop)
     })
     .await
 }
@@ -101,25 +99,33 @@ pub fn from_file(source: &Source<'_, ReadAt>, path: &Path, progress: &Progress, 
     })?;
     let expected = prover.finish();
     progress.stage("restoring", 0);
-    let mut feed = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
-        source.encode(&descriptor, &mut |block| sink(&block.bytes)).map(drop)
+    let mut feed = |put: &mut Put<'_>| {
+        let mut decode = |block: Block| {
+            let records = Records::of(&block.bytes).collect::<Result<Vec<_>>>()?;
+            put(&records, block.bytes.len() as u64)
+        };
+        source.encode(&descriptor, &mut decode).map(drop)
     };
-    let expect = |proof: &Proof| {
-        if *proof == expected {
-            vec![]
-        } else {
-            vec!["the written file proves another state than the source".to_owned()]
-        }
+    let differs = |proof: &Proof| {
+        let same = *proof == expected;
+        (!same).then(|| "the written file proves another state than the source".to_owned()).into_iter().collect()
     };
-    write(&mut feed, path, scope, 0, &expect, progress, stop)
+    let expectation = Expectation { prover: &|| Prover::new(scope, 0), differences: &differs };
+    write(&mut feed, path, &expectation, progress, stop)
+}
+
+/// What the written file must prove.
+struct Expectation<'a> {
+    /// Makes the pass over the written file.
+    prover: &'a (dyn Fn() -> Prover + Sync),
+    /// Where its result is not the source's, in words.
+    differences: &'a dyn Fn(&Proof) -> Vec<String>,
 }
 
 fn write(
     feed: &mut Feed<'_>,
     path: &Path,
-    scope: Scope,
-    sample_seed: u64,
-    expect: &dyn Fn(&Proof) -> Vec<String>,
+    expectation: &Expectation<'_>,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Report> {
@@ -128,8 +134,8 @@ fn write(
     let db_bytes = with_syncing(&file.handle()?, path, |written| build(feed, &mut file, progress, stop, written))?;
     progress.stage("reading it back", 0);
     let handle = ReadAt::of(file.handle()?, path)?;
-    let (sha256, proof) = read_back(&handle, db_bytes, scope, sample_seed, stop)?;
-    let differences = expect(&proof);
+    let (sha256, proof) = read_back(&handle, db_bytes, (expectation.prover)(), stop)?;
+    let differences = (expectation.differences)(&proof);
     if let Some(first) = differences.first() {
         let more = differences.len() - 1;
         return Err(Error::damaged(format!("what was restored is not the source: {first} ({more} more differences)"))
@@ -143,8 +149,8 @@ fn write(
         path: path.display().to_string(),
         bytes,
         sha256,
-        revision: scope.revision,
-        compact_revision: scope.compact_revision,
+        revision: proof.scope.revision,
+        compact_revision: proof.scope.compact_revision,
         live_keys: proof.counts.live_keys,
         hash_kv: proof.hash_kv,
         state_digest: proof.state_digest.to_string(),
@@ -174,11 +180,9 @@ fn build(
         Ok(())
     };
     let mut builder = Builder::start(sizes, &mut sink)?;
-    feed(&mut |bytes| {
-        for record in Records::of(bytes) {
-            builder.put(&record?, &mut sink)?;
-        }
-        progress.add(bytes.len() as u64);
+    feed(&mut |records, raw_bytes| {
+        records.iter().try_for_each(|record| builder.put(record, &mut sink))?;
+        progress.add(raw_bytes);
         stop.check()
     })?;
     let head = builder.finish(&mut sink)?;
@@ -208,13 +212,12 @@ fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u
 }
 
 /// SHA-256 and proofs of what was written, side by side.
-fn read_back(file: &ReadAt, db_bytes: u64, scope: Scope, sample_seed: u64, stop: &Stop) -> Result<(Sha256, Proof)> {
+fn read_back(file: &ReadAt, db_bytes: u64, mut prover: Prover, stop: &Stop) -> Result<(Sha256, Proof)> {
     thread::scope(|threads| {
         let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
-        let proving = || -> Result<Proof> {
+        let proving = move || -> Result<Proof> {
             let db = Db::open(file.clone())?;
             let source = Source::open(&db)?;
-            let mut prover = Prover::new(scope, sample_seed);
             let descriptor = source.descriptor(Default::default(), Default::default());
             source.newest_first(&descriptor, &mut |batch| {
                 stop.check()?;

@@ -5,10 +5,16 @@
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
+use crate::snapshot::encode::{FULL, INCREMENTAL};
 use crate::snapshot::record::{
-    Compacted, Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
+    Compacted, Descriptor, End, Extra, FORMAT, KeptRun, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
 };
 use crate::snapshot::wire::{self, Field, Fields};
+
+/// Records in a batch at most.
+pub const BATCH_RECORDS_MAX: usize = 16_384;
+/// A batch ends when it holds this many bytes.
+pub const BATCH_BYTES: usize = 1 << 20;
 
 /// The records in a run of whole length-delimited records.
 #[derive(Clone, Debug)]
@@ -23,12 +29,7 @@ impl<'a> Records<'a> {
     }
 
     fn record(&mut self) -> Result<Record<'a>> {
-        let len = wire::take_varint(&mut self.rest)?;
-        let len = usize::try_from(len).ok().filter(|len| *len <= RECORD_BYTES_MAX);
-        let split = len.and_then(|len| self.rest.split_at_checked(len));
-        let (body, rest) = split.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
-        self.rest = rest;
-        read_record(body)
+        read_record(take_body(&mut self.rest)?)
     }
 }
 
@@ -45,6 +46,32 @@ impl<'a> Iterator for Records<'a> {
         }
         Some(record)
     }
+}
+
+/// Splits whole length-delimited records into batches that can be decoded one at a time: a record of three bytes takes a
+/// hundred in memory, and whoever needs the newest record first would otherwise hold all of an object's at once.
+pub fn batches(bytes: &[u8]) -> Result<Vec<&[u8]>> {
+    let (mut batches, mut rest) = (vec![], bytes);
+    while !rest.is_empty() {
+        let start = rest;
+        let mut records = 0;
+        while !rest.is_empty() && records < BATCH_RECORDS_MAX && start.len() - rest.len() < BATCH_BYTES {
+            take_body(&mut rest)?;
+            records += 1;
+        }
+        batches.push(&start[..start.len() - rest.len()]);
+    }
+    Ok(batches)
+}
+
+/// Takes the next record off `rest`, without its length.
+fn take_body<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let len = wire::take_varint(rest)?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= RECORD_BYTES_MAX);
+    let split = len.and_then(|len| rest.split_at_checked(len));
+    let (body, after) = split.ok_or_else(|| Error::damaged("a record is longer than what holds it"))?;
+    *rest = after;
+    Ok(body)
 }
 
 /// Reads one record without its length.
@@ -80,6 +107,7 @@ fn read_record(body: &[u8]) -> Result<Record<'_>> {
         }
         16 => read_revision(fact).map(Record::Revision),
         17 => read_end(fact).map(Record::End),
+        18 => read_kept(fact).map(Record::Kept),
         other => Err(Error::new(Kind::Usage, format!("records of kind {other} are not known to this version"))
             .hint("the data was written by a newer version of holdfast: use that version to read it")),
     }
@@ -140,10 +168,18 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (8, field) => descriptor.raft_index = field.number()?,
             (9, field) => descriptor.storage_version = text(field.bytes()?)?,
             (10, field) => descriptor.page_size = narrow(field.number()?)?,
+            (11, field) => descriptor.base_revision = field.signed()?,
+            (12, field) => descriptor.kept_listed = field.number()? != 0,
             _ => {}
         }
     }
-    if descriptor.format != FORMAT || kind != b"full" {
+    if kind == (if descriptor.base_revision > 0 { FULL } else { INCREMENTAL }) {
+        return Err(Error::damaged(format!(
+            "a stream that follows revision {} contradicts its kind",
+            descriptor.base_revision
+        )));
+    }
+    if descriptor.format != FORMAT || ![FULL, INCREMENTAL].contains(&kind) {
         let kind = String::from_utf8_lossy(kind);
         return Err(Error::new(Kind::Usage, format!("a {kind:?} stream of format {} is not known", descriptor.format))
             .hint("the data was written by a newer version of holdfast: use that version to read it"));
@@ -207,6 +243,22 @@ fn read_revision(fact: &[u8]) -> Result<Revision<'_>> {
     Ok(revision)
 }
 
+fn read_kept(fact: &[u8]) -> Result<KeptRun<'_>> {
+    let mut run = KeptRun { first: Rev::default(), steps: &[] };
+    for field in Fields::of(fact) {
+        match field? {
+            (1, field) => run.first.main = field.signed()?,
+            (2, field) => run.first.sub = field.signed()?,
+            (3, field) => run.steps = field.bytes()?,
+            _ => {}
+        }
+    }
+    if run.first.main <= 0 || run.first.sub < 0 {
+        return Err(Error::damaged(format!("{} is not a revision", run.first)));
+    }
+    Ok(run)
+}
+
 fn read_end(fact: &[u8]) -> Result<End> {
     let mut end = End { records: 0, crc32c: 0 };
     for field in Fields::of(fact) {
@@ -218,4 +270,36 @@ fn read_end(fact: &[u8]) -> Result<End> {
         }
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_whole_records_few_enough_to_be_decoded_at_once() {
+        let tiny = b"\x02\x22\x00".repeat(2 * BATCH_RECORDS_MAX + 5);
+        let counts: Vec<_> = batches(&tiny).unwrap().iter().map(|batch| Records::of(batch).count()).collect();
+        assert_eq!(counts, [BATCH_RECORDS_MAX, BATCH_RECORDS_MAX, 5]);
+        // A user of 300,000 bytes each: four fill a batch.
+        let mut large = vec![];
+        let mut stored = vec![0x0a];
+        wire::put_varint(&mut stored, 300_000);
+        stored.extend([b'u'; 300_000]);
+        for _ in 0..9 {
+            let mut fact = vec![0x0a];
+            wire::put_varint(&mut fact, stored.len() as u64);
+            fact.extend_from_slice(&stored);
+            let mut body = vec![0x4a];
+            wire::put_varint(&mut body, fact.len() as u64);
+            body.extend_from_slice(&fact);
+            wire::put_varint(&mut large, body.len() as u64);
+            large.extend_from_slice(&body);
+        }
+        let batched = batches(&large).unwrap();
+        assert_eq!(batched.iter().map(|batch| Records::of(batch).count()).collect::<Vec<_>>(), [4, 4, 1]);
+        assert!(batched.concat() == large, "nothing is lost between batches");
+        assert_eq!(batches(b"").unwrap(), [b""; 0]);
+        batches(&tiny[..tiny.len() - 1]).unwrap_err();
+    }
 }

@@ -3,12 +3,9 @@
 //! Three passes, each newest first: the left state is remembered by fingerprints (32 bytes a fact), the right one is
 //! held against it, and what the right one did not have is given its name by going over the left one again.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
-use crate::snapshot::fold::{Fingerprint, Fold, Place, Uniform};
+use crate::snapshot::fold::{ByFingerprint, Fingerprint, Fold, Place};
 use crate::snapshot::hash::{StateDigest, side_fact};
 use crate::snapshot::record::{KeyValue, Record, lease_of, name_of};
 
@@ -52,6 +49,47 @@ pub struct Difference {
     pub right_revision: i64,
 }
 
+/// What the names of all differences may take in memory, in bytes: some 150,000 keys of usual length.
+pub const NAMES_BYTES_MAX: usize = 32 << 20;
+/// What a difference takes beside its name, until it is shown.
+const DIFFERENCE_BYTES: usize = 160;
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Differences by name.
+    pub differences: Vec<Difference>,
+    /// Differences that were counted but are too many to be named.
+    pub unnamed: u64,
+    /// Facts that only the right state has.
+    pub added: u64,
+    /// Facts with different content.
+    pub changed: u64,
+    /// Facts that only the left state has.
+    pub removed: u64,
+    /// Facts that are the same.
+    pub unchanged: u64,
+    names_bytes: usize,
+}
+
+impl Outcome {
+    /// Counts a difference, and names it while there is room.
+    fn add(&mut self, record: &Record<'_>, kind: Kind, left_revision: i64, right_revision: i64) {
+        match kind {
+            Kind::Added => self.added += 1,
+            Kind::Changed => self.changed += 1,
+            Kind::Removed => self.removed += 1,
+        }
+        let subject = subject_of(record);
+        self.names_bytes += DIFFERENCE_BYTES + 2 * subject.name_bytes();
+        if self.names_bytes > NAMES_BYTES_MAX {
+            self.unnamed += 1;
+        } else {
+            self.differences.push(Difference { subject, kind, left_revision, right_revision });
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     revision: i64,
@@ -59,21 +97,20 @@ struct Version {
     digest: u64,
 }
 
-type Facts = HashMap<Fingerprint, Version, BuildHasherDefault<Uniform>>;
+type Facts = ByFingerprint<Version>;
 
 /// The comparison in progress.
 #[derive(Debug)]
 pub struct Diff {
     left: Facts,
     fold: Fold,
-    differences: Vec<Difference>,
-    unchanged: u64,
+    outcome: Outcome,
 }
 
 impl Diff {
     /// A comparison whose left state is the one at `revision`.
     pub fn new(revision: i64) -> Self {
-        Diff { left: Facts::default(), fold: Fold::new(&[revision]), differences: vec![], unchanged: 0 }
+        Diff { left: Facts::default(), fold: Fold::new(&[revision]), outcome: Outcome::default() }
     }
 
     /// First pass: a batch of the left state.
@@ -91,18 +128,17 @@ impl Diff {
 
     /// Second pass: a batch of the right state.
     pub fn right(&mut self, records: &[Record<'_>]) -> Result<()> {
-        let Diff { left, fold, differences, unchanged } = self;
+        let Diff { left, fold, outcome } = self;
         live(fold, records, &mut |record, fingerprint, right| {
-            let (kind, left_revision) = match left.remove(&fingerprint) {
+            let (kind, left_revision) = match left.remove(fingerprint) {
                 Some(left) if left == right => {
-                    *unchanged += 1;
+                    outcome.unchanged += 1;
                     return;
                 }
                 Some(left) => (Kind::Changed, left.revision),
                 None => (Kind::Added, 0),
             };
-            let subject = subject_of(record);
-            differences.push(Difference { subject, kind, left_revision, right_revision: right.revision });
+            outcome.add(record, kind, left_revision, right.revision);
         })
     }
 
@@ -114,21 +150,19 @@ impl Diff {
 
     /// Third pass: a batch of the left state.
     pub fn names(&mut self, records: &[Record<'_>]) -> Result<()> {
-        let Diff { left, fold, differences, .. } = self;
+        let Diff { left, fold, outcome } = self;
         live(fold, records, &mut |record, fingerprint, _| {
-            if let Some(version) = left.remove(&fingerprint) {
-                let subject = subject_of(record);
-                let left_revision = version.revision;
-                differences.push(Difference { subject, kind: Kind::Removed, left_revision, right_revision: 0 });
+            if let Some(version) = left.remove(fingerprint) {
+                outcome.add(record, Kind::Removed, version.revision, 0);
             }
         })
     }
 
-    /// The differences by name, and how many facts are the same.
-    pub fn finish(mut self) -> (Vec<Difference>, u64) {
+    /// What was found, by name.
+    pub fn finish(mut self) -> Outcome {
         assert!(self.left.is_empty(), "the third pass names what the right state lacks");
-        self.differences.sort();
-        (self.differences, self.unchanged)
+        self.outcome.differences.sort();
+        self.outcome
     }
 }
 
@@ -181,6 +215,15 @@ fn subject_of(record: &Record<'_>) -> Subject {
     }
 }
 
+impl Subject {
+    fn name_bytes(&self) -> usize {
+        match self {
+            Subject::Key(name) | Subject::User(name) | Subject::Role(name) | Subject::Alarm(name) => name.len(),
+            Subject::Lease(_) => 0,
+        }
+    }
+}
+
 fn short(digest: &crate::base::digest::Sha256) -> u64 {
     u64::from_be_bytes(*digest.0.first_chunk().expect("32 bytes"))
 }
@@ -228,12 +271,31 @@ mod tests {
         diff.right(&user).unwrap();
         assert!(diff.turn_left(4));
         diff.names(&records(left)).unwrap();
-        let (differences, unchanged) = diff.finish();
+        let Outcome { differences, unchanged, unnamed, added, changed, removed, .. } = diff.finish();
+        assert_eq!((added, changed, removed, unnamed), (2, 1, 1, 0));
         let lines: Vec<_> = differences
             .iter()
             .map(|d| format!("{} {:?} {} {}", d.subject, d.kind, d.left_revision, d.right_revision))
             .collect();
         assert_eq!(lines, ["a Changed 2 5", "b Removed 3 0", "d Added 0 7", "user bob Added 0 0"]);
         assert_eq!(unchanged, 1);
+    }
+
+    #[test]
+    fn differences_beyond_the_limit_are_counted_and_not_named() {
+        let stored = |n: u32| [b"\x0a\x04", &n.to_be_bytes()[..], b"\x18\x02"].concat();
+        let keys: Vec<Vec<u8>> = (0..300_000).map(stored).collect();
+        let added: Vec<Record<'_>> = keys
+            .iter()
+            .zip(1..)
+            .map(|(stored, main)| Record::Revision(Revision { rev: Rev { main, sub: 0 }, tombstone: false, stored }))
+            .collect();
+        let mut diff = Diff::new(1);
+        diff.turn_right(300_000);
+        diff.right(&added).unwrap();
+        assert!(!diff.turn_left(1));
+        let outcome = diff.finish();
+        assert_eq!((outcome.added, outcome.differences.len() as u64 + outcome.unnamed), (300_000, 300_000));
+        assert_eq!(outcome.differences.len(), NAMES_BYTES_MAX / (DIFFERENCE_BYTES + 8));
     }
 }

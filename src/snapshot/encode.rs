@@ -6,6 +6,10 @@
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, RECORD_BYTES_MAX, Record, Rev, Revision};
 use crate::snapshot::wire;
 
+/// How a descriptor calls the whole state.
+pub(crate) const FULL: &[u8] = b"full";
+/// How a descriptor calls what came after a base.
+pub(crate) const INCREMENTAL: &[u8] = b"incremental";
 /// The longest block, in bytes; only a single record that is longer has a longer block, of its own.
 pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 
@@ -31,7 +35,8 @@ pub struct Encoder {
     block: Block,
     records: u64,
     crc32c: u32,
-    last_number: u32,
+    last_rank: u32,
+    ended: bool,
     last_rev: Option<Rev>,
     scratch: Vec<u8>,
 }
@@ -44,11 +49,12 @@ impl Encoder {
 
     /// Appends a record; returns the block before it when the two together would be too long.
     pub fn put(&mut self, record: &Record<'_>) -> Option<Block> {
-        let number = record.number();
-        assert!(self.last_number != 17, "nothing follows the end of a stream");
-        assert!(self.last_number > 0 || number == 1, "a stream opens with its descriptor");
-        assert!(number >= self.last_number, "records of kind {number} come before kind {}", self.last_number);
-        self.last_number = number;
+        let (number, rank) = (record.number(), record.rank());
+        assert!(!self.ended, "nothing follows the end of a stream");
+        assert!(self.last_rank > 0 || number == 1, "a stream opens with its descriptor");
+        assert!(rank >= self.last_rank, "a record of kind {number} comes too late");
+        self.last_rank = rank;
+        self.ended = matches!(record, Record::End(_));
         let start = self.block.bytes.len();
         let main = if let Record::Revision(revision) = record {
             assert!(self.last_rev < Some(revision.rev), "revision {} does not ascend", revision.rev);
@@ -167,6 +173,11 @@ fn put_fact(out: &mut Vec<u8>, record: &Record<'_>) {
             wire::put_number(out, 2, unix_ms.cast_unsigned());
         }
         Record::Revision(_) => unreachable!("revisions are written without this copy"),
+        Record::Kept(run) => {
+            wire::put_number(out, 1, run.first.main.cast_unsigned());
+            wire::put_number(out, 2, run.first.sub.cast_unsigned());
+            wire::put_bytes(out, 3, run.steps);
+        }
         Record::End(end) => {
             wire::put_number(out, 1, end.records);
             if end.crc32c != 0 {
@@ -180,7 +191,7 @@ fn put_fact(out: &mut Vec<u8>, record: &Record<'_>) {
 fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     assert_eq!(descriptor.format, FORMAT, "only the current format is written");
     wire::put_number(out, 1, u64::from(descriptor.format));
-    wire::put_bytes(out, 2, b"full");
+    wire::put_bytes(out, 2, if descriptor.base_revision == 0 { FULL } else { INCREMENTAL });
     wire::put_number(out, 3, descriptor.cluster_id.0);
     wire::put_number(out, 4, descriptor.member_id.0);
     wire::put_number(out, 5, descriptor.revision.cast_unsigned());
@@ -189,6 +200,8 @@ fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     wire::put_number(out, 8, descriptor.raft_index);
     wire::put_bytes(out, 9, descriptor.storage_version.as_bytes());
     wire::put_number(out, 10, u64::from(descriptor.page_size));
+    wire::put_number(out, 11, descriptor.base_revision.cast_unsigned());
+    wire::put_number(out, 12, u64::from(descriptor.kept_listed));
 }
 
 fn put_extra(out: &mut Vec<u8>, extra: &Extra<'_>) {

@@ -201,8 +201,8 @@ pub fn entries(record: &Record<'_>, put: &mut Put<'_>) -> Result<()> {
         Record::Revision(revision) => {
             put(KEY, RevisionKey::new(revision.rev, revision.tombstone).as_bytes(), revision.stored)
         }
-        Record::UserGone(_) | Record::RoleGone(_) | Record::LeaseGone(_) => {
-            Err(Error::damaged("a removal cannot stand in a full snapshot"))
+        Record::UserGone(_) | Record::RoleGone(_) | Record::LeaseGone(_) | Record::Kept(_) => {
+            Err(Error::damaged("a record of a change cannot stand in a full snapshot"))
         }
     }
 }

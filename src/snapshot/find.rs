@@ -69,6 +69,11 @@ pub fn kubernetes_kind(key: &[u8]) -> Option<String> {
     }
 }
 
+/// Kinds that are counted each on its own; Kubernetes has hundreds. The rest are counted together.
+const KINDS_MAX: usize = 10_000;
+/// The longest name of a kind that is counted on its own: a resource's in a domain of the longest name there can be.
+const KIND_BYTES_MAX: usize = 320;
+
 /// Objects and bytes by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByKind(BTreeMap<String, Tally>);
@@ -85,7 +90,11 @@ pub struct Tally {
 impl ByKind {
     /// Counts a live key.
     pub fn add(&mut self, kv: &KeyValue<'_>) {
-        let kind = kubernetes_kind(kv.key).unwrap_or_else(|| "(not Kubernetes)".to_owned());
+        let mut kind = kubernetes_kind(kv.key).unwrap_or_else(|| "(not Kubernetes)".to_owned());
+        let unknown = || self.0.len() >= KINDS_MAX && !self.0.contains_key(&kind);
+        if kind.len() > KIND_BYTES_MAX || unknown() {
+            kind = "(other kinds)".to_owned();
+        }
         let tally = self.0.entry(kind).or_default();
         tally.objects += 1;
         tally.bytes += (kv.key.len() + kv.value.len()) as u64;
@@ -100,6 +109,22 @@ impl ByKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_kinds_than_anybody_has_are_counted_together() {
+        let mut kinds = ByKind::default();
+        for n in 0..KINDS_MAX + 7 {
+            let key = format!("/registry/{n:06}/x");
+            kinds.add(&KeyValue { key: key.as_bytes(), ..KeyValue::default() });
+        }
+        kinds.add(&KeyValue { key: b"/registry/000000/y", ..KeyValue::default() });
+        assert_eq!(kinds.iter().count(), KINDS_MAX + 1);
+        assert_eq!(
+            kinds.iter().next().map(|(kind, tally)| (kind.to_owned(), tally.objects)),
+            Some(("(other kinds)".to_owned(), 7))
+        );
+        assert_eq!(kinds.iter().nth(1).map(|(_, tally)| tally.objects), Some(2));
+    }
 
     #[test]
     fn keys_have_the_kinds_kubernetes_gives_them() {

@@ -6,9 +6,10 @@
 //!
 //! Records are met newest first (see the module above), so a version is the newest at or before a boundary exactly when
 //! its key was not met since that boundary was crossed. One set of fingerprints, emptied at each boundary, is all the
-//! memory this takes: 16 bytes per key, the first half of the key's SHA-256, and never the key.
+//! memory this takes: 16 bytes per key, the first half of the key's SHA-256, and never the key; with the room that a hash
+//! table keeps free, 20 to 39.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::base::digest::Sha256;
@@ -56,8 +57,48 @@ impl Hasher for Uniform {
     }
 }
 
-/// A set of fingerprints.
-pub type FingerprintSet = HashSet<Fingerprint, BuildHasherDefault<Uniform>>;
+/// Parts of a table by fingerprint.
+const PARTS: usize = 16;
+
+/// Values by fingerprint. A hash table that grows holds its old and its new half at once; this one grows in parts, one at
+/// a time, which costs a third less memory at the worst moment.
+#[derive(Debug)]
+pub struct ByFingerprint<V> {
+    parts: [HashMap<Fingerprint, V, BuildHasherDefault<Uniform>>; PARTS],
+}
+
+impl<V> Default for ByFingerprint<V> {
+    fn default() -> Self {
+        ByFingerprint { parts: std::array::from_fn(|_| HashMap::default()) }
+    }
+}
+
+impl<V> ByFingerprint<V> {
+    /// The part by the last bits: the first ones are what the table hashes by.
+    fn part(fingerprint: Fingerprint) -> usize {
+        usize::try_from(fingerprint.0 % PARTS as u128).expect("one of a few parts")
+    }
+
+    /// Puts a value; the one that was there before, if any.
+    pub fn insert(&mut self, fingerprint: Fingerprint, value: V) -> Option<V> {
+        self.parts[Self::part(fingerprint)].insert(fingerprint, value)
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, fingerprint: Fingerprint) -> Option<V> {
+        self.parts[Self::part(fingerprint)].remove(&fingerprint)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(HashMap::is_empty)
+    }
+
+    /// Takes all of them out.
+    pub fn clear(&mut self) {
+        self.parts.iter_mut().for_each(HashMap::clear);
+    }
+}
 
 /// Where a record stands in a fold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +117,7 @@ pub struct Fold {
     /// Boundaries not crossed yet, ascending: the next one is the last.
     boundaries: Vec<i64>,
     crossed: bool,
-    seen: FingerprintSet,
+    seen: ByFingerprint<()>,
     /// Main revision of the record before, to hold the order.
     previous: i64,
 }
@@ -86,7 +127,7 @@ impl Fold {
     pub fn new(boundaries: &[i64]) -> Self {
         let mut boundaries = boundaries.to_vec();
         boundaries.sort_unstable();
-        Fold { boundaries, crossed: false, seen: FingerprintSet::default(), previous: i64::MAX }
+        Fold { boundaries, crossed: false, seen: ByFingerprint::default(), previous: i64::MAX }
     }
 
     /// Where the version at main revision `main` of the key with `fingerprint` stands. Revisions must not ascend from
@@ -101,7 +142,7 @@ impl Fold {
         }
         if !self.crossed {
             Place::Beyond
-        } else if self.seen.insert(fingerprint) {
+        } else if self.seen.insert(fingerprint, ()).is_none() {
             Place::Newest
         } else {
             Place::Older

@@ -8,6 +8,10 @@
 //! Revision* (ascending)  End
 //! ```
 //!
+//! An **increment** holds what came after a base: the descriptor names the base's revision, `Kept` records say which of
+//! the older revisions are still there, and only newer revisions follow. Base and increment together are a state again
+//! (the vault's `chain`).
+//!
 //! Everything that meets at this waist speaks records: reading an etcd file makes them, a restore point stores them, a
 //! restore inserts them. There is no other path.
 //!
@@ -34,7 +38,10 @@ pub mod entry;
 pub mod find;
 pub mod fold;
 pub mod hash;
+pub mod kept;
 pub mod proof;
 pub mod record;
+pub mod tail;
 pub mod verify;
 mod wire;
+pub mod witness;

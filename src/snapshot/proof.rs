@@ -1,12 +1,16 @@
-//! Everything a manifest proves about a full snapshot, from one pass newest first: both digests, counts, samples.
+//! Everything a manifest proves about a state, from one pass newest first: both digests, counts, samples, fingerprints of
+//! the newest revisions, and of an increment what is still there of its base.
 
 use std::collections::BinaryHeap;
 
 use crate::base::digest::Sha256;
 use crate::base::error::Result;
+use crate::snapshot::entry::RevisionKey;
 use crate::snapshot::fold::{Fingerprint, Fold, Place, key_digest};
 use crate::snapshot::hash::{HashKv, Scope, StateDigest, side_fact};
-use crate::snapshot::record::{KeyValue, Record, Revision};
+use crate::snapshot::kept::Kept;
+use crate::snapshot::record::{KeyValue, Record, Rev, Revision};
+use crate::snapshot::tail::{Print, TAIL_MAX, Tail};
 
 /// Live keys whose facts are noted one by one, for drills to look up.
 pub const SAMPLES_MAX: usize = 1000;
@@ -47,6 +51,15 @@ pub struct Sample {
     pub mod_revision: i64,
 }
 
+/// What is still there of the revisions up to a base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeptProof {
+    /// How many.
+    pub revisions: u64,
+    /// The sum modulo 2^256 of the SHA-256 of each: its key in etcd's file, then the bytes stored under it.
+    pub digest: StateDigest,
+}
+
 /// The result of the pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
@@ -62,6 +75,10 @@ pub struct Proof {
     pub counts: Counts,
     /// At most `SAMPLES_MAX` live keys, chosen by the seed, in the order of their keys' digests.
     pub samples: Vec<Sample>,
+    /// Fingerprints of the newest revisions.
+    pub tail: Tail,
+    /// What is still there of the base, where there is one.
+    pub kept: Option<KeptProof>,
 }
 
 /// The pass, fed batches newest first.
@@ -74,6 +91,18 @@ pub struct Prover {
     counts: Counts,
     sample_seed: u64,
     samples: BinaryHeap<(u128, Sample)>,
+    /// Newest first.
+    tail: Vec<Print>,
+    base: Option<Base>,
+}
+
+/// The revisions up to `revision`.
+#[derive(Debug)]
+struct Base {
+    revision: i64,
+    proof: KeptProof,
+    /// Which they are, where that is wanted.
+    kept: Option<Kept>,
 }
 
 impl Prover {
@@ -87,7 +116,17 @@ impl Prover {
             counts: Counts::default(),
             sample_seed,
             samples: BinaryHeap::new(),
+            tail: vec![],
+            base: None,
         }
+    }
+
+    /// The pass also proves what is still there of the revisions up to `revision`; `collect` it, or only count and digest
+    /// it.
+    #[must_use]
+    pub fn with_base(self, revision: i64, collect: bool) -> Self {
+        let base = Base { revision, proof: KeptProof::default(), kept: collect.then(Kept::default) };
+        Prover { base: Some(base), ..self }
     }
 
     /// Adds a batch: records in ascending order, all of them before those of the batches fed so far.
@@ -113,6 +152,9 @@ impl Prover {
         for (revision, newest) in revisions.iter().zip(&mut newest).rev() {
             self.counts.revisions += 1;
             self.counts.tombstones += u64::from(revision.tombstone);
+            if self.tail.len() < TAIL_MAX {
+                self.tail.push(Print::of(revision));
+            }
             let key = key_digest(revision)?;
             *newest = self.fold.place(revision.rev.main, Fingerprint::of_digest(&key)) == Place::Newest;
             if *newest && !revision.tombstone {
@@ -120,7 +162,7 @@ impl Prover {
             }
         }
         self.hash_kv.batch(&revisions, &newest);
-        Ok(())
+        self.base.as_mut().map_or(Ok(()), |base| base.batch(&revisions))
     }
 
     fn live(&mut self, key_sha256: Sha256, revision: &Revision<'_>) -> Result<()> {
@@ -143,6 +185,17 @@ impl Prover {
 
     /// The result, after the last batch.
     pub fn finish(self) -> Proof {
+        self.finish_with_kept().0
+    }
+
+    /// The result, and which revisions of the base are still there, where they were collected.
+    pub fn finish_with_kept(mut self) -> (Proof, Kept) {
+        let kept = self.base.as_mut().and_then(|base| base.kept.take()).unwrap_or_default();
+        (self.proof(), kept)
+    }
+
+    fn proof(mut self) -> Proof {
+        self.tail.reverse();
         let mut samples: Vec<_> = self.samples.into_iter().map(|(_, sample)| sample).collect();
         samples.sort();
         Proof {
@@ -152,7 +205,23 @@ impl Prover {
             scope: self.scope,
             counts: self.counts,
             samples,
+            tail: Tail::new(self.tail),
+            kept: self.base.map(|base| base.proof),
         }
+    }
+}
+
+impl Base {
+    fn batch(&mut self, revisions: &[Revision<'_>]) -> Result<()> {
+        let older = &revisions[..revisions.partition_point(|revision| revision.rev.main <= self.revision)];
+        for revision in older {
+            let key = RevisionKey::new(revision.rev, revision.tombstone);
+            self.proof.digest.add(&Sha256::of_parts(&[key.as_bytes(), revision.stored]));
+        }
+        self.proof.revisions += older.len() as u64;
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let revs: Vec<Rev> = older.iter().map(|revision| revision.rev).collect();
+        kept.prepend(&revs)
     }
 }
 

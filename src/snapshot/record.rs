@@ -95,12 +95,14 @@ pub enum Record<'a> {
     },
     /// A key value at a revision, or the tombstone that ended it.
     Revision(Revision<'a>),
+    /// Older revisions that are still there; only in an incremental stream.
+    Kept(KeptRun<'a>),
     /// The last record; a stream without it is cut short.
     End(End),
 }
 
 impl Record<'_> {
-    /// The record's field number in the schema, which is also its place in the order of a full snapshot.
+    /// The record's field number in the schema.
     pub fn number(&self) -> u32 {
         match self {
             Record::Descriptor(_) => 1,
@@ -120,6 +122,17 @@ impl Record<'_> {
             Record::Moment { .. } => 15,
             Record::Revision(_) => 16,
             Record::End(_) => 17,
+            Record::Kept(_) => 18,
+        }
+    }
+
+    /// The place of the record's kind in a stream: the order of the numbers, but for `Kept`, which stands right before
+    /// the revisions.
+    pub fn rank(&self) -> u32 {
+        match self.number() {
+            number @ 0..=15 => number,
+            18 => 16,
+            number => number + 1,
         }
     }
 }
@@ -145,6 +158,10 @@ pub struct Descriptor<'a> {
     pub storage_version: &'a str,
     /// Page size of the file the records came from, in bytes; 0 when they came from no file.
     pub page_size: u32,
+    /// The revision that an incremental stream follows; 0 in a full one.
+    pub base_revision: i64,
+    /// Whether an incremental stream lists the older revisions that are still there; otherwise all are.
+    pub kept_listed: bool,
 }
 
 /// A compaction: history before `revision` may be missing.
@@ -178,6 +195,15 @@ pub struct Revision<'a> {
     pub tombstone: bool,
     /// `mvccpb.KeyValue`, byte for byte; a tombstone holds the key only.
     pub stored: &'a [u8],
+}
+
+/// Older revisions that are still there, in ascending order. `kept` reads and writes the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptRun<'a> {
+    /// The first of them.
+    pub first: Rev,
+    /// The way from each to the next, as packed varints.
+    pub steps: &'a [u8],
 }
 
 /// The last record.

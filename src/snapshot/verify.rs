@@ -24,33 +24,40 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Verifier {
     compact_revision: i64,
+    /// The revision an increment follows; 0 for a full stream.
+    base_revision: i64,
     end: Option<End>,
     descriptor: Option<(i64, i64)>,
     records: u64,
     crc32c: u32,
     crc_bytes: usize,
     /// Kind of the oldest record met so far.
-    oldest_kind: u32,
+    oldest_rank: u32,
     /// Revision of the oldest record met so far.
     oldest: Option<Rev>,
     newest: i64,
     compacted: i64,
+    /// Whether older revisions are listed.
+    lists: bool,
 }
 
 impl Verifier {
-    /// A check of a stream whose manifest or file says it was compacted to `compact_revision`.
-    pub fn new(compact_revision: i64) -> Self {
+    /// A check of a stream whose manifest or file says it was compacted to `compact_revision`, and follows
+    /// `base_revision` (0: it is full).
+    pub fn new(compact_revision: i64, base_revision: i64) -> Self {
         Verifier {
             compact_revision,
+            base_revision,
             end: None,
             descriptor: None,
             records: 0,
             crc32c: 0,
             crc_bytes: 0,
-            oldest_kind: u32::MAX,
+            oldest_rank: u32::MAX,
             oldest: None,
             newest: 0,
             compacted: 0,
+            lists: false,
         }
     }
 
@@ -69,20 +76,21 @@ impl Verifier {
         if self.descriptor.is_some() {
             return Err(Error::damaged("a record stands before the descriptor"));
         }
-        let kind = record.number();
-        let first_met = self.oldest_kind == u32::MAX;
+        let (kind, rank) = (record.number(), record.rank());
+        let first_met = self.oldest_rank == u32::MAX;
         if first_met != matches!(record, Record::End(_)) {
             let what =
                 if first_met { "the stream is cut short: its last record is no End" } else { "an End in between" };
             return Err(Error::damaged(what));
         }
-        if kind > self.oldest_kind {
-            return Err(Error::damaged(format!("records of kind {} stand before kind {kind}", self.oldest_kind)));
+        if rank > self.oldest_rank {
+            return Err(Error::damaged(format!("a record of kind {kind} stands behind kinds that belong behind it")));
         }
-        self.oldest_kind = kind;
+        self.oldest_rank = rank;
         match record {
             Record::End(end) => self.end = Some(*end),
             Record::Revision(revision) => self.revision(revision)?,
+            Record::Kept(_) => self.lists = true,
             Record::Compacted(compacted) => self.compacted = self.compacted.max(compacted.revision),
             Record::Descriptor(descriptor) => self.descriptor(descriptor)?,
             _ => {}
@@ -93,6 +101,10 @@ impl Verifier {
 
     fn revision(&mut self, revision: &Revision<'_>) -> Result<()> {
         let rev = revision.rev;
+        if rev.main <= self.base_revision {
+            let base = self.base_revision;
+            return Err(Error::damaged(format!("revision {rev} stands in an increment that follows {base}")));
+        }
         if let Some(next) = self.oldest {
             if rev >= next {
                 return Err(Error::damaged(format!("revision {next} stands behind {rev}")));
@@ -121,17 +133,24 @@ impl Verifier {
 
     fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
         self.descriptor = Some((descriptor.revision, descriptor.compact_revision));
-        let opens = self.oldest.is_none_or(|oldest| {
-            oldest.main <= self.compact_revision || (oldest.sub == 0 && oldest.main - 1 <= self.compact_revision.max(1))
-        });
+        let floor = self.compact_revision.max(self.base_revision).max(1);
+        let opens = self
+            .oldest
+            .is_none_or(|oldest| oldest.main <= self.compact_revision || (oldest.sub == 0 && oldest.main - 1 <= floor));
         if !opens {
-            let oldest = self.oldest.unwrap_or_default();
-            return Err(Error::damaged(format!(
-                "history starts at {oldest}, but was compacted only to {}",
-                self.compact_revision
-            )));
+            let (oldest, compacted, base) =
+                (self.oldest.unwrap_or_default(), self.compact_revision, self.base_revision);
+            let text = format!("history starts at {oldest}, but was compacted only to {compacted} and follows {base}");
+            return Err(Error::damaged(text));
         }
-        let revision = self.newest.max(self.compacted).max(1);
+        if self.lists && !descriptor.kept_listed {
+            return Err(Error::damaged("the stream lists older revisions and does not say so"));
+        }
+        if descriptor.base_revision != self.base_revision {
+            let (said, base) = (descriptor.base_revision, self.base_revision);
+            return Err(Error::damaged(format!("the stream follows revision {said}, not {base}")));
+        }
+        let revision = self.newest.max(self.compacted).max(self.base_revision).max(1);
         let said = (descriptor.revision, descriptor.compact_revision);
         if said != (revision, self.compacted) || self.compacted != self.compact_revision {
             return Err(Error::damaged(format!(
@@ -213,7 +232,7 @@ mod tests {
 
     fn verify_bytes(compact_revision: i64, bytes: &[u8]) -> Result<Summary> {
         let records = Records::of(bytes).collect::<Result<Vec<_>>>()?;
-        let mut verifier = Verifier::new(compact_revision);
+        let mut verifier = Verifier::new(compact_revision, 0);
         verifier.batch(&records, bytes)?;
         verifier.finish()
     }

@@ -114,8 +114,8 @@ impl Catalog {
         !self.condemned.objects.is_empty()
     }
 
-    /// Whether part of a point's chain is about to be deleted.
-    pub(crate) fn condemns(&self, manifest: &Manifest) -> bool {
+    /// Whether a collector is about to delete an object of the point.
+    pub fn condemns(&self, manifest: &Manifest) -> bool {
         manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
     }
 

@@ -12,7 +12,7 @@ use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
 use crate::vault::layout::{Location, folder};
 use crate::vault::repository::{Repository, Stored};
-use crate::vault::sealed::{self, Document};
+use crate::vault::sealed::{self, Document, HINT_DAMAGED};
 
 /// Paths in one list; a collector with more writes several.
 pub const PATHS_MAX: usize = 100_000;
@@ -56,7 +56,7 @@ impl CondemnedList {
     }
 
     fn validate(&self, at: &Location, cluster: &str) -> Result<()> {
-        let wrong = |why: String| Err(Error::damaged(format!("{at} contradicts itself: {why}")));
+        let wrong = |why: String| Err(Error::damaged(format!("{at} contradicts itself: {why}")).hint(HINT_DAMAGED));
         if *at != Location::Condemned(cluster.to_owned(), self.epoch, self.n) {
             return wrong("its content belongs to another name".to_owned());
         }

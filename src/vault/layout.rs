@@ -81,6 +81,13 @@ hex_name! {
     Attempt, 8, "an attempt (16 hexadecimal digits)"
 }
 
+impl Attempt {
+    /// The attempt as a number, which seeds whatever is drawn for its point.
+    pub fn seed(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+}
+
 /// What a restore point's own records are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -318,6 +325,11 @@ pub mod folder {
     /// One cluster's verdicts.
     pub fn verdicts(cluster: &str) -> String {
         format!("clusters/{cluster}/verdicts")
+    }
+
+    /// The verdicts on one point, by its stem.
+    pub fn verdicts_on(cluster: &str, stem: &str) -> String {
+        format!("clusters/{cluster}/verdicts/{stem}")
     }
 
     /// One cluster's condemned lists.

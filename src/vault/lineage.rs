@@ -20,7 +20,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::vault::layout::{Lineage, Location, folder};
 use crate::vault::repository::{Repository, Stored};
-use crate::vault::sealed::{self, Document};
+use crate::vault::sealed::{self, Document, HINT_DAMAGED};
 
 /// A branch of a cluster's history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +75,8 @@ pub(crate) fn check(at: &Location, cluster: &str, document: &LineageDocument) ->
     if *at == Location::Lineage(cluster.to_owned(), document.lineage) {
         return Ok(());
     }
-    Err(Error::damaged(format!("{at} is damaged: its content belongs to lineage {}", document.lineage)))
+    Err(Error::damaged(format!("{at} is damaged: its content belongs to lineage {}", document.lineage))
+        .hint(HINT_DAMAGED))
 }
 
 /// The branch that nobody continues, the newest of them on a tie; none when there is none, or only a circle. Imported

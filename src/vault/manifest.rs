@@ -17,6 +17,8 @@ use crate::base::id::{self, EtcdId};
 use crate::snapshot::hash::{Scope, StateDigest};
 use crate::snapshot::proof::{self, Proof, SAMPLES_MAX, Sample};
 use crate::snapshot::record;
+use crate::snapshot::tail::Tail;
+use crate::vault::chain::{self, Segment};
 use crate::vault::layout::{Attempt, Lineage, Location, PointKind, PointName};
 use crate::vault::sealed::{self, Document};
 
@@ -64,7 +66,11 @@ pub struct Manifest {
     pub sample_seed: EtcdId,
     /// Digests of some live facts, taken from the stream; a drill looks for them.
     pub samples: Vec<Sample>,
-    /// The whole chain, in order of reading.
+    /// Fingerprints of its newest revisions, by which the next increment knows its history.
+    pub tail: Tail,
+    /// The streams of the chain, in order of reading.
+    pub segments: Vec<Segment>,
+    /// The objects of the whole chain, in order of reading.
     pub objects: Vec<ObjectEntry>,
 }
 
@@ -161,7 +167,7 @@ impl Descriptor {
 /// How much a point holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Records in all objects of the chain.
+    /// Records in all objects of the chain, also those that are not part of the state any more.
     pub records: u64,
     /// Key values at a revision, tombstones included.
     pub revisions: u64,
@@ -306,6 +312,12 @@ impl Manifest {
         }
     }
 
+    /// The objects of the point's own stream: all of a full point, the last increment of a chain.
+    pub fn own_objects(&self) -> &[ObjectEntry] {
+        let own = self.segments.last().map_or(0, |segment| segment.objects);
+        &self.objects[self.objects.len().saturating_sub(own)..]
+    }
+
     /// Whether the point's chain was proved equal to, or different from, the cluster.
     pub fn comparison(&self) -> Comparison {
         self.proofs.hash_at_source.verdict
@@ -334,7 +346,11 @@ impl Manifest {
             "a sample is newer than the point".to_owned()
         })?;
         self.proofs.check(d)?;
-        self.check_objects()
+        self.check_objects()?;
+        ensure((self.kind == PointKind::Full) == (self.segments.len() == 1), || {
+            "its kind is not that of its chain".to_owned()
+        })?;
+        chain::fault(self).map_or(Ok(()), |fault| Err(Error::damaged(fault)))
     }
 
     fn check_objects(&self) -> Result<()> {

@@ -29,11 +29,12 @@
 
 mod budget;
 pub mod catalog;
+pub mod chain;
 pub mod condemned;
 pub mod epoch;
 pub mod foreign;
-pub mod full;
 pub mod get;
+pub mod intake;
 pub mod layout;
 pub mod lineage;
 pub mod manifest;
@@ -42,6 +43,7 @@ pub mod probe;
 pub mod prove;
 pub mod publish;
 pub mod put;
+pub mod replay;
 pub mod repository;
 pub mod scrub;
 pub mod sealed;
@@ -50,5 +52,5 @@ pub mod steps;
 mod store;
 pub mod summary;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod verdict;

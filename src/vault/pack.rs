@@ -281,6 +281,61 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_mutations_of_a_frame_are_refused_or_unpack_to_the_same() {
+        const MUTATIONS: u64 = 10_000;
+        let records: Vec<u8> = (0..400_u32).flat_map(|n| format!("record {};", n * n % 97).into_bytes()).collect();
+        let original = pack(&records);
+        let mut checks = std::collections::BTreeMap::<String, u64>::new();
+        let (mut same, mut raw) = (0, Vec::new());
+        for seed in 0..MUTATIONS {
+            let mut rng = Seeded::new(seed);
+            let mut below = |bound: usize| usize::try_from(rng.below(bound as u64)).unwrap();
+            let mut stored = original.to_vec();
+            for _ in 0..below(3) {
+                let at = below(stored.len());
+                match below(6) {
+                    0 => stored[at] ^= 1 << below(8),
+                    1 => stored[at] = u8::try_from(below(256)).unwrap(),
+                    2 => stored.truncate(at.max(1)),
+                    3 => stored.insert(at, u8::try_from(below(256)).unwrap()),
+                    // The header decides what decompression costs.
+                    4 => {
+                        let at = at.min(13);
+                        stored[at] = u8::try_from(below(256)).unwrap();
+                    }
+                    _ => stored.extend_from_slice(&original[..below(original.len())]),
+                }
+            }
+            let claimed = match below(8) {
+                0 => below(1 << 26),
+                1 => records.len() + below(3) - 1,
+                _ => records.len(),
+            };
+            let mut entry = entry(&stored, claimed);
+            if below(8) == 0 {
+                entry.sha256 = Sha256::of(b"another");
+            }
+            raw.clear();
+            match super::unpack(&entry, &stored, &mut raw) {
+                Ok(()) => {
+                    assert!(raw == records, "seed {seed}: other records came out");
+                    same += 1;
+                }
+                Err(fault) => {
+                    assert!(!fault.detail.is_empty(), "seed {seed}");
+                    *checks.entry(fault.check.to_string()).or_default() += 1;
+                }
+            }
+            // The buffer is reserved by the limits on objects, not by what a frame or an entry announces.
+            assert!(raw.capacity() <= BUFFER_BYTES_MIN.max(1 << 26), "seed {seed}: {} bytes", raw.capacity());
+        }
+        assert!(same > 1000 && same < MUTATIONS / 2, "{same} of {MUTATIONS} unpacked");
+        for check in ["sha256", "frame", "content"] {
+            assert!(checks.get(check).is_some_and(|met| *met > 100), "{check}: {checks:?}");
+        }
+    }
+
+    #[test]
     fn bombs_and_wide_windows_are_refused_before_they_unfold() {
         let bomb = zstd::bulk::compress(&vec![0; 40 << 20], 1).unwrap();
         assert!(bomb.len() < 10_000);

@@ -1,89 +1,102 @@
-//! Reading a restore point as records, and level 3 of the verification ladder: the records prove the manifest.
+//! Level 3 of the verification ladder: the records prove the manifest.
 
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::stop::{Stop, blocking};
-use crate::snapshot::decode::Records;
+use crate::snapshot::decode::{Records, batches};
 use crate::snapshot::hash::Scope;
-use crate::snapshot::proof::{Proof, Prover as Proving};
-use crate::snapshot::record::{Record, Rev};
+use crate::snapshot::kept::Order;
+use crate::snapshot::proof::{Proof, Prover};
 use crate::snapshot::verify::Verifier;
-use crate::vault::get::{Direction, RawObject, Reader};
+use crate::vault::chain::{Chain, Merge, Segment};
+use crate::vault::get::RawObject;
 use crate::vault::layout::Location;
 use crate::vault::manifest::Manifest;
 use crate::vault::pack::Check;
-use crate::vault::repository::Repository;
-use crate::vault::scrub::Prover;
+use crate::vault::scrub::Examiner;
 use crate::vault::verdict::Finding;
 
-/// Calls `sink` with the records of each object of a point, newest object first, each in ascending order.
-pub async fn newest_first(
-    repository: &Repository,
-    manifest: &Manifest,
-    stop: &Stop,
-    mut sink: impl FnMut(&[Record<'_>]) -> Result<()> + Send + 'static,
-) -> Result<()> {
-    let mut reader = Reader::start(repository, &manifest.objects, Direction::Backward, stop);
-    blocking(move || {
-        let mut oldest = None;
-        while let Some(object) = reader.next_blocking()? {
-            let named = |error: Error| error.during(format!("object {}", object.entry.name));
-            let records = Records::of(&object.bytes).collect::<Result<Vec<_>>>().map_err(named)?;
-            check_order(&records, &mut oldest).map_err(named)?;
-            sink(&records)?;
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// Whoever folds records relies on their order, and a repository is not to be trusted with it.
-fn check_order(records: &[Record<'_>], oldest: &mut Option<Rev>) -> Result<()> {
-    for record in records.iter().rev() {
-        let Record::Revision(revision) = record else { continue };
-        if oldest.is_some_and(|next| revision.rev >= next) {
-            return Err(Error::damaged(format!("revision {} stands out of order", revision.rev))
-                .hint("do not use this point; `holdfast verify --level 3` tells what is wrong with it"));
-        }
-        *oldest = Some(revision.rev);
-    }
-    Ok(())
-}
-
-/// Proves a point's records against its manifest.
+/// Proves a point's records against its manifest: each stream of its chain on its own, then the state they make together.
 #[derive(Debug)]
 pub struct ProvePoint {
     manifest: Manifest,
+    chain: Chain,
+    merge: Merge,
+    /// The segment being checked, and its check.
+    segment: usize,
     verifier: Verifier,
-    proving: Proving,
+    proving: Prover,
 }
 
 impl ProvePoint {
     /// A proof of the point that `manifest` describes.
     pub fn new(manifest: &Manifest) -> Self {
-        let revision = manifest.descriptor.revision;
-        let compact_revision = manifest.descriptor.compact_revision;
+        let chain = Chain::of(manifest);
+        let segment = chain.last();
         ProvePoint {
             manifest: manifest.clone(),
-            verifier: Verifier::new(compact_revision),
-            proving: Proving::new(Scope { revision, compact_revision }, manifest.sample_seed.0),
+            merge: Merge::new(chain.clone(), Order::Descending),
+            segment,
+            verifier: verifier(&chain.segments()[segment]),
+            proving: prover(manifest),
+            chain,
         }
+    }
+
+    /// Ends the check of a segment's stream and begins that of the one before it.
+    fn enter(&mut self, segment: usize) -> Result<()> {
+        let next = verifier(&self.chain.segments()[segment]);
+        let left = std::mem::replace(&mut self.verifier, next);
+        finish(left, &self.chain.segments()[self.segment])?;
+        self.segment = segment;
+        Ok(())
     }
 }
 
-impl Prover for ProvePoint {
+fn verifier(segment: &Segment) -> Verifier {
+    Verifier::new(segment.compact_revision, segment.base_revision)
+}
+
+fn finish(verifier: Verifier, segment: &Segment) -> Result<()> {
+    let reached = verifier.finish()?.revision;
+    if reached == segment.revision {
+        return Ok(());
+    }
+    Err(Error::damaged(format!("a stream reaches revision {reached}, the manifest says {}", segment.revision)))
+}
+
+/// The pass that proves what `manifest` claims.
+pub fn prover(manifest: &Manifest) -> Prover {
+    let revision = manifest.descriptor.revision;
+    let compact_revision = manifest.descriptor.compact_revision;
+    let prover = Prover::new(Scope { revision, compact_revision }, manifest.sample_seed.0);
+    match manifest.segments.last() {
+        Some(Segment { base_revision, kept: Some(_), .. }) => prover.with_base(*base_revision, false),
+        _ => prover,
+    }
+}
+
+impl Examiner for ProvePoint {
     fn object(&mut self, raw: &RawObject) -> Result<()> {
-        let records = Records::of(&raw.bytes).collect::<Result<Vec<_>>>()?;
-        // The check of the order comes first: the proof relies on it.
-        self.verifier.batch(&records, &raw.bytes)?;
-        self.proving.batch(&records)
+        let segment = self.chain.segment_of(raw.index);
+        if segment != self.segment {
+            self.enter(segment)?;
+        }
+        for batch in batches(&raw.bytes)?.into_iter().rev() {
+            let records = Records::of(batch).collect::<Result<Vec<_>>>()?;
+            // The check of the order comes first: the proof relies on it.
+            self.verifier.batch(&records, batch)?;
+            self.merge.learn(segment, &records)?;
+            self.proving.batch(&self.merge.belonging(segment, records)?)?;
+        }
+        Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<Vec<Finding>> {
+    fn finish(mut self: Box<Self>) -> Result<Vec<Finding>> {
         let at = Location::Point(self.manifest.name()).to_string();
         let finding = |check, detail: String| Finding { object: at.clone(), check, detail };
-        match self.verifier.finish() {
-            Ok(_) => {}
+        let first = &self.chain.segments()[self.segment];
+        match finish(self.verifier, first).and_then(|()| self.merge.finish()) {
+            Ok(()) => {}
             Err(error) if error.kind() == Kind::Damaged => return Ok(vec![finding(Check::Records, error.chain())]),
             Err(error) => return Err(error),
         }
@@ -105,7 +118,6 @@ pub fn differences(manifest: &Manifest, proof: &Proof) -> Vec<String> {
     compare("HashKV", proof.hash_kv.to_string(), proofs.hash_kv.hash.to_string());
     let found = &proof.counts;
     for (what, found, expected) in [
-        ("the number of records", found.records + 1, counts.records),
         ("the number of revisions", found.revisions, counts.revisions),
         ("the number of tombstones", found.tombstones, counts.tombstones),
         ("the number of live keys", found.live_keys, counts.live_keys),
@@ -118,6 +130,18 @@ pub fn differences(manifest: &Manifest, proof: &Proof) -> Vec<String> {
     ] {
         compare(what, found.to_string(), expected.to_string());
     }
+    // The objects of a chain also hold records that are not part of the state any more.
+    if manifest.segments.len() == 1 {
+        compare("the number of records", (found.records + 1).to_string(), counts.records.to_string());
+    }
+    let last = manifest.segments.last().and_then(|segment| segment.kept);
+    if let (Some(found), Some(expected)) = (proof.kept, last) {
+        compare("the number of older revisions", found.revisions.to_string(), expected.proof.revisions.to_string());
+        compare("the digest of older revisions", found.digest.to_string(), expected.proof.digest.to_string());
+    }
+    if proof.tail != manifest.tail {
+        differences.push("the newest revisions are not the manifest's".to_owned());
+    }
     let samples = |key: Sha256, fact: Sha256, revision: i64| (key, fact, revision);
     let found: Vec<_> = proof.samples.iter().map(|s| samples(s.key_sha256, s.fact_sha256, s.mod_revision)).collect();
     let expected: Vec<_> =
@@ -126,20 +150,4 @@ pub fn differences(manifest: &Manifest, proof: &Proof) -> Vec<String> {
         differences.push("the sampled keys are not the manifest's".to_owned());
     }
     differences
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::snapshot::record::Revision;
-
-    #[test]
-    fn records_out_of_order_are_damage_within_and_across_objects() {
-        let at = |main| Record::Revision(Revision { rev: Rev { main, sub: 0 }, tombstone: false, stored: b"" });
-        let mut oldest = None;
-        check_order(&[at(5), at(6)], &mut oldest).unwrap();
-        check_order(&[at(3), at(4)], &mut oldest).unwrap();
-        assert_eq!(check_order(&[at(3)], &mut oldest).unwrap_err().kind(), Kind::Damaged);
-        assert_eq!(check_order(&[at(8), at(7)], &mut None).unwrap_err().kind(), Kind::Damaged);
-    }
 }

@@ -118,6 +118,9 @@ pub struct Destination {
     pub cluster: String,
     /// The branch of its history.
     pub lineage: Lineage,
+    /// The revision that the objects follow; 0 when they hold the whole state. What belongs to no revision is filed under
+    /// it.
+    pub base_revision: i64,
 }
 
 /// Writes data objects. All methods block and belong on a thread of their own, not on the async runtime.
@@ -182,6 +185,7 @@ impl Writer {
             outcome: Mutex::default(),
             cut_by_raw: AtomicU64::new(0),
         });
+        let previous = shared.destination.base_revision;
         let (chunks, incoming) = mpsc::channel();
         let incoming = Arc::new(Mutex::new(incoming));
         let packers = (0..shared.limits.packers.max(1)).map(|n| {
@@ -191,7 +195,7 @@ impl Writer {
         });
         let packers = packers.collect::<Result<Vec<_>>>()?;
         let chunks = Some(chunks);
-        Ok(Writer { shared, chunks, packers, open: None, open_raw_bytes: 0, next_chunk: 0, previous: 0 })
+        Ok(Writer { shared, chunks, packers, open: None, open_raw_bytes: 0, next_chunk: 0, previous })
     }
 
     /// Adds a block; waits while too much is queued.
@@ -436,7 +440,7 @@ mod tests {
     }
 
     async fn write_heard(repository: &Repository, limits: Limits, blocks: Vec<Block>, steps: Steps) -> Result<Written> {
-        let to = Destination { cluster: "prod".into(), lineage: testing::lineage() };
+        let to = Destination { cluster: "prod".into(), lineage: testing::lineage(), base_revision: 0 };
         let mut writer = Writer::start(repository, to, limits, steps, &Stop::new()).unwrap();
         blocking(move || {
             for block in blocks {
@@ -520,7 +524,7 @@ mod tests {
     #[tokio::test]
     async fn dropping_or_stopping_a_writer_ends_its_threads() {
         let (_dir, repository) = testing::repository().await;
-        let to = Destination { cluster: "prod".into(), lineage: testing::lineage() };
+        let to = Destination { cluster: "prod".into(), lineage: testing::lineage(), base_revision: 0 };
         let stop = Stop::new();
         let start = |stop: &Stop| Writer::start(&repository, to.clone(), limits(), Steps::unheard(), stop).unwrap();
         let mut dropped = start(&stop);

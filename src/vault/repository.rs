@@ -16,7 +16,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
 use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
-use crate::vault::sealed::{self, Document};
+use crate::vault::sealed::{self, Document, HINT_DAMAGED};
 use crate::vault::store::{Address, Store};
 pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STALL, Stored};
 
@@ -242,7 +242,7 @@ async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
     let path = Location::Config(n).to_string();
     let config: Config = read_document(store, &path).await?;
     if config.n != n {
-        return Err(Error::damaged(format!("{path} says that it is number {}", config.n)));
+        return Err(Error::damaged(format!("{path} says that it is number {}", config.n)).hint(HINT_DAMAGED));
     }
     if config.encryption != "none" {
         let text = format!("repository {url} is encrypted ({:?}), which this version cannot read", config.encryption);

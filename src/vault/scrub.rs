@@ -3,7 +3,7 @@
 //! - **L1**: all objects exist and have the right size.
 //! - **L2**: every byte is read; digests are equal, every frame opens to its declared size.
 //! - **L3**: the records decode and prove the manifest's counts and digests. What a record means is not the vault's to
-//!   know: a `Prover` is handed every raw object, newest first.
+//!   know: an `Examiner` is handed every raw object, newest first.
 //!
 //! Invariants:
 //! - Every object is examined, however many are damaged before it, and every damaged one is named with its check.
@@ -25,7 +25,7 @@ use crate::vault::verdict::{FINDINGS_MAX, Finding, Level, Outcome, Verdict};
 const HEADS_MAX: usize = 4;
 
 /// Proves records against a manifest (L3). Runs on a thread where it may block.
-pub trait Prover: Send {
+pub trait Examiner: Send {
     /// The records of one object; objects come newest first. An error of kind `Damaged` is a finding about this object
     /// and ends the proof; any other error ends the verification.
     fn object(&mut self, raw: &RawObject) -> Result<()>;
@@ -35,7 +35,7 @@ pub trait Prover: Send {
 }
 
 /// Makes the prover for a manifest.
-pub type MakeProver = dyn FnOnce(&Manifest) -> Box<dyn Prover> + Send;
+pub type MakeProver = dyn FnOnce(&Manifest) -> Box<dyn Examiner> + Send;
 
 /// How to verify.
 pub struct Verification {
@@ -105,6 +105,11 @@ async fn examine_existence(
     Ok(findings)
 }
 
+/// The objects of a point that are missing or have another size; no verdict is stored.
+pub async fn missing(repository: &Repository, manifest: &Manifest, stop: &Stop) -> Result<Vec<Finding>> {
+    examine_existence(repository, manifest, stop, &mut |_| ()).await
+}
+
 async fn look(repository: &Repository, entry: &ObjectEntry) -> Result<Option<Fault>> {
     let at = Location::Data(Location::parse_data(&entry.name)?);
     match repository.head(&at).await {
@@ -121,7 +126,7 @@ async fn look(repository: &Repository, entry: &ObjectEntry) -> Result<Option<Fau
 async fn examine_bytes(
     repository: &Repository,
     manifest: &Manifest,
-    mut prover: Option<Box<dyn Prover>>,
+    mut prover: Option<Box<dyn Examiner>>,
     stop: &Stop,
     seen: &mut (impl FnMut(&ObjectEntry) + Send),
 ) -> Result<Vec<Finding>> {
@@ -161,7 +166,7 @@ async fn examine_bytes(
     Ok(findings)
 }
 
-fn prove(mut prover: Box<dyn Prover>, object: &RawObject) -> (Box<dyn Prover>, Result<()>) {
+fn prove(mut prover: Box<dyn Examiner>, object: &RawObject) -> (Box<dyn Examiner>, Result<()>) {
     let result = prover.object(object);
     (prover, result)
 }
@@ -184,7 +189,7 @@ mod tests {
         finished: Arc<Mutex<bool>>,
     }
 
-    impl Prover for Fussy {
+    impl Examiner for Fussy {
         fn object(&mut self, raw: &RawObject) -> Result<()> {
             assert_eq!(raw.index + 1, self.expected);
             self.expected -= 1;
@@ -203,7 +208,7 @@ mod tests {
     fn level(level: Level, dislikes: Option<usize>) -> (Verification, Arc<Mutex<bool>>) {
         let finished = Arc::new(Mutex::new(false));
         let shared = Arc::clone(&finished);
-        let prover = move |manifest: &Manifest| -> Box<dyn Prover> {
+        let prover = move |manifest: &Manifest| -> Box<dyn Examiner> {
             Box::new(Fussy { expected: manifest.objects.len(), dislikes, finished: shared })
         };
         (Verification { level, prover: Some(Box::new(prover)), stop: Stop::new() }, finished)

@@ -69,9 +69,13 @@ pub fn seal<D: Document>(document: &D) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// What to do about a document that cannot be believed.
+pub(crate) const HINT_DAMAGED: &str =
+    "put this object back from a copy of the repository, or use a point that does not need it (`holdfast list`)";
+
 /// The document in `bytes`; `path` names it in errors.
 pub fn open<D: Document>(path: &str, bytes: &[u8]) -> Result<D> {
-    let damaged = |why: &str| Error::damaged(format!("{path} is damaged: {why}"));
+    let damaged = |why: &str| Error::damaged(format!("{path} is damaged: {why}")).hint(HINT_DAMAGED);
     if bytes.len() as u64 > D::BYTES_MAX {
         return Err(damaged("it is larger than any such document"));
     }

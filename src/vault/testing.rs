@@ -12,6 +12,8 @@ use crate::base::stop::{Stop, blocking};
 use crate::snapshot::encode::Block;
 use crate::snapshot::hash::StateDigest;
 use crate::snapshot::proof::Sample;
+use crate::snapshot::tail::Tail;
+use crate::vault::chain::Segment;
 use crate::vault::get::{Direction, Reader};
 use crate::vault::layout::{Attempt, Lineage, Location, ObjectName, PointKind};
 use crate::vault::lineage::LineageDocument;
@@ -106,6 +108,15 @@ pub(crate) fn manifest(cluster: &str, objects: &[ObjectEntry]) -> Manifest {
         },
         sample_seed: EtcdId(42),
         samples: vec![Sample { key_sha256: Sha256::of(b"k"), fact_sha256: Sha256::of(b"f"), mod_revision: 1 }],
+        tail: Tail::default(),
+        segments: vec![Segment {
+            base_revision: 0,
+            revision,
+            started: time(),
+            compact_revision: 0,
+            objects: objects.len(),
+            kept: None,
+        }],
         objects: objects.to_vec(),
     }
 }
@@ -131,7 +142,7 @@ pub(crate) async fn publish_point(
     n: i64,
     steps: &Steps,
 ) -> Result<Manifest, Error> {
-    let to = Destination { cluster: cluster.into(), lineage: lineage() };
+    let to = Destination { cluster: cluster.into(), lineage: lineage(), base_revision: 0 };
     let limits = Limits { object_raw_bytes_max: 4_000, object_stored_bytes_max: 8_000, ..Limits::default() };
     let mut writer = Writer::start(repository, to, limits, steps.clone(), &Stop::new())?;
     let written = blocking(move || {

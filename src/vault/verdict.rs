@@ -1,10 +1,11 @@
 //! Verdicts: what a verification found, kept beside the point and never inside it.
 
+use futures::stream::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{Time, next_ms};
 use crate::base::error::{Error, Kind, Result};
-use crate::vault::layout::{Location, PointName};
+use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::Tool;
 use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::Repository;
@@ -110,6 +111,24 @@ impl Verdict {
             first.detail
         );
         Err(Error::damaged(text).hint("choose another point (`holdfast list`) and make a new backup now"))
+    }
+
+    /// The newest verdict on a point; none when it was never verified.
+    pub async fn newest(repository: &Repository, name: &PointName) -> Result<Option<Self>> {
+        let mut listed = repository.list(&folder::verdicts_on(&name.cluster, &name.stem()));
+        let mut newest: Option<((Time, u8), Location)> = None;
+        while let Some(object) = listed.try_next().await? {
+            // A stray file is no verdict.
+            let Ok(at) = Location::parse(&object.path) else { continue };
+            let Location::Verdict(_, _, time, level) = at else { continue };
+            if newest.as_ref().is_none_or(|(before, _)| *before < (time, level)) {
+                newest = Some(((time, level), at));
+            }
+        }
+        match newest {
+            Some((_, at)) => repository.get_document(&at).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Stores the verdict under its time; another one of the same millisecond moves it by one.

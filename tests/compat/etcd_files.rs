@@ -161,7 +161,7 @@ fn a_plan_from_lengths_knows_the_head() {
 fn a_stream_is_verified_newest_batch_first() {
     for known in KNOWN {
         let blocks = encode(&fixture(known.name)).unwrap();
-        let mut verifier = Verifier::new(known.compact_revision);
+        let mut verifier = Verifier::new(known.compact_revision, 0);
         for block in blocks.iter().rev() {
             let records: Vec<_> = Records::of(&block.bytes).map(Result::unwrap).collect();
             verifier.batch(&records, &block.bytes).unwrap();

@@ -6,5 +6,6 @@
 mod files;
 
 mod etcd_files;
+mod hostile;
 mod mutations;
 mod schema;

@@ -5,7 +5,7 @@ use holdfast::api::records::record::Fact;
 use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
-use holdfast::snapshot::record::{Compacted, Descriptor, End, Extra, FORMAT, Record, Rev, Revision};
+use holdfast::snapshot::record::{Compacted, Descriptor, End, Extra, FORMAT, KeptRun, Record, Rev, Revision};
 use prost::Message;
 
 use crate::files::{encode, fixture};
@@ -34,6 +34,8 @@ fn every_kind() -> Vec<Record<'static>> {
         raft_index: 1 << 40,
         storage_version: "3.6.0",
         page_size: 4096,
+        base_revision: 250,
+        kept_listed: true,
     };
     let extra = |key, value| Record::Extra(Extra { bucket: b"future", key, value, sequence: 0 });
     let revision =
@@ -57,6 +59,7 @@ fn every_kind() -> Vec<Record<'static>> {
         Record::Lease { stored: b"\x08\x07\x10\x3c" },
         Record::LeaseGone(-1),
         Record::Moment { revision: 5, unix_ms: 1_778_000_000_000 },
+        Record::Kept(KeptRun { first: Rev { main: 7, sub: 2 }, steps: b"\x04\x05\x06\x09" }),
         revision(301, 0, false, b"\x0a\x03foo\x10\xad\x02\x18\xad\x02\x20\x01\x2a\x03bar"),
         revision(302, 0, true, b"\x0a\x03foo"),
         revision(302, 127, false, b""),
@@ -79,10 +82,10 @@ fn every_kind_is_read_alike_by_hand_and_by_schema() {
     let (facts, again) = by_schema(&block.bytes);
     assert_eq!(again, block.bytes, "prost writes the same bytes");
     assert_eq!(facts.len(), read.len());
-    let kinds: Vec<u32> = read.iter().map(Record::number).collect();
-    let mut once = kinds.clone();
+    let ranks: Vec<u32> = read.iter().map(Record::rank).collect();
+    let mut once = ranks.clone();
     once.dedup();
-    assert_eq!(once, (1..=17).collect::<Vec<_>>(), "every kind is tried");
+    assert_eq!(once, (1..=18).collect::<Vec<_>>(), "every kind is tried");
     for (fact, record) in facts.iter().zip(&read) {
         assert_eq!(number(fact), record.number());
     }
@@ -96,7 +99,7 @@ fn what_the_schema_says_of_some_facts() {
     let (blocks, End { records: before, crc32c }) = encoder.end();
     let (facts, _) = by_schema(&blocks[0].bytes);
     let Fact::Descriptor(descriptor) = &facts[0] else { panic!("{:?}", facts[0]) };
-    assert_eq!((descriptor.format, descriptor.kind.as_str(), descriptor.cluster_id), (1, "full", u64::MAX));
+    assert_eq!((descriptor.format, descriptor.kind.as_str(), descriptor.cluster_id), (1, "incremental", u64::MAX));
     let Fact::Extra(bucket) = &facts[1] else { panic!("{:?}", facts[1]) };
     assert_eq!((bucket.key.as_deref(), bucket.sequence), (None, 9));
     let Fact::Extra(empty) = &facts[2] else { panic!("{:?}", facts[2]) };
@@ -106,6 +109,8 @@ fn what_the_schema_says_of_some_facts() {
     let Some(Fact::Revision(revision)) = facts.iter().find(|fact| number(fact) == 16) else { panic!("no revision") };
     let kv = revision.kv.as_ref().unwrap();
     assert_eq!((revision.main, kv.mod_revision, &kv.key[..], &kv.value[..]), (301, 301, &b"foo"[..], &b"bar"[..]));
+    let Some(Fact::Kept(kept)) = facts.iter().find(|fact| number(fact) == 18) else { panic!("no kept revisions") };
+    assert_eq!((kept.main, kept.sub, &kept.steps[..], descriptor.base_revision), (7, 2, &[4, 5, 6, 9][..], 250));
     let Some(Fact::End(end)) = facts.last() else { panic!("no end") };
     assert_eq!((end.records, end.crc32c), (before, crc32c));
 }

@@ -198,6 +198,32 @@ fn help_completions_and_manual_pages_come_out() {
 }
 
 #[test]
+fn a_command_line_that_is_not_understood_is_answered_in_json_when_json_was_asked_for() {
+    for (args, message, hint) in [
+        (&["frobnicate", "-o", "json"][..], "unrecognized subcommand 'frobnicate'", "--help"),
+        (&["list", "--output", "json", "--polic", "p.toml"], "unexpected argument '--polic' found", "'--policy'"),
+        (&["backup", "--output=json"], "arguments were not provided: --policy <FILE>", "--help"),
+        (&["-o=json", "completions", "tcsh"], "invalid value 'tcsh' for '<SHELL>'", "'zsh'"),
+        (&["-ojson", "verify", "--level", "4"], "invalid value '4' for '--level <LEVEL>': 4 is not in 1..=3", "--help"),
+        (&["-o", "json"], "requires a subcommand", "--help"),
+    ] {
+        let outcome = holdfast(args).exits(2);
+        assert!(outcome.stdout_bytes.is_empty(), "{outcome}");
+        let error: Value = serde_json::from_str(&outcome.stderr).unwrap_or_else(|error| panic!("{error}: {outcome}"));
+        assert_eq!((&error["v"], &error["type"], &error["kind"]), (&1.into(), &"error".into(), &"usage".into()));
+        assert_eq!(error["exit_code"], 2);
+        assert!(error["message"].as_str().unwrap().contains(message), "{outcome}");
+        assert!(error["hint"].as_str().unwrap().contains(hint), "{outcome}");
+    }
+    // Words for whoever did not ask for JSON, or asked for something else; help is a result.
+    for args in [&["frobnicate"][..], &["-o", "yaml", "list"], &["list", "-o", "table", "--polic"]] {
+        assert!(holdfast(args).exits(2).stderr.starts_with("error: "));
+    }
+    assert!(holdfast(&["import", "--frobnicate", "--", "-ojson"]).exits(2).stderr.starts_with("error: "));
+    assert!(holdfast(&["-o", "json", "--help"]).success().stdout().contains("Commands:"));
+}
+
+#[test]
 fn two_backups_at_once_are_two_points() {
     let (place, etcd) = (Place::new(), loaded());
     let policy = place.policy_at(&etcd.address(0));

@@ -28,14 +28,14 @@ const QUICK: &[&[&str]] =
     &[&["verify", "latest", "--level", "2"], &["restore", "--etcd-snapshot", "out/r.db", "--yes"]];
 
 /// A repository with one point of several objects, made by a backup of a cluster that is gone since.
-struct Stored {
+pub(crate) struct Stored {
     place: Place,
     manifest_path: String,
     manifest: Manifest,
 }
 
 impl Stored {
-    fn new() -> Stored {
+    pub(crate) fn new() -> Stored {
         let (place, etcd) = (Place::new(), loaded());
         place.policy_at(&etcd.address(0));
         place.with_policy(&["backup"]).success();
@@ -63,7 +63,7 @@ impl Stored {
     }
 
     /// Runs `change`, then each of `commands`, which must exit with `code` and say all of `words`; then undoes it all.
-    fn damaged(&self, change: impl FnOnce(), code: i32, commands: &[&[&str]], words: &[&str]) {
+    pub(crate) fn damaged(&self, change: impl FnOnce(), code: i32, commands: &[&[&str]], words: &[&str]) {
         let repository = self.place.repository();
         let before: Vec<(String, Vec<u8>)> =
             self.place.tree("repository").into_keys().map(|path| (path.clone(), self.read(&path))).collect();
@@ -89,6 +89,9 @@ impl Stored {
         for word in words {
             assert!(said.contains(word), "{word:?} is not in {outcome}");
         }
+        let failed = said.contains("error: ") || said.contains("\"type\":\"error\"");
+        let hinted = said.contains("\nhint: ") || said.contains("\"hint\":\"");
+        assert!(!failed || hinted, "no hint in {outcome}");
         assert!(outcome.peak_rss_bytes < MEMORY_BYTES, "{} bytes of memory for {outcome}", outcome.peak_rss_bytes);
         self.place.assert_nothing_left();
     }
@@ -101,7 +104,7 @@ impl Stored {
     }
 
     /// Stores other bytes as object `n`, under a right name, and reseals the manifest with them.
-    fn replace_object(&self, n: usize, raw: &[u8], claimed_raw_bytes: u64) {
+    pub(crate) fn replace_object(&self, n: usize, raw: &[u8], claimed_raw_bytes: u64) {
         let stored = zstd::encode_all(raw, 3).unwrap();
         self.replace_stored(n, &stored, claimed_raw_bytes);
     }
@@ -364,6 +367,8 @@ fn hostile_etcd_files_are_refused_or_read_right() {
         let import = place.run(&["import", &file, "--repository", &url, "--cluster", "prod"]).run();
         for outcome in [&hash, &restore, &import] {
             assert_eq!(outcome.code(), hash.code(), "{outcome}");
+            let hinted = outcome.stderr.contains("\nhint: ") || outcome.stderr.contains("\"hint\":\"");
+            assert!(outcome.code() == 0 || hinted, "no hint in {outcome}");
             assert!(outcome.peak_rss_bytes < MEMORY_BYTES, "{outcome}");
         }
         if hash.code() == 3 {

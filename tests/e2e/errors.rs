@@ -274,6 +274,7 @@ fn identities(book: &mut Book) {
     let tls = ["--cacert", &ca, "--cert", &cert, "--key", &key];
     let with = |more: &[&str]| to(&endpoint, &[&tls[..], more].concat());
     let junk = book.place.write("junk.pem", "-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n");
+    let junk_key = book.place.write("junk.key", "-----BEGIN PRIVATE KEY-----\nnothing\n-----END PRIVATE KEY-----\n");
     let cases: Vec<(i32, Vec<String>)> = vec![
         (1, to(&plain, &[])),
         (2, to(&plain, &["--cacert", &ca])),
@@ -286,7 +287,9 @@ fn identities(book: &mut Book) {
             to(&endpoint, &["--cacert", &ca, "--cert", &text(&certs.expired_cert), "--key", &text(&certs.expired_key)]),
         ),
         (2, to(&endpoint, &["--cacert", "missing.crt"])),
-        (1, to(&endpoint, &["--cacert", &junk])),
+        (2, to(&endpoint, &["--cacert", &junk])),
+        (2, to(&endpoint, &["--cacert", &ca, "--cert", &junk, "--key", &key])),
+        (2, to(&endpoint, &["--cacert", &ca, "--cert", &cert, "--key", &junk_key])),
         (2, to(&endpoint, &["--cacert", &key])),
         (2, to(&endpoint, &["--cacert", &ca, "--cert", &cert])),
         (2, to(&endpoint, &["--cacert", &ca, "--cert", &cert, "--key", "missing.key"])),

@@ -19,5 +19,7 @@ mod crash;
 mod damage;
 mod disk;
 mod errors;
+mod limits;
+mod many;
 mod place;
 mod streams;

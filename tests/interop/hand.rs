@@ -10,7 +10,7 @@ use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
 use holdfast::snapshot::record::{
-    Compacted, Descriptor, Extra, FORMAT, KeyValue, Record, Rev, Revision, lease_of, name_of,
+    Compacted, Descriptor, Extra, FORMAT, KeptRun, KeyValue, Record, Rev, Revision, lease_of, name_of,
 };
 
 use crate::site::Site;
@@ -127,7 +127,7 @@ fn flag(name: &'static str, on: bool) -> Field {
 fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
     vec![
         number("format", d.format.into()),
-        bytes("kind", b"full"),
+        bytes("kind", if d.base_revision == 0 { &b"full"[..] } else { b"incremental" }),
         number("cluster_id", d.cluster_id.0.into()),
         number("member_id", d.member_id.0.into()),
         number("revision", d.revision.into()),
@@ -136,6 +136,8 @@ fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
         number("raft_index", d.raft_index.into()),
         bytes("storage_version", d.storage_version.as_bytes()),
         number("page_size", d.page_size.into()),
+        number("base_revision", d.base_revision.into()),
+        flag("kept_listed", d.kept_listed),
     ]
 }
 
@@ -198,6 +200,7 @@ fn expected(record: &Record<'_>) -> (&'static str, Vec<Field>) {
             ];
             ("revision", fields)
         }
+        Record::Kept(run) => ("kept", vec![number("main", run.first.main.into()), number("sub", run.first.sub.into())]),
         Record::End(e) => ("end", vec![number("records", e.records.into()), number("crc32c", e.crc32c.into())]),
     }
 }
@@ -341,6 +344,8 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         raft_index: 1 << 40,
         storage_version: "3.6.0",
         page_size: 4096,
+        base_revision: 5,
+        kept_listed: true,
     };
     let revision =
         |main, sub, tombstone, stored| Record::Revision(Revision { rev: Rev { main, sub }, tombstone, stored });
@@ -361,6 +366,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         Record::Lease { stored: b"\x08\x07\x10\x3c" },
         Record::LeaseGone(i64::MIN),
         Record::Moment { revision: 9, unix_ms: -1 },
+        Record::Kept(KeptRun { first: Rev { main: 2, sub: 1 }, steps: b"\x04\x05\x80\x02" }),
         revision(7, 0, false, &alive),
         revision(7, 1, true, &gone),
         revision(i64::MAX, 0, true, &gone),
@@ -378,7 +384,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
     compare(&found, &stream);
     let mut kinds: Vec<_> = found.iter().map(|words| words.kind.as_str()).collect();
     kinds.dedup();
-    assert_eq!(kinds.len(), 17, "{kinds:?}");
+    assert_eq!(kinds.len(), 18, "{kinds:?}");
     // A few of them spelt out, so that two wrongs cannot agree.
     let one = |kind: &str, path: &str| found.iter().find(|words| words.kind == kind).unwrap().get(path).to_owned();
     assert_eq!(one("descriptor", "cluster_id"), "18446744073709551615");

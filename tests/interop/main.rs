@@ -17,6 +17,7 @@ mod ancestry;
 mod files;
 mod hand;
 mod hashes;
+mod increments;
 mod members;
 mod points;
 mod schema;

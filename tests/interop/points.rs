@@ -1,4 +1,5 @@
-//! Restore points of a live etcd under write load, each of them turned into a real etcd again that serves the same.
+//! Restore points of a live etcd under write load, each of them turned into a real etcd again that serves the same: full
+//! ones and increments on top of them by turns.
 //!
 //! Twenty in all, half of them with authentication on. Points made while writers run are held against what the source
 //! still answers for their revision, and against the hashes in their manifests, which the source's own hash bore out;
@@ -66,10 +67,11 @@ fn make(etcd: &Etcd, seed: u64) -> (Site, Vec<Made>) {
         let load = LoadOptions { seed: seed * 100 + round as u64, writers: 2, pause, ..LoadOptions::default() };
         let load = Load::start(etcd, load);
         let look = Look::at(etcd, 0);
-        for _ in 0..busy {
+        for n in 0..busy {
             let before = load.total();
             wait_until("the writers have written", LIMIT, || load.total() >= before + WRITES_BETWEEN);
-            made.push(while_writing(&site, &load, &look));
+            let kind = if n == 0 { "full" } else { "incremental" };
+            made.push(while_writing(&site, kind, &load, &look));
         }
         let written = load.stop();
         assert_eq!(written.errors, 0, "{:?}", written.first_error);
@@ -78,6 +80,8 @@ fn make(etcd: &Etcd, seed: u64) -> (Site, Vec<Made>) {
     }
     let wanted = ["auth", "compact", "delete", "lease", "put", "revoke", "txn", "update"];
     assert!(wanted.iter().all(|kind| kinds.get(kind).is_some_and(|count| *count > 0)), "{kinds:?}");
+    let increments = made.iter().filter(|made| made.backup.manifest["kind"] == "incremental").count();
+    assert!((3..=7).contains(&increments), "{increments} of {} points are increments", made.len());
     check_verdicts(&made);
     check_cost(&site, &made);
     (site, made)
@@ -87,10 +91,12 @@ fn make(etcd: &Etcd, seed: u64) -> (Site, Vec<Made>) {
 fn check_cost(site: &Site, made: &[Made]) {
     for Made { backup, .. } in made {
         let (manifest, counts) = (&backup.manifest, &backup.manifest["counts"]);
-        assert_eq!((&manifest["kind"], manifest["objects"].as_array().unwrap().len()), (&"full".into(), 1));
+        let segments = manifest["segments"].as_array().unwrap();
+        assert!(segments.iter().all(|segment| segment["objects"] == 1), "{segments:?}");
+        assert_eq!(segments.len() == 1, manifest["kind"] == "full");
         let [raw, stored] = ["raw_bytes", "stored_bytes"].map(|name| counts[name].as_u64().unwrap());
         assert!(stored * 3 < raw, "{stored} bytes are stored of {raw}");
-        assert!(raw < manifest["descriptor"]["db_bytes"].as_u64().unwrap());
+        assert!(segments.len() > 1 || raw < manifest["descriptor"]["db_bytes"].as_u64().unwrap());
         assert_eq!(manifest["lineage"], made[0].backup.manifest["lineage"]);
     }
     let files = files_below(&site.repository());
@@ -105,9 +111,9 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-fn while_writing(site: &Site, load: &Load, look: &Look) -> Made {
+fn while_writing(site: &Site, kind: &str, load: &Load, look: &Look) -> Made {
     let before = load.total();
-    let backup = site.backup_any(&[0, 5]);
+    let backup = site.backup_of_kind(kind, &[0, 5]);
     assert!(load.total() > before, "nothing was written during the backup");
     let kvs = look.range(backup.revision()).map(|(_, kvs)| kvs);
     Made { backup, state: None, kvs }

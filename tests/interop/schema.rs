@@ -7,12 +7,12 @@ use holdfast::base::id::EtcdId;
 use holdfast::base::rng::Seeded;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
-use holdfast::snapshot::record::{Compacted, Descriptor, End, Extra, FORMAT, KeyValue, Record, Rev, Revision};
+use holdfast::snapshot::record::{Compacted, Descriptor, End, Extra, FORMAT, KeptRun, KeyValue, Record, Rev, Revision};
 use prost::Message;
 
 /// Rounds of one record of each kind.
 const ROUNDS: u64 = 300;
-const KINDS: u32 = 17;
+const KINDS: u32 = 18;
 /// A value as large as etcd takes by default, for the largest records.
 const LARGE_BYTES: usize = 1_500_000;
 
@@ -100,10 +100,13 @@ impl Values {
     }
 
     fn fact(&mut self, kind: u32) -> Fact {
+        let base_revision = if self.flag() { 0 } else { i64::from(self.small()) };
         match kind {
             1 => Fact::Descriptor(records::Descriptor {
                 format: FORMAT,
-                kind: "full".to_owned(),
+                base_revision,
+                kept_listed: self.flag(),
+                kind: if base_revision == 0 { "full" } else { "incremental" }.to_owned(),
                 cluster_id: self.unsigned(),
                 member_id: self.unsigned(),
                 revision: self.signed(),
@@ -149,7 +152,12 @@ impl Values {
                 tombstone: self.flag(),
                 kv: Some(self.key_value()),
             }),
-            _ => Fact::End(records::End { records: self.unsigned(), crc32c: self.small() }),
+            17 => Fact::End(records::End { records: self.unsigned(), crc32c: self.small() }),
+            _ => Fact::Kept(records::Kept {
+                main: (self.signed() & i64::MAX).max(1),
+                sub: self.signed() & i64::MAX,
+                steps: (0..self.0.below(4)).map(|_| self.unsigned()).collect(),
+            }),
         }
     }
 }
@@ -160,7 +168,9 @@ fn generated(record: &Record<'_>) -> Fact {
     match *record {
         Record::Descriptor(d) => Fact::Descriptor(records::Descriptor {
             format: d.format,
-            kind: "full".to_owned(),
+            kind: if d.base_revision == 0 { "full" } else { "incremental" }.to_owned(),
+            base_revision: d.base_revision,
+            kept_listed: d.kept_listed,
             cluster_id: d.cluster_id.0,
             member_id: d.member_id.0,
             revision: d.revision,
@@ -199,6 +209,13 @@ fn generated(record: &Record<'_>) -> Fact {
             assert!(ours == theirs, "a key value reads differently at {rev}");
             Fact::Revision(records::Revision { main: rev.main, sub: rev.sub, tombstone, kv: Some(kv) })
         }
+        Record::Kept(KeptRun { first, mut steps }) => {
+            let mut numbers = vec![];
+            while !steps.is_empty() {
+                numbers.push(prost::encoding::decode_varint(&mut steps).unwrap());
+            }
+            Fact::Kept(records::Kept { main: first.main, sub: first.sub, steps: numbers })
+        }
         Record::End(End { records, crc32c }) => Fact::End(records::End { records, crc32c }),
     }
 }
@@ -234,7 +251,7 @@ fn the_schema_reads_what_our_encoder_writes() {
     let mut values = Values(Seeded::new(2027));
     for round in 0..ROUNDS {
         // Ours are made of what the generated code encoded, so that stored messages are real ones.
-        let facts: Vec<_> = (1..KINDS).map(|kind| values.fact(kind)).collect();
+        let facts: Vec<_> = (1..=15).chain([18, 16]).map(|kind| values.fact(kind)).collect();
         let source: Vec<_> = facts
             .iter()
             .map(|fact| records::Record { fact: Some(fact.clone()) }.encode_length_delimited_to_vec())

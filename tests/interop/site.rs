@@ -34,6 +34,15 @@ impl Site {
         site
     }
 
+    /// Another policy for the repository of `other`, which stays its owner's.
+    pub(crate) fn beside(other: &Site, cluster: &str) -> Site {
+        let dir = TempDir::with_prefix_in("site-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let site = Site { policy: dir.path().join("prod.toml"), dir };
+        std::os::unix::fs::symlink(other.repository(), site.repository()).unwrap();
+        site.describe(cluster);
+        site
+    }
+
     /// Writes the policy anew; the repository stays.
     pub(crate) fn describe(&self, cluster: &str) {
         let url = format!("file://{}", self.repository().display());
@@ -70,7 +79,13 @@ impl Site {
     /// `holdfast backup`, which must exit with one of `codes`.
     #[track_caller]
     pub(crate) fn backup_any(&self, codes: &[i32]) -> Backup {
-        let outcome = self.holdfast(&["backup"]);
+        self.backup_of_kind("auto", codes)
+    }
+
+    /// `holdfast backup --kind KIND`, which must exit with one of `codes`.
+    #[track_caller]
+    pub(crate) fn backup_of_kind(&self, kind: &str, codes: &[i32]) -> Backup {
+        let outcome = self.holdfast(&["backup", "--kind", kind]);
         assert!(codes.contains(&outcome.code()), "wanted exit code {codes:?} from {outcome}");
         let answer = outcome.json();
         assert_eq!(
@@ -78,12 +93,7 @@ impl Site {
             (&Value::Bool(true), &Value::from(1)),
             "{outcome}"
         );
-        let warnings = answer["warnings"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
-        Backup {
-            id: answer["point"].as_str().unwrap().to_owned(),
-            warnings: warnings.collect(),
-            manifest: answer["manifest"].clone(),
-        }
+        Backup::of(&answer)
     }
 
     /// `holdfast restore` of a point into the file `name`; its report.
@@ -105,6 +115,16 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
+    /// What `holdfast backup` answered.
+    pub(crate) fn of(answer: &Value) -> Backup {
+        let warnings = answer["warnings"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
+        Backup {
+            id: answer["point"].as_str().unwrap().to_owned(),
+            warnings: warnings.collect(),
+            manifest: answer["manifest"].clone(),
+        }
+    }
+
     /// The revision of the state.
     pub(crate) fn revision(&self) -> i64 {
         self.manifest["descriptor"]["revision"].as_i64().unwrap()

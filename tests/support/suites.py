@@ -21,7 +21,7 @@ import time
 BUDGETS = [
     ("unit", ["--lib", "--bins"], 90),
     ("tidy", ["--test", "tidy"], 10),
-    ("compat", ["--test", "compat"], 60),
+    ("compat", ["--test", "compat"], 120),
     ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
     ("interop", ["--test", "interop"], 150),

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use crate::base::error::{Error, Result};
-use crate::snapshot::bbolt::records::SIDE_BYTES_MAX;
+use crate::snapshot::bbolt::read::BUCKETS_MAX;
 use crate::snapshot::bbolt::shape::Sizes;
+use crate::snapshot::bbolt::side::{Taken, check_key};
 use crate::snapshot::bbolt::write::{Head, Sink, Writer};
 use crate::snapshot::entry;
 use crate::snapshot::record::Record;
@@ -17,7 +18,7 @@ use crate::snapshot::record::Record;
 pub struct Builder {
     writer: Writer,
     side: BTreeMap<Vec<u8>, SideBucket>,
-    side_bytes: usize,
+    taken: Taken,
     /// Number of the last record's kind: 13 while leases come, 16 while revisions come.
     last_number: u32,
     /// Key of the last entry streamed.
@@ -34,7 +35,7 @@ impl Builder {
     /// Starts a file: hands on the page after the head.
     pub fn start(sizes: Sizes, sink: &mut Sink<'_>) -> Result<Self> {
         let writer = Writer::start(sizes, sink)?;
-        Ok(Builder { writer, side: BTreeMap::new(), side_bytes: 0, last_number: 0, last_key: vec![] })
+        Ok(Builder { writer, side: BTreeMap::new(), taken: Taken::default(), last_number: 0, last_key: vec![] })
     }
 
     /// Bytes of the head that goes before the first chunk.
@@ -83,29 +84,32 @@ impl Builder {
     }
 
     fn gather(&mut self, record: &Record<'_>) -> Result<()> {
-        let Builder { side, side_bytes, .. } = self;
+        let Builder { side, taken, .. } = self;
         if let Record::Extra(extra) = record
             && extra.key.is_none()
         {
-            let bucket = side.entry(extra.bucket.to_vec()).or_default();
-            bucket.sequence = extra.sequence;
-            *side_bytes += extra.bucket.len();
+            // Counted as an entry, so that a bucket named again and again comes to an end as well.
+            taken.add(1, extra.bucket.len())?;
+            check_key(extra.bucket)?;
+            side.entry(extra.bucket.to_vec()).or_default().sequence = extra.sequence;
         }
         entry::entries(record, &mut |bucket, key, value| {
             if [entry::KEY, entry::LEASE].contains(&bucket) {
                 return Err(Error::damaged("history and leases hold no entries that are not etcd's"));
             }
-            *side_bytes += key.len() + value.len();
-            if *side_bytes > SIDE_BYTES_MAX {
-                return Err(Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes")));
-            }
+            taken.add(1, bucket.len() + key.len() + value.len())?;
+            check_key(bucket).and_then(|()| check_key(key))?;
             let entries = &mut side.entry(bucket.to_vec()).or_default().entries;
             if entries.insert(key.to_vec(), value.to_vec()).is_some() {
                 let bucket = String::from_utf8_lossy(bucket);
                 return Err(Error::damaged(format!("an entry of bucket {bucket:?} comes twice")));
             }
             Ok(())
-        })
+        })?;
+        if side.len() > BUCKETS_MAX {
+            return Err(Error::damaged(format!("the stream has more than {BUCKETS_MAX} buckets")));
+        }
+        Ok(())
     }
 
     /// Ends the file and returns its head. `End` must have come.
@@ -120,5 +124,49 @@ impl Builder {
             self.writer.end_bucket(&name, bucket.sequence, sink)?;
         }
         self.writer.finish(sink)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::bbolt::page::KEY_BYTES_MAX;
+    use crate::snapshot::bbolt::side::{SIDE_BYTES_MAX, SIDE_ENTRIES_MAX};
+    use crate::snapshot::record::Extra;
+
+    /// Puts what `record` makes of 0, 1, 2, .. until one is refused: how many were taken, and why no more.
+    fn fill(record: impl Fn(&[u8], &mut dyn FnMut(&Record<'_>) -> Result<()>) -> Result<()>) -> (usize, String) {
+        let mut sink = |_: &[u8]| Ok(());
+        let mut builder = Builder::start(Sizes::default(), &mut sink).unwrap();
+        let refused = (0..2 * SIDE_ENTRIES_MAX).find_map(|n| {
+            let name = u32::try_from(n).unwrap().to_be_bytes();
+            let error = record(&name, &mut |record| builder.put(record, &mut sink)).err()?;
+            Some((n, error.chain()))
+        });
+        refused.expect("no stream is gathered without end")
+    }
+
+    #[test]
+    fn every_kind_of_record_that_is_gathered_meets_a_limit() {
+        fn extra<'a>(bucket: &'a [u8], key: Option<&'a [u8]>, value: &'a [u8]) -> Record<'a> {
+            Record::Extra(Extra { bucket, key, value, sequence: 0 })
+        }
+        let (taken, why) = fill(|name, put| put(&extra(name, None, &[])));
+        assert_eq!((taken, why.contains("buckets")), (BUCKETS_MAX, true), "{why}");
+        let (taken, why) = fill(|_, put| put(&extra(b"one", None, &[])));
+        assert_eq!((taken, why.contains("entries")), (SIDE_ENTRIES_MAX, true), "{why}");
+        let (taken, why) = fill(|name, put| put(&extra(b"one", Some(name), &[])));
+        assert_eq!((taken, why.contains("entries")), (SIDE_ENTRIES_MAX, true), "{why}");
+        let (taken, why) = fill(|name, put| put(&extra(name, Some(b""), &[])));
+        assert_eq!((taken, why.contains("buckets")), (BUCKETS_MAX, true), "{why}");
+        let (taken, why) = fill(|name, put| put(&Record::User { stored: &[&[0x0a, 4][..], name].concat() }));
+        assert_eq!((taken, why.contains("entries")), (SIDE_ENTRIES_MAX, true), "{why}");
+        let large = vec![0; 1 << 20];
+        let (taken, why) = fill(|name, put| put(&extra(b"one", Some(name), &large)));
+        assert_eq!((taken, why.contains("bytes")), (SIDE_BYTES_MAX / (1 << 20) - 1, true), "{why}");
+        let long = vec![7; KEY_BYTES_MAX + 1];
+        assert_eq!(fill(|_, put| put(&extra(&long, None, &[]))).0, 0);
+        assert_eq!(fill(|_, put| put(&extra(b"one", Some(&long), &[]))).0, 0);
+        assert_eq!(fill(|_, put| put(&Record::Alarm { stored: &long })).0, 0);
     }
 }

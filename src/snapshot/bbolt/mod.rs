@@ -16,14 +16,18 @@
 //!
 //! Invariants:
 //! - A damaged or hostile file gives an error that names page and check, never a panic, and never an allocation above
-//!   `RUN_BYTES_MAX` for one page or `SIDE_BYTES_MAX` for all small buckets together.
+//!   named limits: `RUN_BYTES_MAX` for one page, `BRANCHES_BYTES_MAX` for the way to it, `BUCKET_LIST_BYTES_MAX` for the
+//!   list of buckets, `SIDE_BYTES_MAX` and `SIDE_ENTRIES_MAX` for all small buckets together, a bit for each of at most
+//!   `PAGES_MAX` pages.
 //! - What is written is what bbolt itself could have written: real etcd opens it, `etcdutl` accepts it.
 
 pub mod build;
+pub mod node;
 pub mod page;
 pub mod read;
 pub mod records;
 pub mod shape;
+pub mod side;
 pub mod status;
 pub mod write;
 

@@ -26,6 +26,8 @@ pub const ELEMENT_BYTES: usize = 16;
 pub const BUCKET_BYTES: usize = 16;
 /// Bytes of a meta, header included.
 pub const META_BYTES: usize = 80;
+/// The longest key that bbolt stores, in bytes.
+pub const KEY_BYTES_MAX: usize = 32768;
 /// Smallest and largest page size that bbolt files have, in bytes.
 pub const PAGE_SIZES: std::ops::RangeInclusive<u32> = 1024..=65536;
 
@@ -149,6 +151,11 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 /// The little-endian number at `at`, which must lie inside.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+/// A length that fits in memory: the program runs on 64-bit machines.
+pub(crate) fn to_usize(n: u64) -> usize {
+    usize::try_from(n).expect("64-bit addresses")
 }
 
 #[cfg(test)]

@@ -5,17 +5,23 @@
 
 use crate::base::error::{Error, Kind, Result};
 use crate::snapshot::bbolt::Pages;
+use crate::snapshot::bbolt::node::{Branch, Entry, Leaf};
 use crate::snapshot::bbolt::page::{
-    BRANCH, BUCKET, BUCKET_BYTES, ELEMENT_BYTES, HEADER_BYTES, Header, LEAF, META_BYTES, Meta, PAGE_SIZES, u32_at,
-    u64_at,
+    BRANCH, BUCKET, BUCKET_BYTES, Header, LEAF, META_BYTES, Meta, PAGE_SIZES, to_usize, u64_at,
 };
 
 /// The longest run of pages that is read as one page, in bytes: a record at its limit and its page.
 pub const RUN_BYTES_MAX: u64 = 80 << 20;
 /// The deepest tree that is walked. With two children per branch page, 2^48 leaves.
 pub const DEPTH_MAX: usize = 48;
+/// What all branch pages on the way to a leaf may take together, in bytes. bbolt splits a branch at the size of a page.
+pub const BRANCHES_BYTES_MAX: usize = 16 << 20;
 /// The most buckets a file may have. etcd has a dozen.
 pub const BUCKETS_MAX: usize = 1024;
+/// What names and inline pages of all buckets may take together, in bytes. etcd's take a few kilobytes.
+pub const BUCKET_LIST_BYTES_MAX: usize = 4 << 20;
+/// The most pages a file may have: 256 GiB of the usual size. Which of them were met is noted in one bit for each.
+pub const PAGES_MAX: u64 = 1 << 26;
 /// Bytes of the SHA-256 that `etcdctl snapshot save` appends.
 pub const TRAILER_BYTES: u64 = 32;
 /// What the length of a file with that trailer leaves when divided by it.
@@ -95,6 +101,13 @@ impl<P: Pages> Db<P> {
                 .hint("copy the file again, or use another snapshot"));
             }
         }
+        if meta.high_water > PAGES_MAX {
+            return Err(Error::damaged(format!(
+                "{} pages are more than the {PAGES_MAX} that are read",
+                meta.high_water
+            ))
+            .hint("check that this is the file you meant; etcd keeps its database below 8 GiB by default"));
+        }
         if meta.high_water < 3 {
             return Err(Error::damaged(format!("{} pages cannot hold a tree", meta.high_water)));
         }
@@ -123,12 +136,18 @@ impl<P: Pages> Db<P> {
 
     /// The file's buckets, by name.
     pub fn buckets(&self, walk: &mut Walk) -> Result<Vec<Bucket>> {
-        let mut buckets = vec![];
+        let (mut buckets, mut bytes) = (vec![], 0);
         let mut leaves = self.leaves(&Root::Page(self.meta.root), Direction::Forward);
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| error.during("the list of buckets"))? {
             for entry in leaf.entries() {
                 if buckets.len() == BUCKETS_MAX {
                     return Err(Error::damaged(format!("the file has more than {BUCKETS_MAX} buckets")));
+                }
+                bytes += entry.key.len() + entry.value.len();
+                if bytes > BUCKET_LIST_BYTES_MAX {
+                    return Err(Error::damaged(format!(
+                        "the list of buckets has more than {BUCKET_LIST_BYTES_MAX} bytes"
+                    )));
                 }
                 buckets.push(read_bucket(&entry)?);
             }
@@ -138,7 +157,12 @@ impl<P: Pages> Db<P> {
 
     /// The leaves of the tree at `root`.
     pub fn leaves(&self, root: &Root, direction: Direction) -> Leaves<'_, P> {
-        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None }
+        Leaves { db: self, start: Some(root.clone()), stack: vec![], direction, edge: None, from: None }
+    }
+
+    /// The leaves of the tree at `root`, forward, from the one that holds `key` or would hold it.
+    pub fn leaves_from(&self, root: &Root, key: &[u8]) -> Leaves<'_, P> {
+        Leaves { from: Some(key.to_vec()), ..self.leaves(root, Direction::Forward) }
     }
 
     /// Reads a page with everything that belongs to it.
@@ -277,6 +301,8 @@ pub struct Leaves<'db, P> {
     direction: Direction,
     /// The key the next leaf must lie beyond: the last one forward, the first one backward.
     edge: Option<Vec<u8>>,
+    /// Until the first leaf: what lies before the leaf of this key is passed over.
+    from: Option<Vec<u8>>,
 }
 
 impl<P: Pages> Leaves<'_, P> {
@@ -295,6 +321,7 @@ impl<P: Pages> Leaves<'_, P> {
                     Step::Done => return Ok(None),
                 },
             };
+            self.from = None;
             if leaf.is_empty() {
                 continue;
             }
@@ -307,7 +334,7 @@ impl<P: Pages> Leaves<'_, P> {
     fn step(&mut self, walk: &mut Walk) -> Result<Step> {
         loop {
             let Some(branch) = self.stack.last_mut() else { return Ok(Step::Done) };
-            let Some((id, low)) = branch.next_child(self.direction) else {
+            let Some((id, low)) = branch.next_child(self.direction == Direction::Forward) else {
                 self.stack.pop();
                 continue;
             };
@@ -331,7 +358,15 @@ impl<P: Pages> Leaves<'_, P> {
                 if self.stack.len() == DEPTH_MAX {
                     return Err(named(Error::damaged(format!("the tree is deeper than {DEPTH_MAX} pages"))));
                 }
-                self.stack.push(Branch::check(run, low).map_err(named)?);
+                let bytes = run.len() + self.stack.iter().map(Branch::bytes).sum::<usize>();
+                if bytes > BRANCHES_BYTES_MAX {
+                    return Err(named(Error::damaged(format!("the way here takes {bytes} bytes of branch pages"))));
+                }
+                let mut branch = Branch::check(run, low).map_err(named)?;
+                if let Some(from) = &self.from {
+                    branch.pass_before(from);
+                }
+                self.stack.push(branch);
                 Ok(None)
             }
             flags => Err(named(Error::damaged(format!("flags {flags:#x} are neither a branch's nor a leaf's")))),
@@ -358,140 +393,4 @@ enum Step {
     Leaf(Leaf),
     Deeper,
     Done,
-}
-
-/// A branch page on the way to the current leaf.
-#[derive(Debug)]
-struct Branch {
-    run: Vec<u8>,
-    /// Children already taken, from the end the walk came from.
-    taken: usize,
-    count: usize,
-}
-
-impl Branch {
-    fn check(run: Vec<u8>, low: Option<&[u8]>) -> Result<Self> {
-        let header = Header::read(&run)?;
-        let count = usize::from(header.count);
-        let table_end = HEADER_BYTES + count * ELEMENT_BYTES;
-        if count == 0 || table_end > run.len() {
-            return Err(Error::damaged(format!("{count} children do not fit in a branch page")));
-        }
-        let branch = Branch { run, taken: 0, count };
-        let mut previous = low.map(<[u8]>::to_vec);
-        for i in 0..count {
-            let key = branch.key(i, table_end)?;
-            // The first key may equal the parent's; later ones must ascend.
-            if previous.as_deref().is_some_and(|previous| if i == 0 { key < previous } else { key <= previous }) {
-                return Err(Error::damaged("the keys of a branch page do not ascend"));
-            }
-            previous = Some(key.to_vec());
-        }
-        Ok(branch)
-    }
-
-    fn key(&self, i: usize, table_end: usize) -> Result<&[u8]> {
-        let element = HEADER_BYTES + i * ELEMENT_BYTES;
-        let start = element + to_usize(u64::from(u32_at(&self.run, element)));
-        let end = start + to_usize(u64::from(u32_at(&self.run, element + 4)));
-        let key = self.run.get(start..end).filter(|_| start >= table_end);
-        key.ok_or_else(|| Error::damaged("a branch key lies outside its page"))
-    }
-
-    fn next_child(&mut self, direction: Direction) -> Option<(u64, Vec<u8>)> {
-        if self.taken == self.count {
-            return None;
-        }
-        let i = if direction == Direction::Forward { self.taken } else { self.count - 1 - self.taken };
-        self.taken += 1;
-        let id = u64_at(&self.run, HEADER_BYTES + i * ELEMENT_BYTES + 8);
-        let key = self.key(i, 0).expect("checked when the page was read");
-        Some((id, key.to_vec()))
-    }
-}
-
-/// A checked leaf page: every entry lies inside it and keys ascend.
-#[derive(Clone, Debug)]
-pub struct Leaf {
-    run: Vec<u8>,
-    count: usize,
-}
-
-/// One entry of a leaf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// `BUCKET` for a nested bucket.
-    pub flags: u32,
-    /// The key.
-    pub key: &'a [u8],
-    /// The value.
-    pub value: &'a [u8],
-}
-
-impl Leaf {
-    /// Checks the leaf page in `run`.
-    fn check(run: Vec<u8>) -> Result<Self> {
-        let header = Header::read(&run)?;
-        if header.flags != LEAF {
-            return Err(Error::damaged(format!("flags {:#x} are not a leaf's", header.flags)));
-        }
-        let count = usize::from(header.count);
-        let table_end = HEADER_BYTES + count * ELEMENT_BYTES;
-        if table_end > run.len() {
-            return Err(Error::damaged(format!("{count} entries do not fit in a leaf page")));
-        }
-        let leaf = Leaf { run, count };
-        // Entries lie one behind the other: overlapping ones would unfold to far more than the file holds.
-        let mut free = table_end;
-        for i in 0..count {
-            let (start, middle, end) = leaf.bounds(i);
-            if start < std::mem::replace(&mut free, end) || end > leaf.run.len() {
-                return Err(Error::damaged("an entry lies outside its page"));
-            }
-            if i > 0 && leaf.entry(i - 1).key >= &leaf.run[start..middle] {
-                return Err(Error::damaged("the keys of a leaf page do not ascend"));
-            }
-        }
-        Ok(leaf)
-    }
-
-    fn bounds(&self, i: usize) -> (usize, usize, usize) {
-        let element = HEADER_BYTES + i * ELEMENT_BYTES;
-        let start = element + to_usize(u64::from(u32_at(&self.run, element + 4)));
-        let middle = start + to_usize(u64::from(u32_at(&self.run, element + 8)));
-        (start, middle, middle + to_usize(u64::from(u32_at(&self.run, element + 12))))
-    }
-
-    /// The number of entries.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether the leaf has no entries.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes the leaf holds in memory.
-    pub fn bytes(&self) -> usize {
-        self.run.len()
-    }
-
-    /// Entry `i`, in ascending order of keys.
-    pub fn entry(&self, i: usize) -> Entry<'_> {
-        assert!(i < self.count, "entry {i} of {}", self.count);
-        let (start, middle, end) = self.bounds(i);
-        let flags = u32_at(&self.run, HEADER_BYTES + i * ELEMENT_BYTES);
-        Entry { flags, key: &self.run[start..middle], value: &self.run[middle..end] }
-    }
-
-    /// All entries, in ascending order of keys.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        (0..self.count).map(|i| self.entry(i))
-    }
-}
-
-/// A length that fits in memory: the program runs on 64-bit machines.
-fn to_usize(n: u64) -> usize {
-    usize::try_from(n).expect("64-bit addresses")
 }

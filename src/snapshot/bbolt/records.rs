@@ -4,13 +4,14 @@
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::bbolt::Pages;
-use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Leaf, Walk};
+use crate::snapshot::bbolt::node::Leaf;
+use crate::snapshot::bbolt::read::{Bucket, Db, Direction, Walk};
+use crate::snapshot::bbolt::side::Taken;
 use crate::snapshot::encode::{Block, Encoder};
-use crate::snapshot::entry;
+use crate::snapshot::entry::{self, RevisionKey};
+use crate::snapshot::kept::Kept;
 use crate::snapshot::record::{Descriptor, End, Extra, FORMAT, Record, Rev};
-
-/// What all entries outside the buckets `key` and `lease` may take together, in bytes. etcd's take a few kilobytes.
-pub const SIDE_BYTES_MAX: usize = 32 << 20;
+use crate::snapshot::witness::Each;
 
 /// Leaves are handed on together when they hold this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -49,7 +50,7 @@ pub struct Facts {
 #[derive(Debug, Default)]
 struct Side {
     buckets: Vec<(Bucket, Vec<Leaf>)>,
-    bytes: usize,
+    taken: Taken,
 }
 
 impl<'db, P: Pages> Source<'db, P> {
@@ -86,11 +87,25 @@ impl<'db, P: Pages> Source<'db, P> {
             raft_index: self.facts.raft_index,
             storage_version: &self.facts.storage_version,
             page_size: self.db.meta().page_size,
+            base_revision: 0,
+            kept_listed: false,
         }
     }
 
     /// The whole file in the fixed order, as blocks.
     pub fn encode(&self, descriptor: &Descriptor<'_>, sink: &mut dyn FnMut(Block) -> Result<()>) -> Result<End> {
+        self.encode_after(descriptor, None, sink)
+    }
+
+    /// What came after the descriptor's base revision, in the fixed order, as blocks; `kept` says which older revisions
+    /// are still there, none that all are. With a base of 0, the whole file.
+    pub fn encode_after(
+        &self,
+        descriptor: &Descriptor<'_>,
+        kept: Option<&Kept>,
+        sink: &mut dyn FnMut(Block) -> Result<()>,
+    ) -> Result<End> {
+        let base = descriptor.base_revision;
         let mut encoder = Encoder::new();
         let mut put = |record: &Record<'_>| match encoder.put(record) {
             Some(block) => sink(block),
@@ -101,20 +116,22 @@ impl<'db, P: Pages> Source<'db, P> {
             put(&record)?;
         }
         let mut walk = self.walk.clone();
-        let mut each = |bucket: &Option<Bucket>, read: &mut Read<'_>| -> Result<()> {
+        let mut each = |bucket: &Option<Bucket>, from: &[u8], read: &mut Read<'_>| -> Result<()> {
             let Some(bucket) = bucket else { return Ok(()) };
-            let mut leaves = self.db.leaves(&bucket.root, Direction::Forward);
+            let mut leaves = self.db.leaves_from(&bucket.root, from);
             while let Some(leaf) = leaves.next_leaf(&mut walk).map_err(|error| in_bucket(error, bucket))? {
-                for entry in leaf.entries() {
+                for entry in leaf.entries().filter(|entry| entry.key >= from) {
                     plain(bucket, entry.flags)?;
                     read(entry.key, entry.value)?;
                 }
             }
             Ok(())
         };
-        each(&self.lease, &mut |key, value| put(&entry::lease_record_of(key, value)?))?;
+        each(&self.lease, b"", &mut |key, value| put(&entry::lease_record_of(key, value)?))?;
+        kept.into_iter().flat_map(Kept::runs).try_for_each(|run| put(&Record::Kept(run)))?;
         let mut last = Rev::default();
-        each(&self.key, &mut |key, value| {
+        let first = RevisionKey::new(Rev { main: base + 1, sub: 0 }, false);
+        each(&self.key, if base == 0 { b"" } else { first.as_bytes() }, &mut |key, value| {
             let revision = entry::revision_of(key, value)?;
             if revision.rev <= last {
                 return Err(Error::damaged(format!("revision {} is there twice, alive and deleted", revision.rev)));
@@ -125,6 +142,25 @@ impl<'db, P: Pages> Source<'db, P> {
         let (blocks, end) = encoder.end();
         blocks.into_iter().try_for_each(sink)?;
         Ok(end)
+    }
+
+    /// Calls `each` with the revisions from main revision `first` up to `last`, ascending.
+    pub fn revisions(&self, first: i64, last: i64, each: &mut Each<'_>) -> Result<()> {
+        let Some(bucket) = &self.key else { return Ok(()) };
+        let from = RevisionKey::new(Rev { main: first, sub: 0 }, false);
+        let mut leaves = self.db.leaves_from(&bucket.root, from.as_bytes());
+        let mut walk = self.walk.clone();
+        while let Some(leaf) = leaves.next_leaf(&mut walk).map_err(|error| in_bucket(error, bucket))? {
+            for entry in leaf.entries().filter(|entry| entry.key >= from.as_bytes()) {
+                plain(bucket, entry.flags)?;
+                let revision = entry::revision_of(entry.key, entry.value)?;
+                if revision.rev.main > last {
+                    return Ok(());
+                }
+                each(&revision)?;
+            }
+        }
+        Ok(())
     }
 
     /// The whole file as batches of records, newest first, each batch in ascending order within itself. The last batch
@@ -236,11 +272,7 @@ impl Side {
         let mut leaves = db.leaves(&bucket.root, Direction::Forward);
         let mut kept = vec![];
         while let Some(leaf) = leaves.next_leaf(walk).map_err(|error| in_bucket(error, &bucket))? {
-            self.bytes += leaf.bytes();
-            if self.bytes > SIDE_BYTES_MAX {
-                let error = Error::damaged(format!("the small buckets take more than {SIDE_BYTES_MAX} bytes"));
-                return Err(in_bucket(error, &bucket));
-            }
+            self.taken.add(leaf.len(), leaf.bytes()).map_err(|error| in_bucket(error, &bucket))?;
             leaf.entries().try_for_each(|entry| plain(&bucket, entry.flags))?;
             kept.push(leaf);
         }

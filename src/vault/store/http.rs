@@ -90,8 +90,10 @@ struct Answer {
 
 impl Transport {
     pub(super) fn new(options: &BucketOptions, checksum: Checksum) -> Result<Self> {
+        let ca = options.ca.clone().or_else(|| options.environment.path("AWS_CA_BUNDLE"));
+        let tls = TlsFiles { ca, ..TlsFiles::default() }.load()?;
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(options)?)
+            .tls_backend_preconfigured(tls.client_config()?)
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
@@ -255,33 +257,6 @@ impl HttpService for Shared {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.0.call(request).await
     }
-}
-
-/// TLS with ring, trusting a private authority where one is named and the system's otherwise.
-fn tls(options: &BucketOptions) -> Result<rustls::ClientConfig> {
-    let environment = options.environment.path("AWS_CA_BUNDLE");
-    let files = TlsFiles { ca: options.ca.clone().or(environment), ..TlsFiles::default() };
-    let mut roots = rustls::RootCertStore::empty();
-    match files.load()?.ca {
-        Some(pem) => {
-            use rustls::pki_types::pem::PemObject;
-            for certificate in rustls::pki_types::CertificateDer::pem_slice_iter(&pem) {
-                let added = certificate.map_err(|error| error.to_string());
-                let added = added.and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-                added.map_err(|why| {
-                    Error::new(Kind::Usage, format!("the authority for the bucket cannot be used: {why}"))
-                        .hint("name a PEM file of certificates as `ca` in the policy's [repository]")
-                })?;
-            }
-        }
-        // A machine without any has no use for https, and may still speak to a bucket on http.
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Failed, "prepare TLS").source(error).hint("report this: it cannot happen"))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn gather(body: HttpRequestBody) -> Bytes {

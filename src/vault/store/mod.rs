@@ -182,7 +182,9 @@ impl Store {
         let there = self.open_object(path, bytes_max).await?;
         if there.meta.size > bytes_max {
             let text = format!("{path} has {} bytes, more than the {bytes_max} it may have", there.meta.size);
-            return Err(Error::damaged(text));
+            return Err(
+                Error::damaged(text).hint("it was replaced or is no object of this repository: see what put it there")
+            );
         }
         self.read(path, there).await
     }
