@@ -68,12 +68,12 @@ pub(super) fn open(place: &Place, options: &BucketOptions) -> Result<GoogleCloud
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use crate::vault::testing;
 
     fn open_with(key: &str) -> Result<GoogleCloudStorage> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key.json");
-        fs::write(&file, key).unwrap();
+        testing::overwrite(&file, key.as_bytes());
         let options = BucketOptions { credentials_file: Some(file), ..BucketOptions::default() };
         open(&Place { bucket: "bucket".into(), prefix: String::new() }, &options)
     }

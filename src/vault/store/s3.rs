@@ -124,6 +124,7 @@ fn home_file(environment: &Environment) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::testing;
     use std::fs;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -138,7 +139,7 @@ mod tests {
     fn a_named_file_wins_over_the_environment_and_the_default_file_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("keys");
-        fs::write(&file, "[default]\naws_access_key_id = FILE\naws_secret_access_key = s\n").unwrap();
+        testing::overwrite(&file, b"[default]\naws_access_key_id = FILE\naws_secret_access_key = s\n");
         fs::create_dir(dir.path().join(".aws")).unwrap();
         fs::copy(&file, dir.path().join(".aws/credentials")).unwrap();
         let home = dir.path().to_str().unwrap();
