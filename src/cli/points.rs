@@ -59,7 +59,7 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let told = context.stop.or(summary::rows(&repository, &mut catalog, &cache, fresh_max)).await?;
     let later = told.iter().filter(|row| !row.complete).count() as u64;
     let rows: Vec<Row> = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog)).collect();
-    let damage: Vec<String> = catalog.damage.iter().map(Error::chain).collect();
+    let damage: Vec<String> = catalog.damage.iter().map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
     context.output.show("list", &listed, || {

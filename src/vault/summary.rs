@@ -23,7 +23,7 @@ use crate::base::stop::blocking;
 use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::repository::{Listed, Repository};
+use crate::vault::repository::{Listed, Repository, stray};
 use crate::vault::sealed::{self, Document};
 use crate::vault::verdict::{Outcome, Verdict};
 
@@ -263,7 +263,7 @@ async fn newest_verdicts(repository: &Repository, catalog: &mut Catalog) -> Resu
                 }
             }
             Ok(_) => {}
-            Err(error) => catalog.damage.push(error),
+            Err(error) => catalog.damage.push(stray(error)),
         }
     }
     Ok(newest.into_iter().map(|(stem, (_, listed))| (stem, listed)).collect())
