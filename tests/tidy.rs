@@ -95,6 +95,7 @@ const FREE: &[&str] = &["main", "lib", "store"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("age", &["vault"]),
     ("axum", &["store::server", "agent::page"]),
+    ("base64", &["base::digest"]),
     ("chrono", &["base::clock", "policy::schedule", "policy::zone"]),
     ("chrono_tz", &["policy::zone"]),
     ("clap", &["cli"]),
@@ -110,8 +111,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["api", "snapshot", "store::machine::command"]),
     ("raft", &["store::consensus"]),
     ("redb", &["store::backend"]),
+    ("reqwest", &["vault"]),
     ("rustix", &["base"]),
     ("rustls", &["base::tls"]),
+    ("rustls_native_certs", &["base::tls"]),
     ("sha1", &["base::digest"]),
     ("sha2", &["base::digest"]),
     ("slog", &["store::consensus"]),

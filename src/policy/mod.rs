@@ -39,6 +39,7 @@ pub mod advice;
 pub mod hooks;
 pub mod objective;
 mod raw;
+mod repository;
 pub mod retention;
 pub mod schedule;
 pub mod simulate;
@@ -53,6 +54,7 @@ use crate::base::id;
 use crate::policy::hooks::Hooks;
 use crate::policy::objective::Objectives;
 use crate::policy::raw::{Document, Table};
+pub use crate::policy::repository::{Bucket, Encryption, Repository};
 use crate::policy::retention::Retention;
 use crate::policy::schedule::Schedule;
 
@@ -125,22 +127,6 @@ pub enum HashOnLeader {
     On,
 }
 
-/// Where restore points are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository {
-    /// Its address.
-    pub url: String,
-    /// How its data is encrypted.
-    pub encryption: Encryption,
-}
-
-/// How data is encrypted. A policy must say so when it is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encryption {
-    /// Not at all.
-    None,
-}
-
 /// Reads a policy; `name` is the file's, for messages.
 pub fn parse(text: &str, name: &str) -> Result<Policy> {
     if text.len() > POLICY_BYTES_MAX {
@@ -150,7 +136,7 @@ pub fn parse(text: &str, name: &str) -> Result<Policy> {
     let document = Document::parse(text, name)?;
     let mut root = document.root(&["cluster", "repository", "schedule", "retention", "objectives", "hooks"])?;
     let cluster = cluster(&mut root)?;
-    let repository = repository(&mut root)?;
+    let repository = repository::read(&mut root)?;
     let schedule = Schedule::read(&mut root)?;
     let retention = Retention::read(&mut root)?;
     let objectives = Objectives::read(&mut root)?;
@@ -236,21 +222,6 @@ fn endpoints(table: &mut Table<'_>) -> Result<(Vec<String>, bool)> {
     }
     let secure = schemes.contains("https");
     Ok((list.value.into_iter().map(|endpoint| endpoint.value).collect(), secure))
-}
-
-fn repository(root: &mut Table<'_>) -> Result<Repository> {
-    const PLAIN: &str = "write encryption = \"none\"; keep the repository where only you can read it";
-    let mut table = root.table("repository", &["url", "encryption"])?;
-    let url = table.required("url", "where to keep backups, for example url = \"file:///var/backups/etcd\"")?;
-    let Some(encryption) = table.any("encryption") else {
-        return Err(table
-            .wrong("[repository] does not say encryption = \"none\"")
-            .hint("backups are not encrypted in this version: say that you accept it with encryption = \"none\""));
-    };
-    match encryption.as_str() {
-        Some("none") => Ok(Repository { url: url.value, encryption: Encryption::None }),
-        _ => Err(encryption.wrong("encryption is not in this version").hint(PLAIN)),
-    }
 }
 
 /// Two fields that make sense together only.

@@ -206,7 +206,8 @@ fn policies(book: &mut Book) {
         ("file:///nowhere/at/all", "backups"),
         ("file:///nowhere/at/all", "/backups"),
         ("file:///nowhere/at/all", "file://backups/etcd"),
-        ("file:///nowhere/at/all", "s3://bucket/etcd"),
+        ("file:///nowhere/at/all", "s3://My_Bucket/etcd"),
+        ("encryption = \"none\"\n", "encryption = \"none\"\nregion = \"eu-central-1\"\n"),
         ("url = \"file:///nowhere/at/all\"", "url = "),
         (RIGHT, "\u{feff}\u{0}"),
     ];
@@ -337,8 +338,15 @@ fn repositories(book: &mut Book) {
     for (code, url) in [4, 2, 2, 4].into_iter().zip(&urls) {
         book.case(code, &["list", "--repository", url, "--cluster", "prod"]);
     }
-    for url in ["s3://bucket/etcd", "gs://bucket", "relative/path", "/absolute/path", "file://host/path", "http://x/y"]
-    {
+    for url in [
+        "s3://My_Bucket/etcd",
+        "gs://bucket/a/../b",
+        "s3://key:secret@bucket/x",
+        "relative/path",
+        "/absolute/path",
+        "file://host/path",
+        "http://x/y",
+    ] {
         book.case(2, &["list", "--repository", url, "--cluster", "prod"]);
     }
     book.case(4, &["check", "--repository", &urls[0], "--cluster", "prod"]);
