@@ -154,7 +154,7 @@ fn usage(book: &mut Book) {
     book.case(2, &["frobnicate"]);
     book.case(2, &["list", "--polic", "p.toml"]);
     book.case(2, &["backup"]);
-    book.case(2, &["backup", "--policy", "p.toml", "--kind", "incremental"]);
+    book.case(2, &["backup", "--policy", "p.toml", "--kind", "differential"]);
     book.case(2, &["backup", "--policy", "p.toml", "--stall", "soon"]);
     book.case(2, &["verify", "--level", "4"]);
     book.case(2, &["list"]);
