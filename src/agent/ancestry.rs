@@ -75,6 +75,14 @@ pub fn branch(
     Ok(Branch::Opens { lineage, parent: Some(parent), reason })
 }
 
+/// A branch behind `parent`, which may be the current one and whose document cannot be read: nothing can be proved to
+/// continue it, and a branch of its own is right whatever the document said.
+pub fn behind(parent: Lineage, attempt: &str) -> Result<Branch> {
+    let lineage = derive(&["fork", &parent.to_string(), attempt])?;
+    let reason = format!("the document of lineage {parent}, the last one, cannot be read");
+    Ok(Branch::Opens { lineage, parent: Some(parent), reason })
+}
+
 fn derive(parts: &[&str]) -> Result<Lineage> {
     let digest = Sha256::of(format!("holdfast lineage\n{}", parts.join("\n")).as_bytes());
     Lineage::parse(&digest.to_string()[..32])
@@ -127,6 +135,19 @@ mod tests {
         assert_eq!(parent, None);
         assert_eq!(branch(None, THEN, None, "y").unwrap(), branch(imported, THEN, None, "x").unwrap());
         assert_ne!(lineage, current().unwrap().0);
+    }
+
+    #[test]
+    fn a_branch_behind_one_that_cannot_be_read_names_it_as_its_parent() {
+        let lost = current().unwrap().0;
+        let open = |attempt| match behind(lost, attempt).unwrap() {
+            Branch::Opens { lineage, parent, reason } if parent == Some(lost) && reason.contains(&lost.to_string()) => {
+                lineage
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(open("x"), open("x"));
+        assert_ne!(open("x"), open("y"));
     }
 
     #[test]

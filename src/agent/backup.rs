@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::agent::ancestry::{Branch, Position, branch};
+use crate::agent::ancestry::{Branch, behind, branch};
 use crate::agent::compare::{compare, not_compared};
 use crate::agent::history::{History, Newest};
 use crate::agent::kind::{Choice, Ground, Wanted, choose};
@@ -36,7 +36,7 @@ use crate::vault::intake::{self, Base, Intake, Taken};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::LineageDocument;
 use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
-use crate::vault::publish::publish;
+use crate::vault::publish::{Published, publish};
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify};
@@ -125,10 +125,13 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let plan = plan(repository, job, &spool, &history, attempt, &mut warnings).await?;
     let context = Context { started, attempt, spool: &spool, plan: &plan };
     let (taken, compared, descriptor) = store(client, repository, job, &context).await?;
+    warnings.extend(taken.written.warnings());
     stages.end("store and prove");
     let stats = taken.written.stats.clone();
     let manifest = manifest_of(job, &context, taken, compared, descriptor, repository.clock().now());
-    let name = job.stop.or(publish(repository, plan.opened.as_ref(), &manifest, &job.steps)).await?;
+    let publishing = publish(repository, plan.opened.as_ref(), &manifest, &job.steps);
+    let Published { name, doubts } = job.stop.or(publishing).await?;
+    warnings.extend(doubts);
     stages.end("publish");
     let verification = Verification { level: Level::Exists, prover: None, stop: job.stop.clone() };
     let verdict = verify(repository, &name, verification, |_| ()).await?;
@@ -160,16 +163,20 @@ async fn plan(
 ) -> Result<Plan> {
     let newest = history.newest.as_ref();
     let (facts, kin) = look(spool, newest.map(|newest| newest.manifest.clone())).await?;
-    let then = newest.map(|newest| (newest.name.lineage, position_of(&newest.manifest)));
-    let contradiction = kin.contradiction.as_deref();
-    let (lineage, opened) = match branch(then, spool.cluster, contradiction, &attempt.to_string())? {
+    let tag = attempt.to_string();
+    let branch = match history.lost {
+        Some(lost) => behind(lost, &tag)?,
+        None => branch(history.position(), spool.cluster, kin.contradiction.as_deref(), &tag)?,
+    };
+    let (lineage, opened) = match branch {
         Branch::Continues(lineage) => (lineage, None),
         Branch::Opens { lineage, .. } if history.lineages.contains(&lineage) => (lineage, None),
         Branch::Opens { lineage, parent, reason } => {
             if parent.is_some() {
                 warnings.push(format!("a new branch of history begins: {reason}"));
             }
-            let fork_revision = parent.map(|_| facts.revision);
+            // What went back or contradicts itself tells that history forked, and nothing here proves where.
+            let fork_revision = None;
             let (opened, cluster_id) = (repository.clock().now(), spool.cluster.cluster_id);
             (lineage, Some(LineageDocument { lineage, parent, fork_revision, reason, cluster_id, opened }))
         }
@@ -227,12 +234,6 @@ fn footing(manifest: &Manifest, revision: i64) -> (Vec<Segment>, Vec<ObjectEntry
     }
     let base = segments.last().map(|segment| Base { revision: segment.revision, revisions });
     (segments, objects, base)
-}
-
-/// Where a point's cluster stood.
-fn position_of(manifest: &Manifest) -> Position {
-    let manifest::Descriptor { cluster_id, revision, raft_term, raft_index, .. } = manifest.descriptor;
-    Position { cluster_id, revision, raft_term, raft_index }
 }
 
 /// What the file says about itself, and what it has in common with the newest point.

@@ -4,10 +4,13 @@
 //! one meanwhile, and take its own, older file for a cluster that went back. Whatever was published before the cluster was
 //! asked is not newer than the cluster.
 
+use crate::agent::ancestry::Position;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::id::EtcdId;
 use crate::base::stop::Stop;
 use crate::vault::catalog::Catalog;
 use crate::vault::layout::{Lineage, PointName};
+use crate::vault::lineage::{self, Current};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::scrub;
@@ -18,6 +21,10 @@ use crate::vault::verdict::{Outcome, Verdict};
 pub struct History {
     /// Every branch that is registered.
     pub lineages: Vec<Lineage>,
+    /// The current branch, and the cluster on it.
+    current: Option<(Lineage, EtcdId)>,
+    /// The branch that may be the current one, and whose document cannot be read.
+    pub lost: Option<Lineage>,
     /// The newest point of the current branch that can be believed.
     pub newest: Option<Newest>,
 }
@@ -36,34 +43,53 @@ pub struct Newest {
 impl History {
     /// Reads it. What is damaged is passed over with a warning: it must not stand in the way of the next backup.
     pub async fn load(repository: &Repository, cluster: &str, warnings: &mut Vec<String>) -> Result<Self> {
+        let lineages = lineage::list(repository, cluster).await?;
+        let mut history = History {
+            lineages: lineages.known.iter().map(|document| document.lineage).collect(),
+            ..History::default()
+        };
+        match lineages.current(|_| true) {
+            Current::Known(document) => history.current = Some((document.lineage, document.cluster_id)),
+            Current::Unreadable(lineage) => history.lost = Some(lineage),
+            Current::None => {}
+        }
         let catalog = match Catalog::load(repository, cluster).await {
             Ok(catalog) => catalog,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(History::default()),
+            Err(error) if error.kind() == Kind::NotFound => {
+                warnings.extend(lineages.damage.iter().map(Error::as_warning));
+                return Ok(history);
+            }
             Err(error) => return Err(error),
         };
-        warnings.extend(catalog.damage.iter().map(Error::chain));
-        let lineages = catalog.lineages.iter().map(|document| document.lineage).collect();
-        let current = catalog.current.or_else(|| {
-            let latest = catalog.points.iter().max_by_key(|point| point.modified)?;
-            warnings.push(format!(
-                "which branch of history is current cannot be read; {} is taken for it",
-                latest.name.lineage
-            ));
-            Some(latest.name.lineage)
-        });
-        let mut newest = None;
+        warnings.extend(catalog.damage.iter().map(Error::as_warning));
+        let current = history.current.map(|(lineage, _)| lineage);
         for point in catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage)) {
             match repository.manifest(&point.name).await {
                 Ok(manifest) => {
                     let condemned = point.condemned || catalog.condemns(&manifest);
-                    newest = Some(Newest { name: point.name.clone(), manifest, condemned });
+                    history.newest = Some(Newest { name: point.name.clone(), manifest, condemned });
                     break;
                 }
-                Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => warnings.push(error.chain()),
+                Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
+                    warnings.push(error.as_warning())
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(History { lineages, newest })
+        Ok(history)
+    }
+
+    /// The current branch and where its newest point stood; at the beginning where it has none.
+    pub fn position(&self) -> Option<(Lineage, Position)> {
+        let (lineage, cluster_id) = self.current?;
+        let newest = self.newest.as_ref().map(|newest| &newest.manifest.descriptor);
+        let position = Position {
+            cluster_id,
+            revision: newest.map_or(0, |newest| newest.revision),
+            raft_term: newest.map_or(0, |newest| newest.raft_term),
+            raft_index: newest.map_or(0, |newest| newest.raft_index),
+        };
+        Some((lineage, position))
     }
 }
 

@@ -156,6 +156,14 @@ impl Error {
         self.0.hint.as_deref()
     }
 
+    /// The whole of it in one line, for a warning that others follow: what is wrong, and what to do next.
+    pub fn as_warning(&self) -> String {
+        match self.hint_text() {
+            Some(hint) => format!("{}; {hint}", self.chain()),
+            None => self.chain(),
+        }
+    }
+
     /// The message and all causes, outermost first, joined with `: `; a cause that repeats its parent is left out.
     pub fn chain(&self) -> String {
         let mut text = self.0.message.clone();

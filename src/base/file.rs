@@ -132,6 +132,11 @@ impl Scratch {
         self.len == 0
     }
 
+    /// The file itself.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// The finished file, to be read; `name` is what messages call it.
     pub fn into_read_at(self, name: &Path) -> Result<ReadAt> {
         ReadAt::of(self.file, name)

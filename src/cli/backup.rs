@@ -16,8 +16,9 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
+use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::put::Limits;
+use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
@@ -51,6 +52,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         stages: Vec<Stage>,
         duration_s: f64,
     }
+    let limits = limits()?;
     let policy = policy(&args.policy)?;
     let client = client(&policy, args.patience.stall)?;
     let place = Place::of_policy(&policy);
@@ -61,7 +63,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         full_due: full_due(&repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
-        limits: limits()?,
+        limits,
         steps: steps(),
         stop: context.stop.clone(),
         progress: context.progress.clone(),
@@ -149,25 +151,33 @@ fn summary(done: &Done, duration_s: f64) -> String {
             "stored",
             format!("{} of {} ({ratio:.1}x)", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes)),
         ),
-        ("objects", format!("{} ({} new)", manifest.objects.len(), done.stats.objects - done.stats.already_there)),
+        ("objects", objects_text(&done.stats)),
         ("took", format!("{duration_s:.1} s ({stages})")),
     ])
 }
 
+fn objects_text(stats: &PutStats) -> String {
+    let new = stats.objects - stats.already_there - stats.repaired;
+    let repaired = if stats.repaired > 0 { format!(", {} repaired", stats.repaired) } else { String::new() };
+    format!("{} ({new} new{repaired})", stats.objects)
+}
+
 /// How objects are cut: as ever, or as the tests want it.
-#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
 fn limits() -> Result<Limits> {
-    let Ok(wanted) = std::env::var(OBJECT_VARIABLE) else { return Ok(Limits::default()) };
-    let bytes = wanted.parse().map_err(|error| {
-        Error::new(Kind::Usage, format!("{OBJECT_VARIABLE}={wanted:?}")).source(error).hint("it is a number of bytes")
-    })?;
-    Ok(Limits { object_raw_bytes_max: bytes, ..Limits::default() })
+    let limits = Limits::default();
+    let Some(wanted) = hook(OBJECT_VARIABLE) else { return Ok(limits) };
+    // A block goes into an object whole, and readers refuse what is larger than ever.
+    let range = BLOCK_BYTES_MAX..=limits.object_raw_bytes_max;
+    match wanted.parse() {
+        Ok(bytes) if range.contains(&bytes) => Ok(Limits { object_raw_bytes_max: bytes, ..limits }),
+        _ => Err(Error::new(Kind::Usage, format!("{OBJECT_VARIABLE}={wanted:?} cannot be the size of an object"))
+            .hint(format!("a number of bytes from {} to {}, or unset it", range.start(), range.end()))),
+    }
 }
 
 /// Durable steps, and where the crash tests want them to end.
-#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
 fn steps() -> Steps {
-    let Ok(wanted) = std::env::var(CRASH_VARIABLE) else { return Steps::unheard() };
+    let Some(wanted) = hook(CRASH_VARIABLE) else { return Steps::unheard() };
     Steps::heard_by(move |step| {
         let edge = if step.edge == Edge::Before { "before" } else { "after" };
         if wanted == format!("{}:{edge}", step.number) {
@@ -175,4 +185,10 @@ fn steps() -> Steps {
         }
         Ok(())
     })
+}
+
+/// What the tests want of a backup. Nobody else may want anything: a release does not look.
+#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
+fn hook(variable: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var(variable).ok() } else { None }
 }

@@ -24,6 +24,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         live_keys: Option<u64>,
         stored_bytes: Option<u64>,
         already_there: bool,
+        warnings: Vec<String>,
     }
     #[derive(Serialize)]
     struct Shown {
@@ -41,13 +42,14 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         let outcome = take(&repository, &place.cluster, input, &context.progress, &context.stop).await;
         let outcome = outcome.map_err(|error| in_file(error).during(format!("import {name}")))?;
         imported.push(match outcome {
-            Imported::Point(manifest) => Row {
+            Imported::Point { manifest, warnings } => Row {
                 file: name,
                 point: manifest.attempt.to_string(),
                 revision: manifest.descriptor.revision,
                 live_keys: Some(manifest.counts.live_keys),
                 stored_bytes: Some(manifest.counts.stored_bytes),
                 already_there: false,
+                warnings,
             },
             Imported::Already(point) => Row {
                 file: name,
@@ -56,6 +58,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
                 live_keys: None,
                 stored_bytes: None,
                 already_there: true,
+                warnings: vec![],
             },
         });
     }
@@ -78,7 +81,10 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
             rows.collect(),
         )
     })?;
-    Ok(Ended::Well)
+    let warnings: Vec<String> =
+        shown.imported.iter().flat_map(|row| row.warnings.iter().map(|text| format!("{}: {text}", row.file))).collect();
+    warnings.iter().for_each(|warning| context.output.warn(warning));
+    Ok(if warnings.is_empty() { Ended::Well } else { Ended::Warned })
 }
 
 /// When the file was last changed; the present for standard input.

@@ -56,7 +56,7 @@ pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<En
     context.stop.or(catalog.load_manifests(&repository)).await?;
     context.stop.or(catalog.load_verdicts(&repository)).await?;
     let rows: Vec<Row> = catalog.points.iter().map(|point| Row::of(point, &catalog)).collect();
-    let damage: Vec<String> = catalog.damage.iter().map(Error::chain).collect();
+    let damage: Vec<String> = catalog.damage.iter().map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
     context.output.show("list", &listed, || {

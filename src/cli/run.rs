@@ -8,6 +8,7 @@ use clap_complete::generate;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::clock::{Clock, Stopwatch};
+use crate::base::durable::keep_private;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking, file_limit_signal};
@@ -59,6 +60,10 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Kind::Usage.exit_code() } else { 0 });
         }
     };
+    // Whatever is written holds a cluster's secrets, except manual pages, which are for everybody.
+    if !matches!(cli.command, Command::Man { .. }) {
+        keep_private();
+    }
     telemetry::start(&cli.global);
     let output = Output::new(&cli.global);
     let context = Context { output, stop: Stop::new(), clock: Clock::System, progress: Progress::new() };

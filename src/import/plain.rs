@@ -2,7 +2,11 @@
 //!
 //! A file does not tell which cluster it comes from, so imported points lie on a branch of their own, which `latest`
 //! never means while the repository has points of the live cluster. There is no cluster to compare with, so their
-//! manifests say "not compared". Importing a file a second time finds it there.
+//! manifests say "not compared".
+//!
+//! Importing a file a second time finds it there, and then its owner may delete the file. So "there" means that every
+//! byte of the earlier point was read just now and nobody is about to delete it; otherwise the file is imported anew, and
+//! the reason is told. Two imports of one file at once do not see each other and make two points, which share their data.
 
 use crate::base::clock::Time;
 use crate::base::digest::Sha256;
@@ -13,7 +17,7 @@ use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
-use crate::vault::catalog::Catalog;
+use crate::vault::catalog::{Catalog, Point};
 use crate::vault::intake::{self, Intake};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::{self, LineageDocument};
@@ -21,15 +25,30 @@ use crate::vault::manifest::{self, Comparison, Fidelity, HashAtSource, Manifest}
 use crate::vault::publish::publish;
 use crate::vault::put::{Destination, Limits, Writer};
 use crate::vault::repository::Repository;
+use crate::vault::scrub::{Verification, verify};
 use crate::vault::steps::Steps;
+use crate::vault::verdict::Level;
 
 /// What became of a file.
 #[derive(Debug)]
 pub enum Imported {
     /// It is a new restore point.
-    Point(Box<Manifest>),
-    /// It was imported before.
+    Point {
+        /// Its manifest.
+        manifest: Box<Manifest>,
+        /// What the operator should know.
+        warnings: Vec<String>,
+    },
+    /// It was imported before, and that point is whole.
     Already(PointName),
+}
+
+/// The earlier imports of a file.
+struct Before {
+    /// One that is whole.
+    whole: Option<PointName>,
+    /// Why the others do not count.
+    doubts: Vec<String>,
 }
 
 /// A file to be imported.
@@ -54,9 +73,11 @@ pub async fn import(
     let (checked, file, name) = (stop.clone(), input.file.clone(), input.name.clone());
     progress.stage("checking the file", file.len());
     let (db_bytes, db_sha256) = blocking(move || check(&file, &name, &checked)).await?;
-    if let Some(point) = imported_before(repository, cluster, db_sha256).await? {
+    let before = imported_before(repository, cluster, db_sha256, progress, stop).await?;
+    if let Some(point) = before.whole {
         return Ok(Imported::Already(point));
     }
+    let mut warnings = before.doubts;
     let lineage = lineage_of(cluster)?;
     let destination = Destination { cluster: cluster.to_owned(), lineage, base_revision: 0 };
     let writer = Writer::start(repository, destination, Limits::default(), Steps::unheard(), stop)?;
@@ -72,6 +93,7 @@ pub async fn import(
         Ok::<_, Error>((taken, manifest::Descriptor::of(&descriptor, Some((db_bytes, db_sha256)))))
     })
     .await?;
+    warnings.extend(taken.written.warnings());
     let now = repository.clock().now();
     let manifest = Manifest {
         cluster: cluster.to_owned(),
@@ -97,7 +119,7 @@ pub async fn import(
         segments: vec![taken.segment],
         objects: taken.written.objects,
     };
-    let known = lineage::list(repository, cluster).await?.iter().any(|document| document.lineage == lineage);
+    let known = lineage::list(repository, cluster).await?.has(lineage);
     let opened = LineageDocument {
         lineage,
         parent: None,
@@ -106,8 +128,9 @@ pub async fn import(
         cluster_id: EtcdId(0),
         opened: now,
     };
-    publish(repository, (!known).then_some(&opened), &manifest, &Steps::unheard()).await?;
-    Ok(Imported::Point(Box::new(manifest)))
+    let published = publish(repository, (!known).then_some(&opened), &manifest, &Steps::unheard()).await?;
+    warnings.extend(published.doubts);
+    Ok(Imported::Point { manifest: Box::new(manifest), warnings })
 }
 
 fn uncompared() -> HashAtSource {
@@ -136,18 +159,41 @@ fn check(file: &ReadAt, name: &str, stop: &Stop) -> Result<(u64, Sha256)> {
     Ok((db_bytes, digest))
 }
 
-async fn imported_before(repository: &Repository, cluster: &str, digest: Sha256) -> Result<Option<PointName>> {
+/// Looks for the file among the points that were imported, newest first, until one of them is found whole.
+async fn imported_before(
+    repository: &Repository,
+    cluster: &str,
+    digest: Sha256,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Before> {
+    let mut before = Before { whole: None, doubts: vec![] };
     let mut catalog = match Catalog::load(repository, cluster).await {
         Ok(catalog) => catalog,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        Err(error) if error.kind() == Kind::NotFound => return Ok(before),
         Err(error) => return Err(error),
     };
     let lineage = lineage_of(cluster)?;
     catalog.points.retain(|point| point.name.lineage == lineage);
     catalog.load_manifests(repository).await?;
-    let same = |manifest: &Manifest| manifest.descriptor.db_sha256 == Some(digest);
-    let found = catalog.points.iter().find(|point| matches!(&point.manifest, Some(Ok(manifest)) if same(manifest)));
-    Ok(found.map(|point| point.name.clone()))
+    let same =
+        |point: &&Point| matches!(&point.manifest, Some(Ok(manifest)) if manifest.descriptor.db_sha256 == Some(digest));
+    for point in catalog.points.iter().rev().filter(same) {
+        let anew = |why: &str| format!("it was imported before as {}, {why}; it is imported anew", point.name.attempt);
+        if point.condemned {
+            before.doubts.push(anew("which a collector is about to delete"));
+            continue;
+        }
+        progress.stage("reading the earlier import", 0);
+        let verification = Verification { level: Level::Bytes, prover: None, stop: stop.clone() };
+        let verdict = verify(repository, &point.name, verification, |entry| progress.add(entry.stored_bytes)).await?;
+        let Some(first) = verdict.findings.first() else {
+            before.whole = Some(point.name.clone());
+            break;
+        };
+        before.doubts.push(anew(&format!("which is not whole ({}: {}: {})", first.object, first.check, first.detail)));
+    }
+    Ok(before)
 }
 
 /// The branch of imported points.

@@ -157,10 +157,19 @@ fn steps(facts: &Facts, path: &str) -> Vec<String> {
     let source = &facts.source;
     vec![
         format!("read {} from {}, checking every byte", units::bytes(source.stored_bytes), source.name),
-        format!("build an etcd database at {path}.part"),
+        format!("build an etcd database in {}, without a name", folder_of(path)),
         "read it back: revision, counts, HashKV and state digest must be the source's".to_owned(),
         format!("append its SHA-256, make it durable, and give it its name {path}"),
     ]
+}
+
+/// The folder that a path names a file in.
+fn folder_of(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) => "/",
+        Some((folder, _)) => folder,
+        None => "the working directory",
+    }
 }
 
 fn losses(facts: &Facts) -> Vec<String> {

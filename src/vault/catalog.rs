@@ -15,9 +15,9 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
 use crate::vault::condemned::{self, Condemned};
 use crate::vault::layout::{Lineage, Location, PointName, folder};
-use crate::vault::lineage::{self, LineageDocument};
+use crate::vault::lineage::{self, Current, LineageDocument, Lineages};
 use crate::vault::manifest::Manifest;
-use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::repository::{LOADS_MAX, Repository, stray};
 use crate::vault::verdict::Verdict;
 
 /// A restore point as listed.
@@ -64,16 +64,12 @@ impl Catalog {
         if points.is_empty() && damage.is_empty() {
             return Err(nothing(repository, cluster).await);
         }
-        let (lineages, unreadable) = load_lineages(repository, cluster, &mut damage).await?;
-        let condemned = match condemned::read(repository, cluster).await {
-            Ok(condemned) => condemned,
-            Err(error) if is_damage(&error) => {
-                damage.push(error);
-                Condemned::default()
-            }
-            Err(error) => return Err(error),
-        };
-        let current = current_lineage(&points, &lineages, &unreadable);
+        let lineages = lineage::list(repository, cluster).await?;
+        let mut condemned = condemned::read(repository, cluster).await?;
+        let current = current_lineage(&points, &lineages);
+        let Lineages { known: lineages, damage: of_lineages, .. } = lineages;
+        damage.extend(of_lineages);
+        damage.append(&mut condemned.damage);
         let opened: HashMap<Lineage, Time> = lineages.iter().map(|l| (l.lineage, l.opened)).collect();
         points.sort_by_key(|p| {
             let lineage = p.name.lineage;
@@ -132,7 +128,7 @@ impl Catalog {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => self.damage.push(error),
+                Err(error) => self.damage.push(stray(error)),
             }
         }
         let wanted: Vec<Option<Location>> = self.points.iter().map(|p| newest.remove(&p.name.stem())).collect();
@@ -177,56 +173,28 @@ async fn list_points(repository: &Repository, cluster: &str, damage: &mut Vec<Er
                 manifest: None,
                 verdict: None,
             }),
-            Ok(_) => damage.push(Error::damaged(format!("{} is no restore point", object.path))),
-            Err(error) => damage.push(error),
+            Ok(_) => damage.push(stray(Error::damaged(format!("{} is no restore point", object.path)))),
+            Err(error) => damage.push(stray(error)),
         }
     }
     Ok(points)
 }
 
-/// The lineage documents that can be believed, and the lineages whose documents cannot.
-async fn load_lineages(
-    repository: &Repository,
-    cluster: &str,
-    damage: &mut Vec<Error>,
-) -> Result<(Vec<LineageDocument>, HashSet<Lineage>)> {
-    let (mut lineages, mut unreadable) = (vec![], HashSet::new());
-    let mut listed = repository.list(&folder::lineages(cluster));
-    while let Some(object) = listed.try_next().await? {
-        let at = match Location::parse(&object.path) {
-            Ok(at) => at,
-            Err(error) => {
-                damage.push(error);
-                continue;
-            }
-        };
-        let document = repository.get_document::<LineageDocument>(&at).await;
-        let document = document.and_then(|document| lineage::check(&at, cluster, &document).map(|()| document));
-        match keep_damage(document)? {
-            Ok(document) => lineages.push(document),
-            Err(error) => {
-                damage.push(error);
-                if let Location::Lineage(_, lineage) = at {
-                    unreadable.insert(lineage);
-                }
-            }
-        }
-    }
-    lineages.sort_by_key(|l| (l.opened, l.lineage));
-    Ok((lineages, unreadable))
-}
-
-fn current_lineage(points: &[Point], lineages: &[LineageDocument], unreadable: &HashSet<Lineage>) -> Option<Lineage> {
+fn current_lineage(points: &[Point], lineages: &Lineages) -> Option<Lineage> {
     let with_points: HashSet<Lineage> = points.iter().map(|p| p.name.lineage).collect();
     if with_points.len() == 1 {
         return with_points.into_iter().next();
     }
-    let known: Vec<LineageDocument> = lineages.iter().filter(|l| with_points.contains(&l.lineage)).cloned().collect();
-    // Which branch continues which is unknown as soon as one of them cannot say.
-    if !unreadable.is_empty() || known.len() < with_points.len() {
+    // A branch without any document says as little as one that cannot be read, and nobody can tell of it who knows.
+    let children = || lineages.known.iter().filter(|document| with_points.contains(&document.lineage));
+    let continued = |lineage: &Lineage| children().any(|child| child.parent == Some(*lineage));
+    if with_points.iter().any(|lineage| !lineages.has(*lineage) && !continued(lineage)) {
         return None;
     }
-    lineage::current(&known).map(|l| l.lineage)
+    match lineages.current(|lineage| with_points.contains(&lineage)) {
+        Current::Known(document) => Some(document.lineage),
+        Current::None | Current::Unreadable(_) => None,
+    }
 }
 
 async fn nothing(repository: &Repository, cluster: &str) -> Error {
@@ -352,8 +320,16 @@ mod tests {
         assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('a')), 1));
         register(&repository, 'b', Some('a'), 1).await;
         add(&repository, 'b', 2).await;
+        // `b` says that it continues `a`: what the document of `a` said does not matter any more.
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!(catalog.current, None);
-        assert_eq!(catalog.select("latest").unwrap_err().kind(), Kind::Damaged);
+        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('b')), 1));
+        testing::damage(&path('b'));
+        let catalog = Catalog::load(&repository, "prod").await.unwrap();
+        assert_eq!((catalog.current, catalog.damage.len()), (None, 2));
+        let error = catalog.select("latest").unwrap_err();
+        assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true));
+        // A document that is missing tells as little.
+        std::fs::remove_file(path('b')).unwrap();
+        assert_eq!(Catalog::load(&repository, "prod").await.unwrap().current, None);
     }
 }

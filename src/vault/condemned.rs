@@ -4,6 +4,9 @@
 //! A backup that shares an object with an older point cannot know of a collector that decided a moment earlier; so it
 //! reads the lists again *after* it has published, and fails loudly if its chain is on one. Either the collector sees
 //! the new manifest during its second look, or the backup sees the list: never neither.
+//!
+//! A list that cannot be read proves nothing: what it names may be deleted soon. That is a doubt about every point, told
+//! as a warning by whoever asks, and no reason to do without a point that is there.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -39,12 +42,14 @@ impl Document for CondemnedList {
 }
 
 /// Everything condemned in a cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Condemned {
     /// Paths of data objects.
     pub objects: BTreeSet<String>,
     /// Paths of manifests.
     pub points: BTreeSet<String>,
+    /// What lies among the lists and cannot be read as one, each with what to do about it.
+    pub damage: Vec<Error>,
 }
 
 impl CondemnedList {
@@ -65,7 +70,7 @@ impl CondemnedList {
         }
         // A collector deletes what stands here: nothing but this cluster's data and manifests may.
         for path in self.objects.iter().chain(&self.points) {
-            let own = match Location::parse(path)? {
+            let own = match Location::parse(path).map_err(|error| error.during(format!("{at} is damaged")))? {
                 Location::Data(name) => name.cluster == cluster,
                 Location::Point(name) => name.cluster == cluster,
                 _ => false,
@@ -80,12 +85,19 @@ impl CondemnedList {
 
 /// Reads all lists of a cluster.
 pub async fn read(repository: &Repository, cluster: &str) -> Result<Condemned> {
-    let mut condemned = Condemned::default();
-    for (at, list) in repository.documents::<CondemnedList>(&folder::condemned(cluster)).await? {
-        list.validate(&at, cluster)?;
+    let valid = |at: &Location, list: &CondemnedList| list.validate(at, cluster);
+    let found = repository.documents::<CondemnedList>(&folder::condemned(cluster), valid).await?;
+    let mut condemned = Condemned { damage: found.strays, ..Condemned::default() };
+    for (_, list) in found.read {
         condemned.objects.extend(list.objects);
         condemned.points.extend(list.points);
     }
+    condemned.damage.extend(found.damaged.into_iter().map(|(_, error)| {
+        error.or_hint(
+            "what it names may be deleted soon: put back a copy of that file, or move it out of the repository when no \
+             `holdfast prune` runs, and `holdfast verify` the points",
+        )
+    }));
     Ok(condemned)
 }
 
@@ -101,7 +113,7 @@ impl Condemned {
             return Ok(());
         };
         let text = format!("{path} is condemned: a collector is about to delete it, so the point cannot be relied on");
-        Err(Error::new(Kind::Failed, text).hint("run the backup again once `holdfast prune` has finished"))
+        Err(Error::new(Kind::Failed, text).hint("run the command again once `holdfast prune` has finished"))
     }
 }
 
@@ -112,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_condemned_is_found_across_lists() {
-        let (dir, repository) = testing::repository().await;
+        let (_dir, repository) = testing::repository().await;
         let object = |first| testing::entry("prod", first, first).name;
         let list = |n, objects: Vec<String>, points: Vec<String>| CondemnedList {
             epoch: 3,
@@ -136,7 +148,33 @@ mod tests {
         for strange in ["../x", "config/00000001.json", &object(1).replace("/prod/", "/other/")] {
             assert!(list(9, vec![strange.to_owned()], vec![]).create(&repository, "prod").await.is_err(), "{strange}");
         }
-        testing::damage(&dir.path().join("clusters/prod/condemned/00000003-00000001.json"));
-        assert_eq!(read(&repository, "prod").await.unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_cannot_be_read_is_named_and_hides_no_other() {
+        let (dir, repository) = testing::repository().await;
+        for n in 1..=3 {
+            let objects = vec![testing::entry("prod", n.into(), n.into()).name];
+            let list = CondemnedList { epoch: 3, n, created: testing::time(), objects, points: vec![] };
+            list.create(&repository, "prod").await.unwrap();
+        }
+        let path = |name: &str| format!("clusters/prod/condemned/{name}");
+        let (damaged, alien) = (path("00000003-00000001.json"), path("00000003-00000003.json"));
+        testing::damage(&dir.path().join(&damaged));
+        std::fs::copy(dir.path().join(path("00000003-00000002.json")), dir.path().join(&alien)).unwrap();
+        let escaping = path("00000003-00000004.json");
+        let objects = vec!["../x".to_owned()];
+        let list = CondemnedList { epoch: 3, n: 4, created: testing::time(), objects, points: vec![] };
+        repository.put_document(&Location::parse(&escaping).unwrap(), &list).await.unwrap();
+        let stray = path(".DS_Store");
+        testing::overwrite(&dir.path().join(&stray), b"x");
+        let condemned = read(&repository, "prod").await.unwrap();
+        assert_eq!(condemned.objects.into_iter().collect::<Vec<_>>(), [testing::entry("prod", 2, 2).name]);
+        assert_eq!(condemned.damage.len(), 4);
+        for name in [damaged, alien, escaping, stray] {
+            let named: Vec<&Error> =
+                condemned.damage.iter().filter(|error| error.to_string().contains(&name)).collect();
+            assert!(matches!(&named[..], [one] if one.hint_text().is_some()), "{name}: {named:?}");
+        }
     }
 }

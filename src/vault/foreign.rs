@@ -1,20 +1,20 @@
 //! Snapshots that other tools left: a plain file, gzip or zstd, a pipe or standard input, opened for reading anywhere.
 //!
 //! What a snapshot is says its content, not its name: scripts call gzip `.db` and the other way round. Readers of etcd's
-//! format need random access, so whatever is compressed or not a regular file is unpacked into a scratch file that has
-//! no name any more when the first byte is written: nothing is left behind, whatever happens.
+//! format need random access, so whatever is compressed or not a regular file is unpacked into a scratch file without a
+//! name: nothing is left behind, whatever happens.
 //!
 //! Invariants:
 //! - The source is only read.
 //! - A stream cut short is damage, never a shorter snapshot.
 //! - Unpacking ends at a limit; a bomb fills the limit, not the disk.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::PathBuf;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
-use crate::base::id;
+use crate::base::file::Scratch;
 use crate::base::stop::Stop;
 use crate::base::units;
 
@@ -59,7 +59,7 @@ pub enum Packing {
 /// An open snapshot.
 #[derive(Debug)]
 pub struct Foreign {
-    /// Its bytes, unpacked, at position 0, for reading only.
+    /// Its bytes, unpacked, at position 0.
     pub file: File,
     /// Its name for messages.
     pub name: String,
@@ -135,10 +135,7 @@ fn packing_of(magic: &[u8]) -> Packing {
 }
 
 fn unpack(mut source: impl Read, name: &str, packing: Packing, options: &ForeignOptions) -> Result<File> {
-    let scratch = &options.scratch;
-    let (mut writer, mut reader) = scratch_file(scratch)
-        .during(|| format!("create a scratch file in {}", scratch.display()))
-        .map_err(no_scratch)?;
+    let mut scratch = Scratch::create(&options.scratch)?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0_u64;
     loop {
@@ -155,32 +152,16 @@ fn unpack(mut source: impl Read, name: &str, packing: Packing, options: &Foreign
             return Err(Error::new(Kind::Usage, format!("{name} unpacks to more than {limit}"))
                 .hint("if it really is that large, unpack it yourself and give the plain file"));
         }
-        writer.write_all(&buffer[..n]).during(|| format!("unpack {name} into {}", scratch.display()))?;
+        scratch.append(&buffer[..n]).map_err(|error| error.during(format!("unpack {name}")))?;
     }
     if total == 0 {
         return Err(
             Error::damaged(format!("{name} unpacks to nothing")).hint("give a snapshot that was written completely")
         );
     }
-    reader.rewind().during(|| format!("read {name}"))?;
-    Ok(reader)
-}
-
-/// A scratch folder that is not there is a wrong flag, not something looked for in vain.
-fn no_scratch(error: Error) -> Error {
-    let error = if error.kind() == Kind::NotFound { error.kind_of(Kind::Usage) } else { error };
-    error.or_hint("name a folder on a local disk that this user may write to with --scratch")
-}
-
-/// A file that is gone from its directory already: one handle to write, one that can only read.
-fn scratch_file(dir: &Path) -> io::Result<(File, File)> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let unique = id::random().map_err(io::Error::other)?;
-    let path = dir.join(format!(".holdfast-unpack-{unique}"));
-    let writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    let reader = File::open(&path);
-    std::fs::remove_file(&path)?;
-    Ok((writer, reader?))
+    let mut file = scratch.into_file();
+    file.rewind().during(|| format!("read {name}"))?;
+    Ok(file)
 }
 
 /// A decoder's complaint is about the data; a system's code is about the disk.
@@ -197,6 +178,8 @@ fn unreadable(error: io::Error, name: &str, packing: Packing) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::path::Path;
 
     fn options(dir: &Path) -> ForeignOptions {
         ForeignOptions { scratch: dir.to_owned(), unpacked_bytes_max: 1 << 20, stop: Stop::new() }
@@ -227,7 +210,7 @@ mod tests {
     fn read(mut foreign: Foreign) -> Vec<u8> {
         let mut bytes = vec![];
         foreign.file.read_to_end(&mut bytes).unwrap();
-        assert!(foreign.file.write_all(b"x").is_err(), "for reading only");
+        assert!(foreign.copied || foreign.file.write_all(b"x").is_err(), "the source is only read");
         bytes
     }
 

@@ -20,7 +20,8 @@
 //! - **A manifest is written after its data and deleted before it.** A listed restore point is a whole one; whatever a
 //!   crash leaves behind is data that nothing lists.
 //! - **Every object is created once**, with a create-only request, and never replaced. A create that answers "exists" is
-//!   resolved by comparing content: our own lost reply is success, anything else is a conflict.
+//!   resolved by comparing content: our own lost reply is success, anything else is a conflict. Only a data object whose
+//!   bytes do not hash to its name is put right by whoever holds those that do: it was no object, and is one again.
 //! - **Every byte is checked before it is believed**: JSON documents carry a checksum of themselves, data objects are
 //!   named after their digest, and a name that does not format back to itself is refused.
 //! - **An unreadable listing is an error**, never "no data"; a damaged point stays visible as damaged.

@@ -73,7 +73,7 @@ async fn create_once(repository: &Repository, at: &Location) -> Result<String> {
     }
     match repository.put_new(at, Bytes::from_static(CONTENT)).await? {
         Stored::AlreadyThere => Ok("a second create was refused, and our own object recognised".to_owned()),
-        Stored::Created => Err(Error::new(Kind::Failed, format!("{at} had vanished and could be created again"))),
+        _ => Err(Error::new(Kind::Failed, format!("{at} had vanished and could be created again"))),
     }
 }
 

@@ -18,13 +18,22 @@ use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::steps::Steps;
 
+/// A point that now exists.
+#[derive(Debug)]
+pub struct Published {
+    /// Its name.
+    pub name: PointName,
+    /// Why it is not certain that no collector is about to delete it, when it is not.
+    pub doubts: Vec<String>,
+}
+
 /// Publishes a point whose data objects are stored. `opened` is its lineage when this backup opens it.
 pub async fn publish(
     repository: &Repository,
     opened: Option<&LineageDocument>,
     manifest: &Manifest,
     steps: &Steps,
-) -> Result<PointName> {
+) -> Result<Published> {
     let name = manifest.name();
     manifest.validate(&name)?;
     if let Some(document) = opened {
@@ -35,11 +44,15 @@ pub async fn publish(
     steps.step("publish the manifest", repository.put_document(&at, manifest)).await?;
     let condemned = condemned::read(repository, &name.cluster).await.map_err(unsure)?;
     condemned.check([at.to_string().as_str()], manifest.objects.iter().map(|entry| entry.name.as_str()))?;
-    Ok(name)
+    let doubt = |error: &Error| format!("whether the point is about to be deleted is unknown: {}", error.as_warning());
+    let doubts = condemned.damage.iter().map(doubt).collect();
+    Ok(Published { name, doubts })
 }
 
 fn unsure(error: Error) -> Error {
-    error.during("the point is published, but whether a collector is about to delete its data could not be read")
+    error
+        .during("the point is published, but whether a collector is about to delete its data could not be read")
+        .or_hint("look at it with `holdfast list` and `holdfast verify`, or make another backup")
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 //! Invariants:
 //! - Objects are cut between records, and hold at most `object_raw_bytes_max` raw and `object_stored_bytes_max` stored;
 //!   only a single record that is larger has an object of its own that is larger.
+//! - A name that is taken by other bytes than it says is damage, repaired and told: the caller warns of it.
 //! - The first error stops everything and is what the caller gets.
 //! - Dropping a writer stops it. What was stored until then is listed by no manifest, so it does not exist for readers.
 
@@ -98,6 +99,8 @@ pub struct PutStats {
     pub oversized: u64,
     /// Objects that existed before with the same content.
     pub already_there: u64,
+    /// Objects that existed before, damaged.
+    pub repaired: u64,
     /// The most uploads at one moment.
     pub uploads_peak: u64,
 }
@@ -109,6 +112,21 @@ pub struct Written {
     pub objects: Vec<ObjectEntry>,
     /// For the report and for tests.
     pub stats: PutStats,
+    /// Names of the objects that stood there damaged, and are whole now.
+    pub repaired: Vec<String>,
+}
+
+impl Written {
+    /// What the operator should know of the repository.
+    pub fn warnings(&self) -> Vec<String> {
+        let warning = |name: &String| {
+            format!(
+                "{name} was damaged and is whole again, and so is every older point that lists it; look after the disk, \
+                 and at the rest with `holdfast verify --level 2`"
+            )
+        };
+        self.repaired.iter().map(warning).collect()
+    }
 }
 
 /// Where the objects go.
@@ -161,6 +179,7 @@ struct Outcome {
     stored: Vec<((usize, usize), ObjectEntry)>,
     started: usize,
     stats: PutStats,
+    repaired: Vec<String>,
     error: Option<Error>,
 }
 
@@ -247,7 +266,9 @@ impl Writer {
             uploads_peak: self.shared.uploads.count_peak() as u64,
             ..outcome.stats.clone()
         };
-        Ok(Written { objects, stats })
+        let mut repaired = std::mem::take(&mut outcome.repaired);
+        repaired.sort_unstable();
+        Ok(Written { objects, stats, repaired })
     }
 
     fn open_chunk(&mut self) -> Option<&Sender<(Block, Share)>> {
@@ -365,7 +386,7 @@ impl Shared {
             digest: Sha256::of(&stored),
         };
         let (level, sha256, stored_bytes) = (name.level, name.digest, stored.len() as u64);
-        let at = Location::Data(name);
+        let at = Location::Data(name.clone());
         let Draft { first, last, records, raw_bytes } = *draft;
         let entry = ObjectEntry { name: at.to_string(), level, first, last, records, raw_bytes, stored_bytes, sha256 };
         let shared_by_several = (self.limits.object_raw_bytes_max, self.limits.object_stored_bytes_max);
@@ -382,26 +403,24 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
-            shared.upload(&at, stored, entry, place).await;
+            shared.upload(&name, stored, entry, place).await;
             // The room is free again only now that the outcome is known.
             drop(share);
         });
         Ok(())
     }
 
-    async fn upload(&self, at: &Location, stored: Bytes, entry: ObjectEntry, place: (usize, usize)) {
-        let put = self.steps.step("store a data object", self.repository.put_new(at, stored));
+    async fn upload(&self, name: &ObjectName, stored: Bytes, entry: ObjectEntry, place: (usize, usize)) {
+        let put = self.steps.step("store a data object", self.repository.put_data(name, stored));
         match self.stop.or(put).await {
             Ok(how) => {
                 let mut outcome = self.lock();
                 outcome.stats.already_there += u64::from(how == Stored::AlreadyThere);
+                if how == Stored::Repaired {
+                    outcome.stats.repaired += 1;
+                    outcome.repaired.push(entry.name.clone());
+                }
                 outcome.stored.push((place, entry));
-            }
-            Err(error) if error.kind() == Kind::Conflict => {
-                let text = format!("{at} is damaged: it is named after content that it does not have");
-                self.fail(Error::damaged(text).source(error).hint(
-                    "move that file out of the repository and run the backup again; points that list it are damaged",
-                ));
             }
             Err(error) => self.fail(error),
         }
@@ -413,6 +432,7 @@ mod tests {
     use super::*;
     use crate::base::rng::Seeded;
     use crate::base::stop::blocking;
+    use crate::vault::steps::Edge;
     use crate::vault::testing;
 
     fn limits() -> Limits {
@@ -510,15 +530,60 @@ mod tests {
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Full, "the disk is full"));
     }
 
+    /// The ways in which an object's bytes stop being the object.
+    fn damages(whole: &[u8]) -> [Vec<u8>; 4] {
+        let mut flipped = whole.to_vec();
+        flipped[whole.len() / 2] ^= 1;
+        [flipped, whole[..whole.len() - 1].to_vec(), [whole, b"x"].concat(), vec![]]
+    }
+
     #[tokio::test]
-    async fn a_damaged_object_under_the_same_name_is_told_apart_from_our_own() {
+    async fn a_damaged_object_is_repaired_by_whoever_holds_its_content() {
+        let (dir, repository) = testing::repository().await;
+        let blocks: Vec<Block> = (1..=4).map(|n| block(n, noise(1, 4_500), 1)).collect();
+        let written = write(&repository, limits(), blocks.clone()).await.unwrap();
+        assert_eq!((written.stats.objects, written.stats.repaired, written.warnings()), (4, 0, vec![]));
+        let path = dir.path().join(&written.objects[2].name);
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in damages(&whole) {
+            testing::overwrite(&path, &damaged);
+            let again = write(&repository, limits(), blocks.clone()).await.unwrap();
+            assert_eq!(again.objects, written.objects);
+            assert_eq!((again.stats.already_there, again.stats.repaired), (3, 1));
+            assert_eq!(again.repaired, [written.objects[2].name.clone()]);
+            assert!(matches!(&again.warnings()[..], [one] if one.contains(&written.objects[2].name)));
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
+        let again = write(&repository, limits(), blocks).await.unwrap();
+        assert_eq!((again.stats.already_there, again.stats.repaired), (4, 0));
+    }
+
+    #[tokio::test]
+    async fn killed_around_a_repair_nothing_is_worse_and_two_repairs_at_once_agree() {
         let (dir, repository) = testing::repository().await;
         let blocks = vec![block(1, noise(1, 500), 1)];
         let written = write(&repository, limits(), blocks.clone()).await.unwrap();
-        testing::damage(&dir.path().join(&written.objects[0].name));
-        let error = write(&repository, limits(), blocks).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Damaged);
-        assert!(error.to_string().contains(&written.objects[0].name));
+        let path = dir.path().join(&written.objects[0].name);
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in damages(&whole) {
+            testing::overwrite(&path, &damaged);
+            for (edge, expected) in [(Edge::Before, &damaged), (Edge::After, &whole)] {
+                let steps = Steps::heard_by(move |step| match step.edge == edge {
+                    true => Err(Error::new(Kind::Interrupted, "killed")),
+                    false => Ok(()),
+                });
+                let error = write_heard(&repository, limits(), blocks.clone(), steps).await.unwrap_err();
+                assert_eq!(error.kind(), Kind::Interrupted);
+                assert_eq!(std::fs::read(&path).unwrap(), *expected);
+            }
+            testing::overwrite(&path, &damaged);
+            let write = || write(&repository, limits(), blocks.clone());
+            let (one, two) = tokio::join!(write(), write());
+            assert!((1..=2).contains(&(one.unwrap().stats.repaired + two.unwrap().stats.repaired)));
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+            // Nothing else was left: no staging file, no copy.
+            assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A directory that holds anything else is refused, untouched.
 //! - A reader creates nothing; only the first backup turns an empty or missing directory into a repository.
+//! - Nothing is overwritten, with one exception: a data object's name says which bytes it stands for, so bytes that are
+//!   not those are damage, and whoever holds the right ones puts them there. Nobody can write wrong ones that way.
 //! - `config/<n>.json` is created only once per number; the highest number wins. Two first backups at once agree on one
 //!   repository.
 
@@ -14,9 +16,10 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::base::clock::{Clock, Time};
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
-use crate::vault::layout::{Location, PointName, folder};
+use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document, HINT_DAMAGED};
 pub use crate::vault::store::{Listed, Stored};
@@ -32,6 +35,17 @@ pub struct RepositoryOptions {
     pub url: String,
     /// Dates the documents written.
     pub clock: Clock,
+}
+
+/// The documents of a folder: those that can be believed, and what else lies there.
+#[derive(Debug)]
+pub struct Documents<D> {
+    /// By place.
+    pub read: Vec<(Location, D)>,
+    /// The places of documents that cannot be believed, and why.
+    pub damaged: Vec<(Location, Error)>,
+    /// Names that Holdfast gives to nothing: leftovers of editors and file managers.
+    pub strays: Vec<Error>,
 }
 
 /// What a repository is.
@@ -146,6 +160,26 @@ impl Repository {
         self.store.put_new(&at.to_string(), content).await
     }
 
+    /// Creates a data object, or repairs it where its name is taken by other bytes: every point that lists it is whole
+    /// again.
+    pub async fn put_data(&self, name: &ObjectName, content: Bytes) -> Result<Stored> {
+        let at = Location::Data(name.clone());
+        match self.put_new(&at, content.clone()).await {
+            Err(error) if error.kind() == Kind::Conflict => {}
+            stored => return stored,
+        }
+        // The proof: what we have is what the name says, so what is there is not.
+        assert_eq!(Sha256::of(&content), name.digest, "a data object is named after its content");
+        self.store.replace(&at.to_string(), content.clone()).await?;
+        let read_back = self.get(&at, content.len() as u64).await;
+        if read_back.as_ref().is_ok_and(|there| *there == content) {
+            return Ok(Stored::Repaired);
+        }
+        let error = Error::damaged(format!("{at} was damaged, and reads back damaged again after it was repaired"));
+        let error = read_back.err().into_iter().fold(error, Error::source);
+        Err(error.hint("the disk under the repository, or what is between, is broken: make the next backup elsewhere"))
+    }
+
     /// Creates a document.
     pub async fn put_document<D: Document>(&self, at: &Location, document: &D) -> Result<Stored> {
         self.put_new(at, sealed::seal(document)?.into()).await
@@ -180,15 +214,43 @@ impl Repository {
         self.store.list(folder)
     }
 
-    /// Every document below a folder; a name or a document that is not what it should be is an error.
-    pub async fn documents<D: Document + Send>(&self, folder: &str) -> Result<Vec<(Location, D)>> {
-        let places: Vec<Location> =
-            self.list(folder).map(|listed| Location::parse(&listed?.path)).try_collect().await?;
-        let load = |at: Location| async move {
-            let document = self.get_document(&at).await?;
-            Ok((at, document))
+    /// Every document below a folder that passes `check`. What does not is kept apart, so that each caller decides what
+    /// it cannot do without; a folder that cannot be listed is an error.
+    pub async fn documents<D: Document + Send>(
+        &self,
+        folder: &str,
+        check: impl Fn(&Location, &D) -> Result<()> + Sync,
+    ) -> Result<Documents<D>> {
+        let (mut places, mut found) = (vec![], Documents { read: vec![], damaged: vec![], strays: vec![] });
+        let mut listed = self.list(folder);
+        while let Some(object) = listed.try_next().await? {
+            match Location::parse(&object.path) {
+                Ok(at) => places.push(at),
+                Err(error) => found.strays.push(stray(error)),
+            }
+        }
+        let load = |at: Location| {
+            let check = &check;
+            async move {
+                let document = self.get_document(&at).await;
+                let document = document.and_then(|document| check(&at, &document).map(|()| document));
+                (at, document)
+            }
         };
-        stream::iter(places.into_iter().map(load)).buffered(LOADS_MAX).try_collect().await
+        let mut loaded = stream::iter(places.into_iter().map(load)).buffered(LOADS_MAX);
+        while let Some((at, document)) = loaded.next().await {
+            match document {
+                Ok(document) => found.read.push((at, document)),
+                // Gone since it was listed: as if it had never been there.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                // Damaged, from a newer version, or not ours to read.
+                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Usage | Kind::Denied) => {
+                    found.damaged.push((at, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// The clusters that have anything in the repository, in order of name.
@@ -202,6 +264,11 @@ impl Repository {
     pub async fn delete(&self, at: &Location) -> Result<()> {
         self.store.delete(&at.to_string()).await
     }
+}
+
+/// What to do about a name that Holdfast gives to nothing.
+pub(crate) fn stray(error: Error) -> Error {
+    error.or_hint("Holdfast did not put it there: move that file out of the repository")
 }
 
 async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {

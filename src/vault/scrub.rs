@@ -265,6 +265,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_point_makes_a_damaged_older_one_whole_again() {
+        let (dir, repository) = testing::repository().await;
+        let older = testing::point(&repository, 6).await;
+        let path = |n: usize| dir.path().join(&older.objects[n].name);
+        testing::damage(&path(2));
+        testing::overwrite(&path(4), b"short");
+        std::fs::remove_file(path(1)).unwrap();
+        let (verdict, _) = run(&repository, &older, Level::Bytes, None).await;
+        assert_eq!(verdict.findings.len(), 3);
+        let newer = testing::point(&repository, 6).await;
+        assert_eq!(newer.objects, older.objects);
+        for manifest in [&older, &newer] {
+            let (verdict, finished) = run(&repository, manifest, Level::Records, None).await;
+            assert_eq!((verdict.result, finished), (Outcome::Ok, true));
+        }
+    }
+
+    #[tokio::test]
     async fn records_that_prove_nothing_and_manifests_that_lie_are_findings() {
         let (dir, repository) = testing::repository().await;
         let manifest = testing::point(&repository, 4).await;

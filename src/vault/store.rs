@@ -32,6 +32,8 @@ pub enum Stored {
     Created,
     /// The same bytes were there already, from another writer or from our own lost reply.
     AlreadyThere,
+    /// Its name was taken by bytes that are not the object, and it stands there now.
+    Repaired,
 }
 
 /// An object of a listing.
@@ -89,6 +91,13 @@ impl Store {
         }
         Err(Error::new(Kind::Conflict, format!("{path} exists already, with other content"))
             .hint("nothing was overwritten; `holdfast verify` tells whether what is there is whole"))
+    }
+
+    /// Puts `content` in the place of what is there, in one step: a crash leaves either the old bytes or the new ones.
+    /// Whether that may be done is for the caller to know.
+    pub(crate) async fn replace(&self, path: &str, content: Bytes) -> Result<()> {
+        let put = self.objects.put_opts(&key(path)?, PutPayload::from(content), PutMode::Overwrite.into()).await;
+        put.map(|_| ()).map_err(|error| failed(format!("replace {path}"), error))
     }
 
     /// A whole object of at most `bytes_max`.
@@ -250,6 +259,22 @@ mod tests {
         }
         assert_eq!(store.get("config/x", 3).await.unwrap(), &b"one"[..]);
         assert_eq!(store.get("config/x", 2).await.unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[tokio::test]
+    async fn a_replaced_object_is_a_new_file_under_the_same_name() {
+        use std::os::unix::fs::MetadataExt;
+        let (dir, store) = store();
+        store.put_new("config/x", Bytes::from_static(b"one")).await.unwrap();
+        let path = dir.path().join("config/x");
+        // What a killed replacement left.
+        File::create(dir.path().join("config/x#1")).unwrap();
+        let (kept, before) = (File::open(&path).unwrap(), std::fs::metadata(&path).unwrap().ino());
+        store.replace("config/x", Bytes::from_static(b"two")).await.unwrap();
+        assert_eq!(store.get("config/x", 3).await.unwrap(), &b"two"[..]);
+        // Who has the old one open still reads it: nothing was written over it.
+        assert_ne!(std::fs::metadata(&path).unwrap().ino(), before);
+        assert_eq!(std::io::read_to_string(kept).unwrap(), "one");
     }
 
     #[tokio::test]

@@ -187,7 +187,7 @@ fn stored() -> Vec<(String, Vec<u8>)> {
         let file = ReadAt::of(std::fs::File::open(&snapshot).unwrap(), &snapshot).unwrap();
         let file = File { file, name: "etcd.db".into(), modified: now };
         let point = import(&repository, "prod", file, &Progress::new(), &Stop::new()).await.unwrap();
-        let Imported::Point(manifest) = point else { panic!("the repository was empty") };
+        let Imported::Point { manifest, .. } = point else { panic!("the repository was empty") };
         let verification = Verification { level: Level::Exists, prover: None, stop: Stop::new() };
         verify(&repository, &manifest.name(), verification, |_| {}).await.unwrap();
         let objects = manifest.objects.iter().map(|entry| entry.name.clone()).collect();

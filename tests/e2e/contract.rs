@@ -140,6 +140,10 @@ fn the_json_of_every_command_is_what_the_document_says() {
     fs::write(place.repository().join(object), "damaged").unwrap();
     seen.json("list", &with(&["list"]).exits(3));
     seen.json("verify", &with(&["verify"]).exits(3));
+    // The file was imported before; of that, part is gone. (It may be what was damaged above: this repairs it.)
+    let shown = with(&["show", &id]).success().json();
+    fs::write(place.repository().join(shown["manifest"]["objects"][0]["name"].as_str().unwrap()), "cut").unwrap();
+    seen.json("import", &with(&["import", &file]).exits(5));
     for (kind, fields) in &seen.contract {
         for (field, optional) in fields {
             let emitted = seen.fields.get(kind).is_some_and(|fields| fields.contains(field));
@@ -237,4 +241,27 @@ fn two_backups_at_once_are_two_points() {
     let objects = place.tree("repository").keys().filter(|path| path.contains("/data/")).count();
     let shown = place.with_policy(&["show", "-o", "json"]).success().json();
     assert_eq!(shown["manifest"]["objects"].as_array().unwrap().len(), objects);
+}
+
+#[test]
+fn of_two_commands_that_write_one_file_the_later_one_loses() {
+    let place = Place::new();
+    let source = place.write("k8s.db", fixture("k8s-etcd-3.6.db"));
+    let alone = place.run(&["restore", "--file", &source, "--etcd-snapshot", "out/alone.db", "--yes"]);
+    alone.run().success();
+    // A file of the user's own, with the name that such files used to have.
+    let own = place.write("out/r.db.part", "my notes");
+    let args = ["restore", "--file", &source, "--etcd-snapshot", "out/r.db", "--yes"];
+    let outcomes = std::thread::scope(|threads| {
+        let both: Vec<_> = (0..2).map(|_| threads.spawn(|| place.run(&args).run())).collect();
+        both.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut codes: Vec<i32> = outcomes.iter().map(Outcome::code).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 1], "{} {}", outcomes[0], outcomes[1]);
+    let loser = outcomes.iter().find(|outcome| outcome.code() == 1).unwrap();
+    assert!(loser.stderr.contains("out/r.db is already there\nhint: nothing was changed"), "{loser}");
+    let written = place.tree("out");
+    assert_eq!(written["r.db"], written["alone.db"]);
+    assert_eq!((fs::read(own).unwrap(), written.len()), (b"my notes".to_vec(), 3));
 }

@@ -221,6 +221,92 @@ fn damaged_documents_are_named() {
 }
 
 #[test]
+fn the_next_backup_repairs_damaged_objects_of_older_points() {
+    let (place, etcd) = (Place::new(), loaded());
+    place.policy_at(&etcd.address(0));
+    let older = place.with_policy(&["backup", "-o", "json"]).success().json();
+    let objects = older["manifest"]["objects"].as_array().unwrap();
+    let names: Vec<&str> = objects.iter().map(|object| object["name"].as_str().unwrap()).collect();
+    assert!(names.len() >= 3);
+    let path = |n: usize| place.repository().join(names[n]);
+    let (flipped, cut) = (fs::read(path(0)).unwrap(), fs::read(path(1)).unwrap());
+    let mut wrong = flipped.clone();
+    wrong[flipped.len() / 2] ^= 1;
+    fs::write(path(0), &wrong).unwrap();
+    fs::write(path(1), &cut[..cut.len() / 2]).unwrap();
+    let before = place.tree("repository");
+    let newer = place.with_policy(&["backup", "-o", "json"]).exits(5).json();
+    let warnings: Vec<&str> = newer["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for name in &names[..2] {
+        assert!(warnings.iter().any(|w| w.contains(name) && w.contains("whole again")), "{warnings:?}");
+    }
+    // The state is the same, so are the objects: the older point is whole again, and nothing was stored twice.
+    assert_eq!(newer["manifest"]["objects"], older["manifest"]["objects"]);
+    assert_eq!((fs::read(path(0)).unwrap(), fs::read(path(1)).unwrap()), (flipped, cut));
+    let after = place.tree("repository");
+    let new: Vec<&String> = after.keys().filter(|path| !before.contains_key(*path)).collect();
+    assert!(matches!(&new[..], [a, b] if a.contains("/points/") && b.contains("/verdicts/")), "{new:?}");
+    assert_eq!(place.verify_all(), 2);
+    place.with_policy(&["backup"]).success();
+}
+
+#[test]
+fn damaged_or_stray_documents_stop_no_backup() {
+    let (place, etcd) = (Place::new(), loaded());
+    place.policy_at(&etcd.address(0));
+    place.with_policy(&["backup"]).success();
+    let tree = place.tree("repository");
+    let lineage = tree.keys().find(|path| path.contains("/lineages/")).unwrap().clone();
+    let whole = fs::read(place.repository().join(&lineage)).unwrap();
+    let write = |path: &str, bytes: &[u8]| {
+        fs::create_dir_all(place.repository().join(path).parent().unwrap()).unwrap();
+        fs::write(place.repository().join(path), bytes).unwrap();
+    };
+    // Each stands in the way of nothing: the point is made and kept, and a warning names the file and the next step.
+    let backup = |file: &str, words: &[&str]| {
+        let points = place.points_of(&place.with_policy(&["list", "-o", "json"]));
+        let done = place.with_policy(&["backup", "-o", "json"]).exits(5).json();
+        let warnings: Vec<&str> = done["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+        let warned = |word: &str| warnings.iter().any(|warning| warning.contains(file) && warning.contains(word));
+        assert!(words.iter().all(|word| warned(word)), "{file}: {warnings:?}");
+        let listed = place.with_policy(&["list", "-o", "json"]).exits(3);
+        assert!(listed.json()["damage"][0].as_str().unwrap().contains(file), "{listed}");
+        assert_eq!(place.points_of(&listed).len(), points.len() + 1);
+        done["manifest"]["lineage"].as_str().unwrap().to_owned()
+    };
+    let first = lineage[lineage.len() - 37..lineage.len() - 5].to_owned();
+    let unsure = ["about to be deleted is unknown", "; "];
+    for (file, words) in [
+        ("clusters/prod/lineages/.DS_Store", &["move that file out"][..]),
+        ("clusters/prod/condemned/notes.txt~", &["move that file out", unsure[0]]),
+        (
+            "clusters/prod/condemned/00000001-00000001.json",
+            &["does not open with a checksum", unsure[0], "holdfast verify"],
+        ),
+    ] {
+        write(file, b"something else");
+        assert_eq!(backup(file, words), first, "{file}");
+        fs::remove_file(place.repository().join(file)).unwrap();
+    }
+    // The document of the current branch: a new one begins behind it, and the next backup goes on there.
+    write(&lineage, b"{}");
+    let behind = backup(&lineage, &["put back a copy", "; "]);
+    assert_ne!(behind, first);
+    assert_eq!(backup(&lineage, &["put back a copy"]), behind);
+    let latest = place.with_policy(&["show", "-o", "json"]).success().json();
+    assert_eq!(latest["manifest"]["lineage"], *behind);
+    // Without the file, too; and with the copy that was found.
+    fs::remove_file(place.repository().join(&lineage)).unwrap();
+    for _ in 0..2 {
+        let done = place.with_policy(&["backup", "-o", "json"]).success().json();
+        assert_eq!(done["manifest"]["lineage"], *behind);
+        write(&lineage, &whole);
+    }
+    assert_eq!(place.verify_all(), 8);
+}
+
+#[test]
 fn a_resealed_manifest_reaches_nothing_outside_and_contradicts_itself_in_vain() {
     let stored = Stored::new();
     let outside = stored.place.write("outside.zst", zstd::encode_all(&b"secret"[..], 1).unwrap());

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::files::fixture;
-use crate::place::Place;
+use crate::place::{OBJECT_VARIABLE, Place};
 use crate::support::etcd::{Etcd, Tls};
 use crate::support::ports::Port;
 use crate::support::run::{Outcome, Run};
@@ -163,6 +163,11 @@ fn usage(book: &mut Book) {
     book.case(2, &["restore", "--point", "latest", "--file", "x.db", "--etcd-snapshot", "out/r.db"]);
     book.case(2, &["keys", "ls", "--revision", "0", "--file", "x.db"]);
     book.case(2, &["completions", "tcsh"]);
+    // What only tests set: outside of what readers take, it would make points that nobody can read.
+    for bytes in ["1048575", "33554433", "0", "-1", "many"] {
+        let run = book.place.run(&["backup", "--policy", "p.toml"]).env(OBJECT_VARIABLE, bytes);
+        book.judge(2, &["backup", "--policy", "p.toml"], run);
+    }
 }
 
 fn policies(book: &mut Book) {

@@ -101,7 +101,12 @@ impl Place {
         if outcome.code() == 4 {
             return vec![];
         }
-        let listed = outcome.success().json();
+        self.points_of(&outcome.success())
+    }
+
+    /// The same of a list that was asked for already.
+    pub(crate) fn points_of(&self, listed: &Outcome) -> Vec<String> {
+        let listed = listed.json();
         listed["points"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
     }
 

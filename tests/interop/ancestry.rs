@@ -36,6 +36,8 @@ fn forked(site: &Site, parent: &Backup, word: &str) -> Backup {
     let lineage = format!("clusters/prod/lineages/{}.json", backup.lineage());
     let document: Value = serde_json::from_slice(&std::fs::read(site.repository().join(lineage)).unwrap()).unwrap();
     assert_eq!(document["parent"], parent.lineage());
+    // That something went back tells that history forked, not where: nothing shared is claimed.
+    assert_eq!(document.get("fork_revision"), None, "{document}");
     assert!(document["reason"].as_str().unwrap().contains(word), "{document}");
     assert_eq!(document["cluster_id"], backup.manifest["descriptor"]["cluster_id"]);
     latest_is(site, &backup);
