@@ -71,7 +71,7 @@ impl History {
                     break;
                 }
                 Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
-                    warnings.push(error.as_warning())
+                    warnings.push(error.as_warning());
                 }
                 Err(error) => return Err(error),
             }
