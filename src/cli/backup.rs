@@ -71,13 +71,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let show = Show::start(&context.progress, &context.output);
     let done = make(&client, &repository, &job).await;
     drop(show);
-    let done = done.map_err(|error| match error.kind() {
-        Kind::Damaged => error.or_hint(
-            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
-             hashkv --cluster`, and run `holdfast check` on the repository",
-        ),
-        _ => error,
-    })?;
+    let done = done.map_err(in_member)?;
     let verified = done.verdict.result == Outcome::Ok;
     let shown = Shown {
         point: done.name.attempt.to_string(),
@@ -114,6 +108,17 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
 fn full_due(clock: &Clock) -> Arc<FullDue> {
     let now = clock.now();
     Arc::new(move |last| (now - last).num_hours() >= FULL_EVERY_H)
+}
+
+/// What to do next about damage met on the way, where the error does not say.
+fn in_member(error: Error) -> Error {
+    match error.kind() {
+        Kind::Damaged => error.or_hint(
+            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
+             hashkv --cluster`, and run `holdfast check` on the repository",
+        ),
+        _ => error,
+    }
 }
 
 /// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
