@@ -44,6 +44,7 @@ impl History {
     /// Reads it. What is damaged is passed over with a warning: it must not stand in the way of the next backup.
     pub async fn load(repository: &Repository, cluster: &str, warnings: &mut Vec<String>) -> Result<Self> {
         let lineages = lineage::list(repository, cluster).await?;
+        warnings.extend(lineages.damage.iter().map(Error::as_warning));
         let mut history = History {
             lineages: lineages.known.iter().map(|document| document.lineage).collect(),
             ..History::default()
@@ -55,13 +56,9 @@ impl History {
         }
         let catalog = match Catalog::load(repository, cluster).await {
             Ok(catalog) => catalog,
-            Err(error) if error.kind() == Kind::NotFound => {
-                warnings.extend(lineages.damage.iter().map(Error::as_warning));
-                return Ok(history);
-            }
+            Err(error) if error.kind() == Kind::NotFound => return Ok(history),
             Err(error) => return Err(error),
         };
-        warnings.extend(catalog.damage.iter().map(Error::as_warning));
         let current = history.current.map(|(lineage, _)| lineage);
         for point in catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage)) {
             match repository.manifest(&point.name).await {
@@ -71,7 +68,7 @@ impl History {
                     break;
                 }
                 Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
-                    warnings.push(error.as_warning())
+                    warnings.push(error.as_warning());
                 }
                 Err(error) => return Err(error),
             }

@@ -235,7 +235,7 @@ fn the_next_backup_repairs_damaged_objects_of_older_points() {
     fs::write(path(0), &wrong).unwrap();
     fs::write(path(1), &cut[..cut.len() / 2]).unwrap();
     let before = place.tree("repository");
-    let newer = place.with_policy(&["backup", "-o", "json"]).exits(5).json();
+    let newer = place.with_policy(&["backup", "--kind", "full", "-o", "json"]).exits(5).json();
     let warnings: Vec<&str> = newer["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     for name in &names[..2] {

@@ -154,7 +154,7 @@ fn usage(book: &mut Book) {
     book.case(2, &["frobnicate"]);
     book.case(2, &["list", "--polic", "p.toml"]);
     book.case(2, &["backup"]);
-    book.case(2, &["backup", "--policy", "p.toml", "--kind", "incremental"]);
+    book.case(2, &["backup", "--policy", "p.toml", "--kind", "differential"]);
     book.case(2, &["backup", "--policy", "p.toml", "--stall", "soon"]);
     book.case(2, &["verify", "--level", "4"]);
     book.case(2, &["list"]);
@@ -194,7 +194,13 @@ fn policies(book: &mut Book) {
         ("\n[repository]", "user = \"backup\"\npassword_file = \"nothing\"\n[repository]"),
         ("\n[repository]", "ca = \"ca.crt\"\n[repository]"),
         ("\n[repository]", "hash_on_leader = \"maybe\"\n[repository]"),
-        ("[repository]", "[retention]\nlast = 3\n[repository]"),
+        ("[repository]", "[compression]\nlevel = 3\n[repository]"),
+        ("[repository]", "[retention]\ndaily = -7\n[repository]"),
+        ("[repository]", "[retention]\ndayly = 7\n[repository]"),
+        ("[repository]", "[schedule]\nfull = \"0 24 * * *\"\n[repository]"),
+        ("[repository]", "[schedule]\ntimezone = \"Europe/Berln\"\n[repository]"),
+        ("[repository]", "[objectives]\nrpo = \"soon\"\n[repository]"),
+        ("[repository]", "[hooks]\nwebhook = \"hunter2-right\"\n[repository]"),
         ("encryption = \"none\"\n", ""),
         ("\"none\"", "\"rot13\""),
         ("file:///nowhere/at/all", "backups"),
