@@ -19,7 +19,7 @@ tour: peers ## back up a real etcd, prove the backup, restore it into a second e
 test: peers ## every test that needs neither root nor system packages
 	$(PYTHON) tests/support/suites.py
 
-test-system: ## tests against Debian's etcd 3.4, zstd and protoc (root)
+test-system: ## tests against Debian's etcd 3.4, zstd, protoc, systemd and promtool (root)
 	$(PYTHON) tests/system/run.py
 
 bench: peers ## backup and restore side by side with etcd's own tools, on about 1 GiB

@@ -111,7 +111,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["api", "snapshot", "store::machine::command"]),
     ("raft", &["store::consensus"]),
     ("redb", &["store::backend"]),
-    ("reqwest", &["vault"]),
+    ("reqwest", &["vault", "agent::notify"]),
     ("rustix", &["base"]),
     ("rustls", &["base::tls"]),
     ("rustls_native_certs", &["base::tls"]),

@@ -9,4 +9,7 @@ pub mod backup;
 pub mod compare;
 pub mod history;
 pub mod kind;
+pub mod metrics;
+pub mod notify;
+pub mod report;
 mod spool;

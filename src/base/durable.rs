@@ -181,14 +181,25 @@ fn remove_leftovers(path: &Path) {
 }
 
 /// Writes a file in place of what is there, in one step: readers see the old one or the new one. Not synced: this is for
-/// caches and their like, readable by their owner only.
+/// caches and their like, readable by their owner only. Folders on the way are made.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).during(|| format!("create {}", folder.display()))?;
+    replace_with(path, bytes, 0o600)
+}
+
+/// The same, readable by everybody whatever the process's umask, in a folder that is there: for what other services read
+/// and no secret is in.
+pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_with(path, bytes, 0o644)
+}
+
+fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", id::random()?));
     let part = PathBuf::from(name);
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).and_then(|mut file| {
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         rename(&part, path)
     });
@@ -372,5 +383,18 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(replace(dir.path(), b"x").is_err());
+    }
+
+    #[test]
+    fn a_public_file_is_readable_by_everybody_in_a_folder_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.prom");
+        replace(&path, b"private").unwrap();
+        replace_public(&path, b"public").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"public");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        let error = replace_public(&dir.path().join("not/there"), b"x").unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(names(dir.path()), ["metrics.prom"]);
     }
 }

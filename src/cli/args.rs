@@ -15,7 +15,7 @@ use crate::base::units;
     version,
     about = "Keeps a cluster's state alive through disasters: proved backups and restores for etcd",
     after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 data is damaged or does not verify, \
-                  4 nothing suitable found, 5 done but a warning stands.",
+                  4 nothing suitable found, 5 done but a warning stands or an objective is missed.",
     max_term_width = 100
 )]
 pub(crate) struct Cli {
@@ -115,13 +115,19 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Repository {
     /// The cluster's policy file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["repository", "cluster"], env = "HOLDFAST_POLICY", help_heading = "Repository")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "repository",
+        env = "HOLDFAST_POLICY",
+        help_heading = "Repository"
+    )]
     pub(crate) policy: Option<PathBuf>,
     /// The repository's address: file:///folder, s3://bucket/folder, gs://bucket/folder
     #[arg(long, value_name = "URL", requires = "cluster", env = "HOLDFAST_REPOSITORY", help_heading = "Repository")]
     pub(crate) repository: Option<String>,
     /// The cluster's name in the repository
-    #[arg(long, value_name = "NAME", requires = "repository", env = "HOLDFAST_CLUSTER", help_heading = "Repository")]
+    #[arg(long, value_name = "NAME", env = "HOLDFAST_CLUSTER", help_heading = "Repository")]
     pub(crate) cluster: Option<String>,
 }
 
@@ -154,6 +160,14 @@ pub(crate) struct Patience {
     pub(crate) stall: Duration,
 }
 
+/// What monitoring is left.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Metrics {
+    /// Write how the run went for node_exporter's textfile collector (a .prom file in its folder)
+    #[arg(long = "metrics-file", value_name = "FILE", env = "HOLDFAST_METRICS_FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
     /// The cluster's policy file
@@ -166,6 +180,8 @@ pub(crate) struct Backup {
     pub(crate) patience: Patience,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }
 
 /// What a backup stores.
@@ -208,6 +224,8 @@ pub(crate) struct Verify {
     pub(crate) level: u8,
     #[command(flatten)]
     pub(crate) repository: Repository,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Debug, Args)]

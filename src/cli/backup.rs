@@ -4,6 +4,7 @@ use serde::Serialize;
 use std::sync::Arc;
 
 use crate::agent::backup::{Done, FullDue, Job, backup as make};
+use crate::agent::report::{Facts, Made, Verified};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::crash;
@@ -33,7 +34,7 @@ const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
 /// The variable that cuts objects smaller: raw bytes of an object. Only tests set it, for points of many objects.
 const OBJECT_VARIABLE: &str = "HOLDFAST_TEST_OBJECT_BYTES";
 
-pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ended> {
+pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Stage {
         name: &'static str,
@@ -72,6 +73,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let done = make(&client, &repository, &job).await;
     drop(show);
     let done = done.map_err(in_member)?;
+    *told = facts_of(&done);
     let verified = done.verdict.result == Outcome::Ok;
     let shown = Shown {
         point: done.name.attempt.to_string(),
@@ -106,6 +108,34 @@ fn ended(done: &Done, context: &Context) -> Ended {
         }
         _ if done.warnings.is_empty() => Ended::Well,
         _ => Ended::Warned,
+    }
+}
+
+/// What others are told of the point.
+fn facts_of(done: &Done) -> Facts {
+    let (manifest, counts) = (&done.manifest, &done.manifest.counts);
+    let compared = match manifest.comparison() {
+        Comparison::Equal => "equal",
+        Comparison::Differs => "differs",
+        Comparison::NotCompared => "not_compared",
+    };
+    let made = Made {
+        point: done.name.attempt.to_string(),
+        kind: manifest.kind.to_string(),
+        revision: manifest.descriptor.revision,
+        time: manifest.started,
+        keys: counts.live_keys,
+        raw_bytes: counts.raw_bytes,
+        stored_bytes: counts.stored_bytes,
+        new_stored_bytes: done.stats.stored_bytes,
+        compared,
+    };
+    let failed = u64::from(done.verdict.result != Outcome::Ok);
+    Facts {
+        made: Some(made),
+        verified: Some(Verified { level: done.verdict.level, points: 1, failed }),
+        warnings: done.warnings.len() as u64,
+        objectives: vec![],
     }
 }
 

@@ -18,6 +18,7 @@ mod run;
 mod snapshot;
 mod target;
 mod telemetry;
+mod tell;
 
 use std::process::ExitCode;
 

@@ -89,6 +89,15 @@ impl Output {
         }
     }
 
+    /// A warning of something that went wrong after the result was shown. JSON was written already, so there it is logged.
+    pub(crate) fn warn_afterwards(&self, text: &str) {
+        if self.is_json() {
+            tracing::warn!("{text}");
+        } else {
+            self.warn(text);
+        }
+    }
+
     /// How a command ended when it failed: the message, its causes, what to do next.
     pub(crate) fn fail(&self, error: &Error) {
         if self.is_json() {

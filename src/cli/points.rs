@@ -1,7 +1,9 @@
 //! The repository: `list`, `show`, `verify`, `check`.
 
 use serde::Serialize;
+use std::time::Duration;
 
+use crate::agent::report::{Facts, Verified};
 use crate::base::clock::rfc3339;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units;
@@ -9,7 +11,8 @@ use crate::cli::args;
 use crate::cli::output::{facts, table};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
-use crate::cli::target::{Place, cache_folder};
+use crate::cli::target::{Place, cache_folder, policy};
+use crate::policy::objective::{Measured, Objectives};
 use crate::vault::catalog::{Catalog, Point};
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
@@ -245,11 +248,12 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
     text
 }
 
-pub(crate) async fn verify(args: args::Verify, context: &Context) -> Result<Ended> {
+pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Shown<'a> {
         level: u8,
         verdicts: &'a [Verdict],
+        missed: &'a [String],
     }
     let level = Level::from_number(args.level)?;
     let place = Place::of(&args.repository)?;
@@ -259,13 +263,26 @@ pub(crate) async fn verify(args: args::Verify, context: &Context) -> Result<Ende
         None => catalog.points.iter().rev().collect(),
     };
     let show = Show::start(&context.progress, &context.output);
-    let mut verdicts = vec![];
+    let (mut verdicts, mut unsound) = (vec![], vec![]);
     for point in points {
         context.progress.stage("verifying", 0);
-        verdicts.push(verify_one(&repository, &point.name, level, context).await?);
+        let verdict = verify_one(&repository, &point.name, level, context).await?;
+        if verdict.result == Outcome::Failed {
+            unsound.push(&point.name);
+        }
+        told.verified =
+            Some(Verified { level: args.level, points: verdicts.len() as u64 + 1, failed: unsound.len() as u64 });
+        verdicts.push(verdict);
     }
     drop(show);
-    let shown = Shown { level: args.level, verdicts: &verdicts };
+    let rpo = args.repository.policy.as_deref().map(policy).transpose()?.and_then(|policy| policy.objectives.rpo);
+    let missed = match rpo {
+        Some(rpo) => missed(rpo, &repository, &catalog, &unsound, context).await?,
+        None => vec![],
+    };
+    told.objectives = rpo.map(|_| ("rpo", !missed.is_empty())).into_iter().collect();
+    told.warnings = missed.len() as u64;
+    let shown = Shown { level: args.level, verdicts: &verdicts, missed: &missed };
     context.output.show("verify", &shown, || {
         let mut text = String::new();
         for verdict in &verdicts {
@@ -281,7 +298,31 @@ pub(crate) async fn verify(args: args::Verify, context: &Context) -> Result<Ende
     if failed > 0 {
         context.output.warn(&format!("{failed} of {} points do not verify; do not restore from them", verdicts.len()));
     }
-    Ok(if failed > 0 { Ended::Damaged } else { Ended::Well })
+    missed.iter().for_each(|what| context.output.warn(&format!("an objective is missed: {what}")));
+    Ok(match (failed, missed.len()) {
+        (0, 0) => Ended::Well,
+        (0, _) => Ended::Warned,
+        _ => Ended::Damaged,
+    })
+}
+
+/// What of the objective for the age of the newest point does not hold; a point that was just found unsound is none.
+async fn missed(
+    rpo: Duration,
+    repository: &Repository,
+    catalog: &Catalog,
+    unsound: &[&PointName],
+    context: &Context,
+) -> Result<Vec<String>> {
+    let current = catalog.points.iter().filter(|point| catalog.current == Some(point.name.lineage) && !point.condemned);
+    let sound = current.filter(|point| !unsound.contains(&&point.name)).max_by_key(|point| point.name.revision);
+    let newest = match sound {
+        Some(point) => Some(context.stop.or(repository.manifest(&point.name)).await?.started),
+        None => None,
+    };
+    let measured = Measured { now: context.clock.now(), newest, restore: None };
+    let promised = Objectives { rpo: Some(rpo), rto: None };
+    Ok(promised.missed(&measured).iter().map(ToString::to_string).collect())
 }
 
 async fn verify_one(repository: &Repository, name: &PointName, level: Level, context: &Context) -> Result<Verdict> {

@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::agent::report::Facts;
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::durable::keep_private;
 use crate::base::error::{Error, IoContext, Kind, Result};
@@ -14,6 +15,7 @@ use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
+use crate::cli::tell::Told;
 use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
 
 /// What every command is given.
@@ -37,7 +39,8 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    const fn code(self) -> u8 {
+    /// The exit code.
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Ended::Well => 0,
             Ended::Damaged => 3,
@@ -116,10 +119,19 @@ fn run(command: Command, context: &Context) -> Result<Ended> {
 
 async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
     match command {
-        Command::Backup(args) => backup::backup(args, context).await,
+        Command::Backup(args) => {
+            let (told, mut facts) = (Told::begin("backup", Some(&args.policy), &args.metrics), Facts::default());
+            let result = backup::backup(args, &mut facts, context).await;
+            told.end(result, facts, context).await
+        }
         Command::List(args) => points::list(args, context).await,
         Command::Show(args) => points::show(args, context).await,
-        Command::Verify(args) => points::verify(args, context).await,
+        Command::Verify(args) => {
+            let policy = args.repository.policy.as_deref();
+            let (told, mut facts) = (Told::begin("verify", policy, &args.metrics), Facts::default());
+            let result = points::verify(args, &mut facts, context).await;
+            told.end(result, facts, context).await
+        }
         Command::Check(args) => points::check(args, context).await,
         Command::Restore(args) => restore::restore(args, context).await,
         Command::Export(args) => restore::export(args, context).await,

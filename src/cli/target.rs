@@ -19,6 +19,11 @@ use crate::vault::repository::{BucketOptions, Environment, Repository, Repositor
 /// The longest password file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 
+/// The variable in which systemd names the folder of a job's credentials.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// Where systemd takes credentials from.
+const CREDENTIALS_STORE: &str = "/etc/credstore";
+
 /// Reads and validates a policy file. Paths in it are relative to its folder.
 pub(crate) fn policy(file: &Path) -> Result<Policy> {
     let bytes = read_small(file, POLICY_BYTES_MAX as u64).map_err(|error| {
@@ -30,8 +35,9 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
             .hint("policies are TOML files in UTF-8")
     })?;
     let mut policy = parse(&text, &file.display().to_string())?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+    let given = std::env::vars_os().find(|(name, _)| name == CREDENTIALS_VARIABLE);
+    let given = given.map(|(_, folder)| PathBuf::from(folder));
+    let resolve = |path: &mut PathBuf| *path = located(path, file, given.as_deref());
     policy.cluster.ca.iter_mut().for_each(resolve);
     if let Some(identity) = &mut policy.cluster.identity {
         resolve(&mut identity.cert);
@@ -41,6 +47,19 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     policy.repository.bucket.credentials_file.iter_mut().for_each(resolve);
     policy.repository.bucket.ca.iter_mut().for_each(resolve);
     Ok(policy)
+}
+
+/// Where a path of the policy `file` leads: a relative one begins at the policy's folder, a credential in the folder that
+/// systemd has `given` this job; or, outside of a unit, where the shipped units take it from.
+fn located(path: &Path, file: &Path, given: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix(format!("${CREDENTIALS_VARIABLE}")), given) {
+        (Ok(name), Some(given)) => given.join(name),
+        (Ok(name), None) => {
+            let policy = file.file_stem().unwrap_or_default().to_string_lossy();
+            Path::new(CREDENTIALS_STORE).join(format!("holdfast.{policy}.{}", name.display()))
+        }
+        (Err(_), _) => file.parent().unwrap_or(Path::new(".")).join(path),
+    }
 }
 
 /// The client that a policy describes; a stream that is silent for `stall` has failed.
@@ -80,7 +99,18 @@ impl Place {
     /// The place that flags name, by a policy or directly.
     pub(crate) fn of(args: &args::Repository) -> Result<Self> {
         match (&args.policy, &args.repository, &args.cluster) {
-            (Some(file), None, None) => Ok(Place::of_policy(&policy(file)?)),
+            (Some(file), None, named) => {
+                let place = Place::of_policy(&policy(file)?);
+                match named {
+                    // A hook has the cluster's name in its environment, and may call us with the policy.
+                    Some(named) if *named != place.cluster => {
+                        let what = format!("the policy is for cluster {:?}, not {named:?}", place.cluster);
+                        Err(Error::new(Kind::Usage, what)
+                            .hint("leave --cluster and HOLDFAST_CLUSTER out, or give the policy of that cluster"))
+                    }
+                    _ => Ok(place),
+                }
+            }
             (None, Some(url), Some(cluster)) => {
                 Ok(Place { url: url.clone(), cluster: cluster.clone(), bucket: Bucket::default() })
             }
@@ -184,4 +214,23 @@ fn unpacked(path: &Path, scratch: PathBuf, stop: Stop) -> Result<ReadAt> {
         _ => error,
     })?;
     ReadAt::of(foreign.file, Path::new(&foreign.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_a_policy_lead_where_it_says() {
+        let file = Path::new("/etc/holdfast/policies/prod.toml");
+        let at = |path: &str, given: Option<&str>| located(Path::new(path), file, given.map(Path::new));
+        for given in [None, Some("/run/credentials/x")] {
+            assert_eq!(at("/pki/ca.crt", given), Path::new("/pki/ca.crt"));
+            assert_eq!(at("pki/ca.crt", given), Path::new("/etc/holdfast/policies/pki/ca.crt"));
+        }
+        let credential = "$CREDENTIALS_DIRECTORY/client.key";
+        assert_eq!(at(credential, Some("/run/credentials/x")), Path::new("/run/credentials/x/client.key"));
+        assert_eq!(at(credential, None), Path::new("/etc/credstore/holdfast.prod.client.key"));
+        assert_eq!(at("$CREDENTIALS/x", None), Path::new("/etc/holdfast/policies/$CREDENTIALS/x"));
+    }
 }

@@ -50,6 +50,17 @@ impl Event {
             Event::Drill => "on_drill",
         }
     }
+
+    /// The name that whoever is told of it gets.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Event::Success => "success",
+            Event::Failure => "failure",
+            Event::Gap => "gap",
+            Event::MissedObjective => "missed_objective",
+            Event::Drill => "drill",
+        }
+    }
 }
 
 /// An address that is shown to nobody.

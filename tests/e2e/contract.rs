@@ -163,6 +163,8 @@ fn the_json_of_every_command_is_what_the_document_says() {
     fs::write(place.repository().join(point).with_file_name("letter.txt"), "dear reader").unwrap();
     fs::write(place.repository().join(object), "damaged").unwrap();
     seen.json("list", &with(&["list"]).exits(3));
+    // Nothing is as young as this objective wants it.
+    place.policy(&format!("[objectives]\nrpo = \"1ms\"\n[cluster]\nname = \"prod\"\n{two}\n"));
     seen.json("verify", &with(&["verify"]).exits(3));
     // The file was imported before; of that, part is gone. (It may be what was damaged above: this repairs it.)
     let shown = with(&["show", &id]).success().json();

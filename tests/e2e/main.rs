@@ -25,3 +25,4 @@ mod many;
 mod modes;
 mod place;
 mod streams;
+mod tell;

@@ -5,15 +5,20 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+mod units;
 
+use holdfast::base::clock::Clock;
+use holdfast::policy::advice::warnings;
 use holdfast::policy::{HashOnLeader, parse};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+use support::bucket::{Bucket, Dialect};
 use support::etcd::{Etcd, Tls};
 use support::run::{Run, holdfast};
+use support::sink::Sink;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
@@ -63,7 +68,14 @@ fn repository(dir: &TempDir) -> String {
 fn every_shipped_policy_is_right_as_it_is() {
     let mut names: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["local-dev.toml", "prod-mtls.toml"], "a policy without a test here is not exercised");
+    let known = ["events.toml", "hourly.toml", "kubernetes.toml", "local-dev.toml", "prod-mtls.toml"];
+    assert_eq!(names, known, "a policy without a test here is not exercised");
+    let now = Clock::System.now();
+    for name in known {
+        let policy = parse(&text(name), name).unwrap();
+        let warned = warnings(&policy, now);
+        assert!(warned.is_empty(), "{name}: a shipped policy keeps what it promises: {warned:?}");
+    }
     let dev = parse(&text("local-dev.toml"), "local-dev.toml").unwrap();
     assert!(dev.cluster.identity.is_none() && dev.cluster.login.is_none());
     let prod = parse(&text("prod-mtls.toml"), "prod-mtls.toml").unwrap();
@@ -107,4 +119,59 @@ fn prod_mtls_backs_up_a_follower_of_three_members_with_certificates() {
     assert_eq!((&manifest["cluster"], &manifest["counts"]["members"]), (&"prod".into(), &3.into()));
     let reason = manifest["source"]["chosen_because"].as_str().unwrap();
     assert!(reason.contains("does not lead"), "{reason}");
+}
+
+/// A policy for a bucket, at work on the harness's own: its keys and its authority come as credentials of a unit do.
+#[test]
+fn hourly_backs_up_into_a_bucket_and_tells_of_it() {
+    let source = Etcd::options().members(3).tls(Tls::Mutual).start();
+    source.etcdctl(&["put", "a", "1"]).success();
+    let certs = source.certs().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Bucket::start(Dialect::S3, "my-cluster-backups");
+    let keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n";
+    fs::write(dir.path().join("bucket"), keys).unwrap();
+    for (name, from) in [("ca.crt", &certs.ca), ("client.crt", &certs.client_cert), ("client.key", &certs.client_key)] {
+        fs::copy(from, dir.path().join(name)).unwrap();
+    }
+    let sink = Sink::start(|_, _| 200);
+    let text = adapted("hourly.toml", &[("endpoints", format!("{:?}", source.endpoints()))]);
+    let endpoint = format!("[repository]\nendpoint = \"http://{}\"", bucket.address());
+    let text = text
+        .replace("[repository]", &endpoint)
+        .replace("# [hooks]", "[hooks]")
+        .replace("# ping_url = \"https://hc-ping.com/your-id\"", &format!("ping_url = {:?}", sink.url("/ping/id")))
+        .replace(
+            "# webhook = \"https://chat.example.com/hooks/your-token\"",
+            &format!("webhook = {:?}", sink.url("/t")),
+        );
+    let path = dir.path().join("hourly.toml");
+    fs::write(&path, text).unwrap();
+    let run = |args: &[&str]| {
+        let run = Run::holdfast().args(args).args(&["--policy", path.to_str().unwrap()]);
+        run.env("CREDENTIALS_DIRECTORY", dir.path()).run()
+    };
+    let made = run(&["backup", "-o", "json"]).success().json();
+    assert_eq!(made["manifest"]["proofs"]["hash_at_source"]["verdict"], "equal", "{made}");
+    run(&["verify", "latest"]).success();
+    let asked: Vec<String> = sink.take().into_iter().map(|request| request.target).collect();
+    assert_eq!(asked, ["/t", "/ping/id"], "the backup told, the verification had nothing to tell");
+}
+
+#[test]
+fn events_backs_up_a_lone_leader_without_asking_it_for_a_hash() {
+    let source = Etcd::options().tls(Tls::Mutual).start();
+    source.etcdctl(&["put", "/registry/events/default/x", "{}"]).success();
+    let certs = source.certs().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, from) in [("ca.crt", &certs.ca), ("client.crt", &certs.client_cert), ("client.key", &certs.client_key)] {
+        fs::copy(from, dir.path().join(name)).unwrap();
+    }
+    let fields = [("endpoints", format!("{:?}", source.endpoints())), ("url", repository(&dir))];
+    let path = dir.path().join("events.toml");
+    fs::write(&path, adapted("events.toml", &fields)).unwrap();
+    let run = Run::holdfast().args(&["backup", "-o", "json", "--policy", path.to_str().unwrap()]);
+    let made = run.env("CREDENTIALS_DIRECTORY", dir.path()).run().success().json();
+    assert_eq!(made["manifest"]["proofs"]["hash_at_source"]["verdict"], "not_compared", "{made}");
+    assert_eq!(made["manifest"]["kind"], "full", "{made}");
 }

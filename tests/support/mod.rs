@@ -27,4 +27,5 @@ pub mod peers;
 pub mod ports;
 pub mod proxy;
 pub mod run;
+pub mod sink;
 pub mod weather;

