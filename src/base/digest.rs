@@ -92,6 +92,12 @@ pub fn sha1_prefix(parts: &[&[u8]]) -> u64 {
     u64::from_be_bytes(*digest.first_chunk().expect("20 bytes"))
 }
 
+/// The CRC32C of `bytes` as Google writes it: big-endian, in base64.
+pub fn crc32c_base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(crc32c::crc32c(bytes).to_be_bytes())
+}
+
 /// Lower-case hexadecimal digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -125,6 +131,13 @@ mod tests {
         let text = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Sha256::of(b"").to_string(), text);
         assert_eq!(Sha256::parse(text).unwrap(), Sha256::of_parts(&[]));
+    }
+
+    #[test]
+    fn crc32c_is_written_as_google_writes_it() {
+        // RFC 3720, B.4: 32 bytes of zeros have 0x8a9136aa.
+        assert_eq!(crc32c_base64(&[0; 32]), "ipE2qg==");
+        assert_eq!(crc32c_base64(b""), "AAAAAA==");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - Until `commit` returns, nothing is visible under the final name; afterwards it survives a power cut.
-//! - A file that is already there is never replaced: of two writers of one name, the later one loses.
+//! - A file that is already there is never replaced: of two writers of one name, the later one loses. Only `replace` does otherwise, and it is for
+//!   what may be lost.
 //! - No file that was there before is opened for writing, and none is removed but leftovers: the name to the letter, a
 //!   regular file, and nobody's lock on it.
 
@@ -179,6 +180,29 @@ fn remove_leftovers(path: &Path) {
     }
 }
 
+/// Writes a file in place of what is there, in one step: readers see the old one or the new one. Not synced: this is for
+/// caches and their like, readable by their owner only.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).during(|| format!("create {}", folder.display()))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.part", id::random()?));
+    let part = PathBuf::from(name);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).and_then(|mut file| {
+        file.write_all(bytes)?;
+        rename(&part, path)
+    });
+    written.during(|| format!("replace {}", path.display())).inspect_err(|_| {
+        // It may never have been made.
+        drop(std::fs::remove_file(&part));
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the owner of renames")]
+fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from, to)
+}
+
 /// Refuses a path where something is already.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -335,5 +359,18 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), vec![winner; 100_000]);
             assert_eq!(names(folder.path()), ["snapshot.db"]);
         }
+    }
+
+    #[test]
+    fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/cache");
+        for content in [&b"one"[..], b"longer", b""] {
+            replace(&path, content).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(replace(dir.path(), b"x").is_err());
     }
 }

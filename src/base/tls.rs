@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_supported_type;
@@ -43,6 +44,30 @@ pub struct Tls {
     pub ca: Option<Vec<u8>>,
     /// What we show to be let in.
     pub identity: Option<Identity>,
+}
+
+impl Tls {
+    /// A client's configuration with ring that trusts these authorities, or the system's when there are none here.
+    pub fn client_config(&self) -> Result<rustls::ClientConfig> {
+        let cannot = |why: String| {
+            Error::new(Kind::Usage, format!("the authorities cannot be used: {why}"))
+                .hint("name a PEM file with the certificates of the authorities that sign the server's")
+        };
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    let certificate = certificate.map_err(|error| cannot(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| cannot(error.to_string()))?;
+                }
+            }
+            // A machine without any has no use for https, and may still speak http.
+            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Ok(builder.expect("ring speaks TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth())
+    }
 }
 
 /// A certificate chain and its private key.

@@ -74,6 +74,22 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     })
 }
 
+/// Reads `50MiB/s`, `512KiB/s`, `1GiB/s`: bytes per second.
+pub fn parse_rate(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == '/');
+    let scale = match &text[digits.len()..] {
+        "KiB/s" => KIB,
+        "MiB/s" => MIB,
+        "GiB/s" => GIB,
+        _ => 0,
+    };
+    let rate = digits.parse::<u64>().ok().filter(|_| scale > 0).and_then(|n| n.checked_mul(scale));
+    rate.ok_or_else(|| {
+        Error::new(Kind::Usage, format!("{text:?} is not a rate"))
+            .hint("write a whole number and KiB/s, MiB/s or GiB/s, as in 50MiB/s")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +117,16 @@ mod tests {
         assert_eq!(duration(Duration::from_secs(7800)), "2 h 10 min");
         assert_eq!(count(1_441_792), "1,441,792");
         assert_eq!(count(100), "100");
+    }
+
+    #[test]
+    fn rates_read() {
+        for (text, rate) in [("64KiB/s", 65_536), ("50MiB/s", 52_428_800), ("1GiB/s", GIB)] {
+            assert_eq!(parse_rate(text).unwrap(), rate);
+        }
+        for wrong in ["", "50", "50MiB", "50MB/s", "-1MiB/s", "1.5MiB/s", "MiB/s", "99999999999999999GiB/s", "é"] {
+            let error = parse_rate(wrong).unwrap_err();
+            assert!(error.kind() == Kind::Usage && error.hint_text().is_some(), "{wrong}");
+        }
     }
 }

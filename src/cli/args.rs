@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Backup(Backup),
     /// List the restore points of a cluster
     #[command(after_help = "Example:\n  holdfast list --repository file:///backups --cluster prod")]
-    List(Repository),
+    List(List),
     /// Show everything a restore point's manifest says
     #[command(after_help = "Example:\n  holdfast show latest --policy prod.toml")]
     Show(OnePoint),
@@ -117,12 +117,25 @@ pub(crate) struct Repository {
     /// The cluster's policy file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["repository", "cluster"], env = "HOLDFAST_POLICY", help_heading = "Repository")]
     pub(crate) policy: Option<PathBuf>,
-    /// The repository's address, file:///folder
+    /// The repository's address: file:///folder, s3://bucket/folder, gs://bucket/folder
     #[arg(long, value_name = "URL", requires = "cluster", env = "HOLDFAST_REPOSITORY", help_heading = "Repository")]
     pub(crate) repository: Option<String>,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME", requires = "repository", env = "HOLDFAST_CLUSTER", help_heading = "Repository")]
     pub(crate) cluster: Option<String>,
+}
+
+/// `list`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    /// Read the details of every point now, however many there are
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Where details of points are kept between runs
+    #[arg(long = "cache", value_name = "FOLDER", env = "HOLDFAST_CACHE")]
+    pub(crate) cache: Option<PathBuf>,
 }
 
 /// Where spooled data may lie while a command runs.

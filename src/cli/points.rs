@@ -9,14 +9,15 @@ use crate::cli::args;
 use crate::cli::output::{facts, table};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
-use crate::cli::target::Place;
+use crate::cli::target::{Place, cache_folder};
 use crate::vault::catalog::{Catalog, Point};
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::probe::probe;
+use crate::vault::probe::{ProbeCheck, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Examiner, Verification, verify as scrub};
+use crate::vault::summary::{self, Cache, FRESH_MAX};
 use crate::vault::verdict::{Level, Outcome, Verdict};
 
 /// Digits of a point's id that are shown.
@@ -43,7 +44,7 @@ pub(crate) fn comparison_text(manifest: &Manifest) -> String {
     }
 }
 
-pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<Ended> {
+pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Listed<'a> {
         cluster: &'a str,
@@ -51,11 +52,13 @@ pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<En
         points: Vec<Row>,
         damage: Vec<String>,
     }
-    let place = Place::of(&args)?;
+    let place = Place::of(&args.repository)?;
     let (repository, mut catalog) = place.catalog(context).await?;
-    context.stop.or(catalog.load_manifests(&repository)).await?;
-    context.stop.or(catalog.load_verdicts(&repository)).await?;
-    let rows: Vec<Row> = catalog.points.iter().map(|point| Row::of(point, &catalog)).collect();
+    let cache = Cache::below(args.cache.or_else(cache_folder));
+    let fresh_max = if args.all { usize::MAX } else { FRESH_MAX };
+    let told = context.stop.or(summary::rows(&repository, &mut catalog, &cache, fresh_max)).await?;
+    let later = told.iter().filter(|row| !row.complete).count() as u64;
+    let rows: Vec<Row> = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog)).collect();
     let damage: Vec<String> = catalog.damage.iter().map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
@@ -69,6 +72,12 @@ pub(crate) async fn list(args: args::Repository, context: &Context) -> Result<En
         table(&header[..columns], &["REVISION", "KEYS", "STORED"], rows)
     })?;
     listed.damage.iter().for_each(|text| context.output.warn(text));
+    if later > 0 {
+        let (later, each) = (units::count(later), units::count(FRESH_MAX as u64));
+        context.output.remark(&format!(
+            "of {later} older points only the names were read; each `list` reads {each} more, `list --all` all of them"
+        ));
+    }
     Ok(if damaged { Ended::Damaged } else { Ended::Well })
 }
 
@@ -90,30 +99,35 @@ struct Row {
     verified_time: Option<String>,
     condemned: bool,
     damage: Option<String>,
+    complete: bool,
 }
 
 impl Row {
-    fn of(point: &Point, catalog: &Catalog) -> Self {
-        let manifest = point.manifest.as_ref().and_then(|manifest| manifest.as_ref().ok());
-        let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
-        let damage = |result: Option<&Error>| result.map(Error::chain);
+    fn of(point: &Point, told: &summary::Row, catalog: &Catalog) -> Self {
+        let manifest = told.summary.as_ref().and_then(|summary| summary.as_ref().ok());
+        let verdict = told.checked.as_ref().and_then(|checked| checked.as_ref().ok());
         Row {
             id: point.name.attempt.to_string(),
             lineage: point.name.lineage.to_string(),
             current: catalog.current == Some(point.name.lineage),
             revision: point.name.revision,
             kind: point.name.kind.to_string(),
-            time: manifest.map(|manifest| rfc3339(manifest.started)),
-            keys: manifest.map(|manifest| manifest.counts.live_keys),
-            raw_bytes: manifest.map(|manifest| manifest.counts.raw_bytes),
-            stored_bytes: manifest.map(|manifest| manifest.counts.stored_bytes),
-            compared: manifest.map(Manifest::comparison),
+            // Until a manifest is read, the moment at which it was stored.
+            time: match (manifest, told.complete) {
+                (Some(manifest), _) => Some(rfc3339(manifest.started)),
+                (None, false) => Some(rfc3339(point.modified)),
+                (None, true) => None,
+            },
+            keys: manifest.map(|manifest| manifest.live_keys),
+            raw_bytes: manifest.map(|manifest| manifest.raw_bytes),
+            stored_bytes: manifest.map(|manifest| manifest.stored_bytes),
+            compared: manifest.map(|manifest| manifest.compared),
             verified_level: verdict.map(|verdict| verdict.level),
             verified: verdict.map(|verdict| verdict.result == Outcome::Ok),
             verified_time: verdict.map(|verdict| rfc3339(verdict.time)),
             condemned: point.condemned,
-            damage: damage(point.manifest.as_ref().and_then(|manifest| manifest.as_ref().err()))
-                .or_else(|| damage(point.verdict.as_ref().and_then(|verdict| verdict.as_ref().err()))),
+            damage: summary::damage_of(told),
+            complete: told.complete,
         }
     }
 
@@ -129,6 +143,7 @@ impl Row {
         let verified = match (self.verified_level, self.verified) {
             (Some(level), Some(true)) => format!("level {level}"),
             (Some(level), _) => format!("FAILED at {level}"),
+            (None, _) if !self.complete => "-".to_owned(),
             (None, _) => "never".to_owned(),
         };
         let note = match (&self.damage, self.condemned, self.current) {
@@ -279,24 +294,31 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
     #[derive(Serialize)]
     struct Checked<'a> {
         repository: &'a str,
-        checks: &'a [crate::vault::probe::ProbeCheck],
+        checks: &'a [ProbeCheck],
         ok: bool,
     }
     let place = Place::of(&args)?;
     let repository = Repository::attach(&place.options(context)).await?;
     let checks = context.stop.or(probe(&repository)).await?;
-    let ok = checks.iter().all(|check| check.ok);
+    let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {
         let rows = checks.iter().map(|check| {
-            vec![check.name.to_owned(), if check.ok { "ok" } else { "FAILED" }.to_owned(), check.detail.clone()]
+            let result = match (check.ok, check.required) {
+                (true, _) => "ok",
+                (false, true) => "FAILED",
+                (false, false) => "warning",
+            };
+            vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
         });
         table(&["PROMISE", "RESULT", "SEEN"], &[], rows.collect())
     })?;
-    if ok {
-        return Ok(Ended::Well);
+    let advice =
+        |check: &ProbeCheck| check.hint.clone().unwrap_or_else(|| "see the table for what was seen".to_owned());
+    if let Some(broken) = checks.iter().find(|check| !check.ok && check.required) {
+        let text = format!("{} does not keep what backups rely on", repository.url());
+        return Err(Error::new(Kind::Failed, text).hint(advice(broken)));
     }
-    let broken = checks.iter().find(|check| !check.ok);
-    let hint =
-        broken.and_then(|check| check.hint.clone()).unwrap_or_else(|| "see the table for what was seen".to_owned());
-    Err(Error::new(Kind::Failed, format!("{} does not keep what backups rely on", repository.url())).hint(hint))
+    let warned = checks.iter().filter(|check| !check.ok);
+    let warned = warned.map(|check| context.output.warn(&format!("{}: {}", check.name, advice(check)))).count();
+    Ok(if warned > 0 { Ended::Warned } else { Ended::Well })
 }

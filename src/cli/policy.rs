@@ -1,34 +1,107 @@
 //! `policy check`: is the file right, and what does it mean.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::clock::{Time, rfc3339};
 use crate::base::error::Result;
+use crate::base::units;
 use crate::cli::output::facts;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target;
 use crate::client::options::STALL_DEFAULT;
-use crate::policy::{Encryption, HashOnLeader};
+use crate::policy::advice::warnings;
+use crate::policy::hooks::Event;
+use crate::policy::retention::Rule;
+use crate::policy::schedule::{Crontab, Job};
+use crate::policy::{Encryption, HashOnLeader, Policy};
 use crate::vault::repository::check_url;
 
+/// What a policy means.
+#[derive(Serialize)]
+struct Checked {
+    cluster: String,
+    endpoints: Vec<String>,
+    tls: &'static str,
+    user: Option<String>,
+    hash_on_leader: &'static str,
+    repository: String,
+    encryption: &'static str,
+    schedule: Schedule,
+    retention: Retention,
+    objectives: Objectives,
+    hooks: Vec<&'static str>,
+    warnings: Vec<Warning>,
+}
+
+#[derive(Serialize)]
+struct Schedule {
+    timezone: &'static str,
+    full: Option<String>,
+    incremental: Option<String>,
+    capture_s: Option<f64>,
+    verify: Option<String>,
+    verify_level: Option<u8>,
+    drill: Option<String>,
+    next: Vec<Next>,
+}
+
+#[derive(Serialize)]
+struct Next {
+    job: &'static str,
+    time: String,
+}
+
+#[derive(Serialize)]
+struct Retention {
+    last: u32,
+    hourly: u32,
+    daily: u32,
+    weekly: u32,
+    monthly: u32,
+    yearly: u32,
+    within_s: Option<f64>,
+    window_s: Option<f64>,
+    min_verified: u32,
+}
+
+#[derive(Serialize)]
+struct Objectives {
+    rpo_s: Option<f64>,
+    rto_s: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Warning {
+    what: String,
+    hint: String,
+}
+
 pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
-    #[derive(Serialize)]
-    struct Checked {
-        cluster: String,
-        endpoints: Vec<String>,
-        tls: &'static str,
-        user: Option<String>,
-        hash_on_leader: &'static str,
-        repository: String,
-        encryption: &'static str,
-    }
     let policy = target::policy(file)?;
     check_url(&policy.repository.url)?;
     // Reading certificates and passwords now is better than at the first backup.
     target::client(&policy, STALL_DEFAULT)?;
+    let checked = checked(&policy, context.clock.now());
+    context
+        .output
+        .show("policy_check", &checked, || format!("{} is valid\n\n{}", file.display(), text(&policy, &checked)))?;
+    for warning in &checked.warnings {
+        context.output.warn(&format!("{}\nhint: {}", warning.what, warning.hint));
+    }
+    Ok(if checked.warnings.is_empty() { Ended::Well } else { Ended::Warned })
+}
+
+fn checked(policy: &Policy, now: Time) -> Checked {
     let cluster = &policy.cluster;
-    let checked = Checked {
+    let hooks = &policy.hooks;
+    let addresses = [("webhook", &hooks.webhook), ("ping_url", &hooks.ping_url)];
+    let addresses = addresses.into_iter().filter(|(_, address)| address.is_some()).map(|(name, _)| name);
+    let commands = Event::ALL.into_iter().filter(|event| hooks.command(*event).is_some()).map(Event::field);
+    let warnings = warnings(policy, now).into_iter().map(|warning| Warning { what: warning.what, hint: warning.hint });
+    Checked {
         cluster: cluster.name.clone(),
         endpoints: cluster.endpoints.clone(),
         tls: match (cluster.endpoints.iter().any(|e| e.starts_with("https")), &cluster.identity) {
@@ -46,18 +119,99 @@ pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
         encryption: match policy.repository.encryption {
             Encryption::None => "none",
         },
+        schedule: schedule(policy, now),
+        retention: retention(policy),
+        objectives: Objectives { rpo_s: seconds(policy.objectives.rpo), rto_s: seconds(policy.objectives.rto) },
+        hooks: commands.chain(addresses).collect(),
+        warnings: warnings.collect(),
+    }
+}
+
+fn schedule(policy: &Policy, now: Time) -> Schedule {
+    let schedule = &policy.schedule;
+    let written = |job: Job| schedule.of(job).map(Crontab::to_string);
+    let next = |job: Job| schedule.next(job, now).map(|time| Next { job: job.name(), time: rfc3339(time) });
+    Schedule {
+        timezone: schedule.zone.name(),
+        full: written(Job::Full),
+        incremental: written(Job::Incremental),
+        capture_s: seconds(schedule.capture),
+        verify: written(Job::Verify),
+        verify_level: schedule.verify.as_ref().map(|verify| verify.level),
+        drill: written(Job::Drill),
+        next: Job::ALL.into_iter().filter_map(next).collect(),
+    }
+}
+
+fn retention(policy: &Policy) -> Retention {
+    let rules = &policy.retention;
+    Retention {
+        last: rules.last,
+        hourly: rules.hourly,
+        daily: rules.daily,
+        weekly: rules.weekly,
+        monthly: rules.monthly,
+        yearly: rules.yearly,
+        within_s: seconds(rules.within),
+        window_s: seconds(rules.window),
+        min_verified: rules.min_verified,
+    }
+}
+
+fn seconds(duration: Option<Duration>) -> Option<f64> {
+    duration.map(|duration| duration.as_secs_f64())
+}
+
+/// The same for people.
+fn text(policy: &Policy, checked: &Checked) -> String {
+    facts(&[
+        ("cluster", checked.cluster.clone()),
+        ("endpoints", checked.endpoints.join("\n")),
+        ("TLS", checked.tls.to_owned()),
+        ("user", checked.user.clone().unwrap_or_else(|| "none".to_owned())),
+        ("hash on leader", checked.hash_on_leader.to_owned()),
+        ("repository", checked.repository.clone()),
+        ("encryption", checked.encryption.to_owned()),
+        ("schedule", schedule_text(policy, &checked.schedule)),
+        ("retention", retention_text(policy)),
+        ("objectives", objectives_text(policy)),
+        ("hooks", if checked.hooks.is_empty() { "none".to_owned() } else { checked.hooks.join(", ") }),
+    ])
+}
+
+/// One line for each job, with when it runs next.
+fn schedule_text(policy: &Policy, schedule: &Schedule) -> String {
+    let line = |next: &Next| {
+        let written = Job::ALL.into_iter().find(|job| job.name() == next.job).and_then(|job| policy.schedule.of(job));
+        let written = written.map(Crontab::to_string).unwrap_or_default();
+        let level = schedule.verify_level.filter(|_| next.job == Job::Verify.name());
+        let level = level.map(|level| format!(" at level {level}")).unwrap_or_default();
+        format!("{}{level}: {written}, next {}", next.job, next.time)
     };
-    context.output.show("policy_check", &checked, || {
-        let text = facts(&[
-            ("cluster", checked.cluster.clone()),
-            ("endpoints", checked.endpoints.join("\n")),
-            ("TLS", checked.tls.to_owned()),
-            ("user", checked.user.clone().unwrap_or_else(|| "none".to_owned())),
-            ("hash on leader", checked.hash_on_leader.to_owned()),
-            ("repository", checked.repository.clone()),
-            ("encryption", checked.encryption.to_owned()),
-        ]);
-        format!("{} is valid\n\n{text}", file.display())
-    })?;
-    Ok(Ended::Well)
+    let capture = policy.schedule.capture.map(|period| format!("capture every {}", units::duration(period)));
+    let lines: Vec<_> = schedule.next.iter().map(line).chain(capture).collect();
+    match lines.is_empty() {
+        true => "none".to_owned(),
+        false => format!("times are {}\n{}", schedule.timezone, lines.join("\n")),
+    }
+}
+
+fn retention_text(policy: &Policy) -> String {
+    let rules = &policy.retention;
+    if !rules.removes() {
+        return "everything is kept".to_owned();
+    }
+    let counts = Rule::ALL.into_iter().map(|rule| (rule.name(), rules.count(rule))).filter(|(_, count)| *count > 0);
+    let counts = counts.map(|(name, count)| format!("{name} {count}"));
+    let spans = [("within", rules.within), ("window", rules.window)];
+    let spans = spans.into_iter().filter_map(|(name, span)| Some(format!("{name} {}", units::duration(span?))));
+    let floor = format!("verified at least {}", rules.min_verified.max(1));
+    counts.chain(spans).chain([floor]).collect::<Vec<_>>().join(", ")
+}
+
+fn objectives_text(policy: &Policy) -> String {
+    let objectives = [("rpo", policy.objectives.rpo), ("rto", policy.objectives.rto)];
+    let text = objectives.into_iter().filter_map(|(name, span)| Some(format!("{name} {}", units::duration(span?))));
+    let text = text.collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "none".to_owned() } else { text }
 }

@@ -11,10 +11,10 @@ use crate::cli::args;
 use crate::cli::run::Context;
 use crate::client::Client;
 use crate::client::options::{Options, Secret};
-use crate::policy::{POLICY_BYTES_MAX, Policy, parse};
+use crate::policy::{Bucket, POLICY_BYTES_MAX, Policy, parse};
 use crate::vault::catalog::Catalog;
 use crate::vault::foreign::{ForeignOptions, Origin, UNPACKED_BYTES_MAX, open};
-use crate::vault::repository::{Repository, RepositoryOptions};
+use crate::vault::repository::{BucketOptions, Environment, Repository, RepositoryOptions};
 
 /// The longest password file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 4096;
@@ -38,6 +38,8 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
         resolve(&mut identity.key);
     }
     policy.cluster.login.iter_mut().for_each(|login| resolve(&mut login.password_file));
+    policy.repository.bucket.credentials_file.iter_mut().for_each(resolve);
+    policy.repository.bucket.ca.iter_mut().for_each(resolve);
     Ok(policy)
 }
 
@@ -71,6 +73,7 @@ pub(crate) fn password(path: &Path) -> Result<Secret> {
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) cluster: String,
+    pub(crate) bucket: Bucket,
 }
 
 impl Place {
@@ -78,7 +81,9 @@ impl Place {
     pub(crate) fn of(args: &args::Repository) -> Result<Self> {
         match (&args.policy, &args.repository, &args.cluster) {
             (Some(file), None, None) => Ok(Place::of_policy(&policy(file)?)),
-            (None, Some(url), Some(cluster)) => Ok(Place { url: url.clone(), cluster: cluster.clone() }),
+            (None, Some(url), Some(cluster)) => {
+                Ok(Place { url: url.clone(), cluster: cluster.clone(), bucket: Bucket::default() })
+            }
             _ => Err(Error::new(Kind::Usage, "no repository was named")
                 .hint("give --policy FILE, or --repository URL with --cluster NAME")),
         }
@@ -86,12 +91,27 @@ impl Place {
 
     /// The place that a policy names.
     pub(crate) fn of_policy(policy: &Policy) -> Self {
-        Place { url: policy.repository.url.clone(), cluster: policy.cluster.name.clone() }
+        let repository = &policy.repository;
+        Place { url: repository.url.clone(), cluster: policy.cluster.name.clone(), bucket: repository.bucket.clone() }
     }
 
     /// How the repository is opened.
     pub(crate) fn options(&self, context: &Context) -> RepositoryOptions {
-        RepositoryOptions { url: self.url.clone(), clock: context.clock }
+        let bucket = self.bucket.clone();
+        let bucket = BucketOptions {
+            endpoint: bucket.endpoint,
+            region: bucket.region,
+            storage_class: bucket.storage_class,
+            credentials_file: bucket.credentials_file,
+            profile: bucket.profile,
+            ca: bucket.ca,
+            limit_upload: bucket.limit_upload,
+            limit_download: bucket.limit_download,
+            stall: bucket.stall,
+            patience: bucket.patience,
+            environment: environment(),
+        };
+        RepositoryOptions { url: self.url.clone(), clock: context.clock, bucket }
     }
 
     /// Opens the repository, which must exist.
@@ -105,6 +125,25 @@ impl Place {
         let catalog = context.stop.or(Catalog::load(&repository, &self.cluster)).await?;
         Ok((repository, catalog))
     }
+}
+
+/// Where a cache may be kept: `$XDG_CACHE_HOME/holdfast`, or `~/.cache/holdfast`; none when neither is known.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        let value = std::env::vars_os().find(|(key, _)| key == name)?.1;
+        // What the base directory specification says of relative ones: as if they were not set.
+        Some(PathBuf::from(value)).filter(|path| path.is_absolute())
+    };
+    folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache"))).map(|cache| cache.join("holdfast"))
+}
+
+/// The variables that say who we are to a bucket, as its provider's own tools read them.
+fn environment() -> Environment {
+    const PREFIXES: [&str; 2] = ["AWS_", "GOOGLE_"];
+    let ours = |name: &str| name == "HOME" || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let text =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Environment::new(text.filter(|(name, _)| ours(name)))
 }
 
 /// What to do next about damage in a file that someone else wrote, where the error does not say.

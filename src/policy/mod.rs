@@ -14,7 +14,19 @@
 //! [repository]
 //! url = "file:///var/backups/etcd"
 //! encryption = "none"
+//!
+//! [schedule]
+//! full = "0 2 * * *"
+//! incremental = "0 * * * *"
+//!
+//! [retention]
+//! hourly = 24
+//! daily = 7
 //! ```
+//!
+//! What the tables mean stands in modules of their names: `schedule` (when), `retention` (what to keep, and why),
+//! `objective` (what is promised, and whether it holds), `hooks` (whom to tell). `zone` knows clocks and calendars, `advice`
+//! what does not fit together, `simulate` what a year under a policy comes to.
 //!
 //! Invariants:
 //! - An unknown field is an error that names the line and the nearest known field: a misspelt option must not read as
@@ -23,7 +35,15 @@
 //!   the policy file.
 //! - No message holds a secret: passwords come from files only, and an address with a password in it is not repeated.
 
+pub mod advice;
+pub mod hooks;
+pub mod objective;
 mod raw;
+mod repository;
+pub mod retention;
+pub mod schedule;
+pub mod simulate;
+pub mod zone;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -31,7 +51,12 @@ use url::Url;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
+use crate::policy::hooks::Hooks;
+use crate::policy::objective::Objectives;
 use crate::policy::raw::{Document, Table};
+pub use crate::policy::repository::{Bucket, Encryption, Repository};
+use crate::policy::retention::Retention;
+use crate::policy::schedule::Schedule;
 
 /// Bytes of a policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
@@ -45,6 +70,14 @@ pub struct Policy {
     pub cluster: Cluster,
     /// Where its restore points are kept.
     pub repository: Repository,
+    /// What is done when.
+    pub schedule: Schedule,
+    /// Which points are kept.
+    pub retention: Retention,
+    /// What is promised.
+    pub objectives: Objectives,
+    /// Whom to tell.
+    pub hooks: Hooks,
 }
 
 /// The cluster that is protected.
@@ -94,22 +127,6 @@ pub enum HashOnLeader {
     On,
 }
 
-/// Where restore points are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository {
-    /// Its address.
-    pub url: String,
-    /// How its data is encrypted.
-    pub encryption: Encryption,
-}
-
-/// How data is encrypted. A policy must say so when it is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encryption {
-    /// Not at all.
-    None,
-}
-
 /// Reads a policy; `name` is the file's, for messages.
 pub fn parse(text: &str, name: &str) -> Result<Policy> {
     if text.len() > POLICY_BYTES_MAX {
@@ -117,10 +134,14 @@ pub fn parse(text: &str, name: &str) -> Result<Policy> {
             .hint("give the policy file, not the data"));
     }
     let document = Document::parse(text, name)?;
-    let mut root = document.root(&["cluster", "repository"])?;
+    let mut root = document.root(&["cluster", "repository", "schedule", "retention", "objectives", "hooks"])?;
     let cluster = cluster(&mut root)?;
-    let repository = repository(&mut root)?;
-    Ok(Policy { cluster, repository })
+    let repository = repository::read(&mut root)?;
+    let schedule = Schedule::read(&mut root)?;
+    let retention = Retention::read(&mut root)?;
+    let objectives = Objectives::read(&mut root)?;
+    let hooks = Hooks::read(&mut root)?;
+    Ok(Policy { cluster, repository, schedule, retention, objectives, hooks })
 }
 
 fn cluster(root: &mut Table<'_>) -> Result<Cluster> {
@@ -201,21 +222,6 @@ fn endpoints(table: &mut Table<'_>) -> Result<(Vec<String>, bool)> {
     }
     let secure = schemes.contains("https");
     Ok((list.value.into_iter().map(|endpoint| endpoint.value).collect(), secure))
-}
-
-fn repository(root: &mut Table<'_>) -> Result<Repository> {
-    const PLAIN: &str = "write encryption = \"none\"; keep the repository where only you can read it";
-    let mut table = root.table("repository", &["url", "encryption"])?;
-    let url = table.required("url", "where to keep backups, for example url = \"file:///var/backups/etcd\"")?;
-    let Some(encryption) = table.any("encryption") else {
-        return Err(table
-            .wrong("[repository] does not say encryption = \"none\"")
-            .hint("backups are not encrypted in this version: say that you accept it with encryption = \"none\""));
-    };
-    match encryption.as_str() {
-        Some("none") => Ok(Repository { url: url.value, encryption: Encryption::None }),
-        _ => Err(encryption.wrong("encryption is not in this version").hint(PLAIN)),
-    }
 }
 
 /// Two fields that make sense together only.

@@ -4,13 +4,18 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::units;
 
 /// A name this similar to a known one (Jaro-Winkler, 1 = equal) is taken for a slip.
 const SIMILARITY_MIN: f64 = 0.75;
+
+/// The greatest number that any field takes: more points than a repository has.
+const NUMBER_MAX: u32 = 1_000_000;
 
 /// A parsed file.
 pub(super) struct Document<'a> {
@@ -51,6 +56,16 @@ impl<T> Field<T> {
     /// An error about this field; a hint is still to be added.
     pub(super) fn wrong(&self, what: impl fmt::Display) -> Error {
         Error::new(Kind::Usage, format!("{}: {what}", self.line))
+    }
+}
+
+impl Field<String> {
+    /// The value as `parse` reads it; what that says is told with the line, its hint kept.
+    pub(super) fn understood<T>(self, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+        parse(&self.value).map_err(|error| {
+            let hint = error.hint_text().unwrap_or_default().to_owned();
+            self.wrong(error.chain()).hint(hint)
+        })
     }
 }
 
@@ -104,18 +119,27 @@ impl<'a> Document<'a> {
 impl<'a> Table<'a> {
     /// A table that must be there, holding nothing but `known` fields.
     pub(super) fn table(&mut self, name: &str, known: &[&str]) -> Result<Table<'a>> {
-        let title = format!("[{name}]");
-        let Some(found) = self.fields.remove(name) else {
-            return Err(self
-                .wrong(format!("there is no table {title}"))
-                .hint(format!("a policy has a {title} with: {}", known.join(", "))));
+        match self.optional(name, known)? {
+            Some(table) => Ok(table),
+            None => Err(self
+                .wrong(format!("there is no table [{name}]"))
+                .hint(format!("a policy has a [{name}] with: {}", known.join(", ")))),
+        }
+    }
+
+    /// A table that may be left out.
+    pub(super) fn optional(&mut self, name: &str, known: &[&str]) -> Result<Option<Table<'a>>> {
+        let Some(found) = self.fields.remove(name) else { return Ok(None) };
+        let title = match self.title.trim_matches(['[', ']']) {
+            "" => format!("[{name}]"),
+            parent => format!("[{parent}.{name}]"),
         };
         let at = found.span().start;
         match found.into_inner() {
             DeValue::Table(fields) => {
                 let table = Table { place: self.place, title, at, fields };
                 table.refuse_unknown(known)?;
-                Ok(table)
+                Ok(Some(table))
             }
             other => Err(self
                 .place
@@ -144,9 +168,56 @@ impl<'a> Table<'a> {
         Ok(field.map(|field| Field { value: PathBuf::from(field.value), line: field.line }))
     }
 
+    /// A whole number that is not negative.
+    pub(super) fn integer(&mut self, name: &str) -> Result<Option<Field<u32>>> {
+        let Some(found) = self.fields.remove(name) else { return Ok(None) };
+        let at = found.span().start;
+        let hint = format!("write it without quotes: {name} = 7");
+        let DeValue::Integer(digits) = found.get_ref() else {
+            let kind = kind_of(found.get_ref());
+            return Err(self.place.wrong(at, format!("{name} is {kind}, but must be a whole number")).hint(hint));
+        };
+        let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
+        match number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= NUMBER_MAX) {
+            Some(number) => Ok(Some(Field::new(number, self.place, at))),
+            None => {
+                let hint = format!("write a number from 0 to {NUMBER_MAX}");
+                Err(self.place.wrong(at, format!("{name} cannot be {digits}")).hint(hint))
+            }
+        }
+    }
+
+    /// A duration such as `30s` or `7d`.
+    pub(super) fn duration(&mut self, name: &str) -> Result<Option<Field<Duration>>> {
+        self.duration_or(name, |_| None)
+    }
+
+    /// A duration, or a word that `word` knows.
+    pub(super) fn duration_or<T: From<Duration>>(
+        &mut self,
+        name: &str,
+        word: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<Field<T>>> {
+        let Some(field) = self.string(name)? else { return Ok(None) };
+        let line = field.line.clone();
+        let value = match word(&field.value) {
+            Some(value) => value,
+            None => field.understood(|text| units::parse_duration(text).map_err(|error| error.during(name)))?.into(),
+        };
+        Ok(Some(Field { value, line }))
+    }
+
     /// A list of strings that must be there.
     pub(super) fn required_strings(&mut self, name: &str, example: &str) -> Result<Field<Vec<Field<String>>>> {
-        let Some(found) = self.fields.remove(name) else { return Err(self.missing(name, example)) };
+        match self.strings(name, example)? {
+            Some(field) => Ok(field),
+            None => Err(self.missing(name, example)),
+        }
+    }
+
+    /// A list of strings that may be left out.
+    pub(super) fn strings(&mut self, name: &str, example: &str) -> Result<Option<Field<Vec<Field<String>>>>> {
+        let Some(found) = self.fields.remove(name) else { return Ok(None) };
         let at = found.span().start;
         let DeValue::Array(items) = found.get_ref() else {
             let kind = kind_of(found.get_ref());
@@ -157,7 +228,7 @@ impl<'a> Table<'a> {
             .iter()
             .map(|item| self.as_string(&format!("an item of {name}"), item, example))
             .collect::<Result<_>>()?;
-        Ok(Field::new(items, self.place, at))
+        Ok(Some(Field::new(items, self.place, at)))
     }
 
     /// A value of any type.

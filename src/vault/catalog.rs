@@ -105,6 +105,11 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a collector is about to delete objects, so that only manifests tell whose chains are among them.
+    pub(crate) fn condemns_objects(&self) -> bool {
+        !self.condemned.objects.is_empty()
+    }
+
     /// Whether a collector is about to delete an object of the point.
     pub fn condemns(&self, manifest: &Manifest) -> bool {
         manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
@@ -156,7 +161,7 @@ fn keep_damage<T>(result: Result<T>) -> Result<Result<T>> {
 }
 
 /// Damaged, gone since it was listed, or from a newer version: in each case it stays visible with the reason.
-fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Usage)
 }
 

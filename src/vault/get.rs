@@ -6,6 +6,7 @@
 //! Invariants:
 //! - No byte is handed out before the digest of its whole object was checked.
 //! - Objects come in the order asked for, oldest first to restore, newest first to verify.
+//! - Over a network a faulty object is read again before it is called faulty: the wire may have been.
 //! - A fault names the object and the check. The objects after it can still be read: a verifier wants them all.
 
 use futures::future::BoxFuture;
@@ -105,7 +106,7 @@ impl Reader {
         if direction == Direction::Backward {
             entries.reverse();
         }
-        let repository = repository.clone();
+        let (repository, again) = (repository.clone(), repository.clone());
         let fetched = stream::iter(entries)
             .map(move |(index, entry)| -> BoxFuture<'static, Result<Fetched>> {
                 // Tasks of their own, so that work goes on while the caller is busy.
@@ -116,8 +117,8 @@ impl Reader {
         let buffers = Arc::<Buffers>::default();
         let objects = fetched
             .map(move |fetched| -> BoxFuture<'static, Result<Read>> {
-                let buffers = Arc::clone(&buffers);
-                let task = tokio::spawn(async { unpacked(fetched?, buffers).await });
+                let (buffers, again) = (Arc::clone(&buffers), again.clone());
+                let task = tokio::spawn(async move { unpacked(fetched?, buffers, &again).await });
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
             .buffered(UNPACK_AHEAD_MAX)
@@ -181,16 +182,32 @@ async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Resu
     Ok(Fetched { index, entry, stored })
 }
 
-async fn unpacked(fetched: Fetched, buffers: Arc<Buffers>) -> Result<Read> {
+async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repository) -> Result<Read> {
+    let mut reads = repository.reads_max();
+    loop {
+        reads -= 1;
+        let (index, entry) = (fetched.index, fetched.entry.clone());
+        match unpack_one(fetched, Arc::clone(&buffers)).await {
+            // Too short, too long, or other bytes: asked for once more. What is missing is missing.
+            Read::Faulty(entry, fault) if fault.check != Check::Exists && reads > 0 => {
+                tracing::warn!(object = entry.name, check = ?fault.check, "an object came wrong and is read again");
+            }
+            read => return Ok(read),
+        }
+        fetched = fetch(repository.clone(), index, entry).await?;
+    }
+}
+
+async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>) -> Read {
     let Fetched { index, entry, stored } = fetched;
-    let read = blocking(move || {
+    blocking(move || {
         let mut bytes = buffers.take();
         match stored.and_then(|stored| unpack(&entry, &stored, &mut bytes)) {
             Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers }),
             Err(fault) => Read::Faulty(entry, fault),
         }
-    });
-    Ok(read.await)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub mod sealed;
 mod select;
 pub mod steps;
 mod store;
+pub mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod verdict;

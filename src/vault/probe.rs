@@ -1,7 +1,8 @@
-//! The probe: does this store keep the promises that a repository rests on?
+//! The probe: does this store keep the promises that a repository rests on, and may we do what we must?
 //!
-//! Asked with an object of its own under `probe/`, which is deleted again. A promise that is broken is a check that
-//! failed, with what to do about it; the remaining ones are still asked where they can be.
+//! Asked with objects of its own under `probe/`, which are deleted again. A promise that is broken is a check that
+//! failed, with what to do about it; a right that is missing is named as the provider calls it. What follows from a
+//! failure is not asked: where nothing can be created, nothing can be created twice.
 
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
@@ -25,6 +26,8 @@ pub struct ProbeCheck {
     pub name: &'static str,
     /// Whether the store keeps it.
     pub ok: bool,
+    /// Whether backups are unsafe without it; otherwise it is advice.
+    pub required: bool,
     /// What was seen.
     pub detail: String,
     /// What to do when it is broken.
@@ -32,33 +35,57 @@ pub struct ProbeCheck {
     pub hint: Option<String>,
 }
 
-impl ProbeCheck {
-    fn of(name: &'static str, result: Result<String>) -> Self {
-        match result {
-            Ok(detail) => ProbeCheck { name, ok: true, detail, hint: None },
-            Err(error) => {
-                ProbeCheck { name, ok: false, detail: error.chain(), hint: error.hint_text().map(str::to_owned) }
-            }
+/// Notes a check; whether the promise is kept.
+fn note(checks: &mut Vec<ProbeCheck>, name: &'static str, required: bool, result: Result<String>) -> bool {
+    let ok = result.is_ok();
+    checks.push(match result {
+        Ok(detail) => ProbeCheck { name, ok, required, detail, hint: None },
+        Err(error) => {
+            let hint = error.hint_text().map(str::to_owned);
+            ProbeCheck { name, ok, required, detail: error.chain(), hint }
         }
-    }
+    });
+    ok
 }
 
 /// Asks the store for every promise.
 pub async fn probe(repository: &Repository) -> Result<Vec<ProbeCheck>> {
+    let mut checks = vec![];
     let at = Location::Probe(Attempt::random()?);
+    let listed = list(repository, &at).await.map(|_| "objects can be listed".to_owned());
+    let lists = note(&mut checks, "list", true, listed);
     let created = repository.put_new(&at, Bytes::from_static(CONTENT)).await;
     let before = repository.clock().now();
-    let begun = created.is_ok();
-    let mut checks = vec![ProbeCheck::of("create", created.map(|_| format!("{at} was created")))];
-    if !begun {
+    let created = created.map(|_| format!("{at} was created"));
+    if !note(&mut checks, "create", true, created) {
         return Ok(checks);
     }
-    checks.push(ProbeCheck::of("create once", create_once(repository, &at).await));
-    checks.push(ProbeCheck::of("read back", read_back(repository, &at).await));
-    checks.push(ProbeCheck::of("list", is_listed(repository, &at).await));
-    checks.push(ProbeCheck::of("clock", clock_skew(repository, &at, before).await));
-    checks.push(ProbeCheck::of("delete", delete(repository, &at).await));
+    let reads = note(&mut checks, "read back", true, read_back(repository, &at).await);
+    if reads {
+        note(&mut checks, "create once", true, create_once(repository, &at).await);
+    }
+    if let Some(result) = altered(repository).await? {
+        note(&mut checks, "altered upload", false, result);
+    }
+    if lists {
+        note(&mut checks, "list after write", true, is_listed(repository, &at).await);
+    }
+    if reads {
+        note(&mut checks, "clock", true, clock_skew(repository, &at, before).await);
+        if repository.keeps_versions(&at).await? {
+            let detail = "the bucket keeps old versions: what is deleted costs until a lifecycle rule ends it";
+            note(&mut checks, "versions", false, Ok(detail.to_owned()));
+        }
+    }
+    let directory = repository.url().starts_with("file:");
+    note(&mut checks, "delete", directory, delete(repository, &at).await);
     Ok(checks)
+}
+
+async fn list(repository: &Repository, at: &Location) -> Result<usize> {
+    let path = at.to_string();
+    let listed = repository.list(folder::PROBE).try_filter(|listed| std::future::ready(listed.path == path));
+    Ok(listed.try_collect::<Vec<_>>().await?.len())
 }
 
 async fn create_once(repository: &Repository, at: &Location) -> Result<String> {
@@ -73,8 +100,27 @@ async fn create_once(repository: &Repository, at: &Location) -> Result<String> {
     }
     match repository.put_new(at, Bytes::from_static(CONTENT)).await? {
         Stored::AlreadyThere => Ok("a second create was refused, and our own object recognised".to_owned()),
-        _ => Err(Error::new(Kind::Failed, format!("{at} had vanished and could be created again"))),
+        _ => Err(Error::new(Kind::Failed, format!("{at} had vanished and could be created again"))
+            .hint("do not keep backups there: the store loses what it was given")),
     }
+}
+
+/// Whether an upload that changed on the way is refused; none where nothing travels.
+async fn altered(repository: &Repository) -> Result<Option<Result<String>>> {
+    let at = Location::Probe(Attempt::random()?);
+    let Some(put) = repository.put_altered(&at, Bytes::from_static(CONTENT)).await else { return Ok(None) };
+    Ok(Some(match put {
+        Err(error) if error.kind() == Kind::Failed => Ok("an upload that changed on the way was refused".to_owned()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            // It may not be ours to delete; what is left says what it is.
+            drop(repository.delete(&at).await);
+            let text = "the store took an upload that did not match its checksum";
+            Err(Error::new(Kind::Failed, text).hint(
+                "reach it over https, which protects uploads too, and verify new points at level 2 soon after they are made",
+            ))
+        }
+    }))
 }
 
 async fn read_back(repository: &Repository, at: &Location) -> Result<String> {
@@ -87,9 +133,7 @@ async fn read_back(repository: &Repository, at: &Location) -> Result<String> {
 }
 
 async fn is_listed(repository: &Repository, at: &Location) -> Result<String> {
-    let path = at.to_string();
-    let listed = repository.list(folder::PROBE).try_filter(|listed| std::future::ready(listed.path == path));
-    match listed.try_collect::<Vec<_>>().await?.len() {
+    match list(repository, at).await? {
         1 => Ok("a listing shows it at once".to_owned()),
         n => Err(Error::new(Kind::Failed, format!("a listing shows {at} {n} times"))
             .hint("backups need a store whose listings show every object that was written")),
@@ -112,7 +156,8 @@ async fn delete(repository: &Repository, at: &Location) -> Result<String> {
     match repository.head(at).await {
         Err(error) if error.kind() == Kind::NotFound => Ok("it was deleted".to_owned()),
         Err(error) => Err(error),
-        Ok(_) => Err(Error::new(Kind::Failed, format!("{at} is still there after it was deleted"))),
+        Ok(_) => Err(Error::new(Kind::Failed, format!("{at} is still there after it was deleted"))
+            .hint("`prune` cannot make room there")),
     }
 }
 
@@ -126,12 +171,16 @@ mod tests {
     #[tokio::test]
     async fn a_directory_keeps_every_promise_and_nothing_stays_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let options = RepositoryOptions { url: format!("file://{}", dir.path().display()), clock: Clock::System };
+        let options = RepositoryOptions {
+            url: format!("file://{}", dir.path().display()),
+            clock: Clock::System,
+            ..RepositoryOptions::default()
+        };
         // Before the first backup, too.
         let repository = Repository::attach(&options).await.unwrap();
         let checks = probe(&repository).await.unwrap();
         let names: Vec<&str> = checks.iter().map(|check| check.name).collect();
-        assert_eq!(names, ["create", "create once", "read back", "list", "clock", "delete"]);
+        assert_eq!(names, ["list", "create", "read back", "create once", "list after write", "clock", "delete"]);
         assert!(checks.iter().all(|check| check.ok), "{checks:?}");
         assert_eq!(std::fs::read_dir(dir.path().join("probe")).unwrap().count(), 0);
         assert!(Repository::create_or_open(&options).await.is_ok());
@@ -147,6 +196,7 @@ mod tests {
         std::fs::remove_dir(dir.path().join("probe")).unwrap();
         std::fs::File::create(dir.path().join("probe")).unwrap();
         let checks = probe(&repository).await.unwrap();
-        assert_eq!((checks.len(), checks[0].ok), (1, false));
+        let last = checks.last().unwrap();
+        assert_eq!((last.name, last.ok, last.required), ("create", false, true));
     }
 }

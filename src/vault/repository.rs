@@ -11,9 +11,7 @@
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::sync::Arc;
-use url::Url;
 
 use crate::base::clock::{Clock, Time};
 use crate::base::digest::Sha256;
@@ -22,19 +20,21 @@ use crate::base::id;
 use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document, HINT_DAMAGED};
-pub use crate::vault::store::{Listed, Stored};
-use crate::vault::store::{Store, create_root};
+use crate::vault::store::{Address, Store};
+pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STALL, Stored};
 
 /// Small documents that are loaded at the same time.
 pub const LOADS_MAX: usize = 4;
 
 /// Where a repository is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RepositoryOptions {
-    /// `file:///path`.
+    /// `file:///path`, `s3://bucket/prefix` or `gs://bucket/prefix`.
     pub url: String,
     /// Dates the documents written.
     pub clock: Clock,
+    /// How a bucket is reached.
+    pub bucket: BucketOptions,
 }
 
 /// The documents of a folder: those that can be believed, and what else lies there.
@@ -95,10 +95,7 @@ impl Repository {
 
     /// Opens a repository, or makes one where there is nothing: what the first backup does.
     pub async fn create_or_open(options: &RepositoryOptions) -> Result<Self> {
-        let root = parse_url(&options.url)?;
-        if !root.exists() {
-            create_root(&root)?;
-        }
+        Store::create(&Address::parse(&options.url)?)?;
         let opened = Self::attach(options).await?;
         if opened.about.config.is_some() {
             return Ok(opened);
@@ -122,17 +119,15 @@ impl Repository {
 
     /// Opens a repository, or a place where one could be made, and changes nothing: what a check of the store needs.
     pub async fn attach(options: &RepositoryOptions) -> Result<Self> {
-        let root = parse_url(&options.url)?;
-        if !root.is_dir() {
-            let (kind, what) = match root.exists() {
-                true => (Kind::Usage, "is not a directory"),
-                false => (Kind::NotFound, "does not exist"),
-            };
-            return Err(Error::new(kind, format!("repository {} {what}", options.url))
-                .hint("check the URL; the first `holdfast backup` creates the directory"));
+        let store = Store::open(&Address::parse(&options.url)?, &options.url, &options.bucket)?;
+        let mut config = newest_config(&store, &options.url).await?;
+        if config.is_none() && is_unlisted(&store).await? {
+            // Another first backup may have made it just now.
+            config = newest_config(&store, &options.url).await?;
+            if config.is_none() {
+                return Err(blind(&options.url));
+            }
         }
-        let store = Store::directory(&root)?;
-        let config = newest_config(&store, &options.url).await?;
         if config.is_none() {
             refuse_strangers(&store, &options.url).await?;
         }
@@ -193,8 +188,12 @@ impl Repository {
     /// A document, its checksum and version checked.
     pub async fn get_document<D: Document>(&self, at: &Location) -> Result<D> {
         let path = at.to_string();
-        let bytes = self.store.get(&path, D::BYTES_MAX).await?;
-        sealed::open(&path, &bytes)
+        read_document(&self.store, &path).await
+    }
+
+    /// How often an object is read before it is called damaged: once from a disk, more often over a network.
+    pub fn reads_max(&self) -> u32 {
+        self.store.reads_max()
     }
 
     /// A restore point's manifest, checked in all that does not need its objects.
@@ -207,6 +206,20 @@ impl Repository {
     /// Size and time of an object.
     pub async fn head(&self, at: &Location) -> Result<Listed> {
         self.store.head(&at.to_string()).await
+    }
+
+    /// Creates an object and changes its last byte on the way, for a check: none when there is no way to travel.
+    pub async fn put_altered(&self, at: &Location, content: Bytes) -> Option<Result<()>> {
+        if self.store.is_remote() { Some(self.store.put_altered(&at.to_string(), content).await) } else { None }
+    }
+
+    /// Whether the store keeps what is deleted, where it says so.
+    pub async fn keeps_versions(&self, at: &Location) -> Result<bool> {
+        // Google numbers every object, kept or not; a directory keeps nothing.
+        if !self.about.url.starts_with("s3") {
+            return Ok(false);
+        }
+        Ok(self.store.version(&at.to_string()).await?.is_some())
     }
 
     /// Every object below a folder, streamed, in no particular order.
@@ -266,6 +279,18 @@ impl Repository {
     }
 }
 
+/// A document; read again when its checksum is wrong and the wire may be to blame.
+async fn read_document<D: Document>(store: &Store, path: &str) -> Result<D> {
+    let mut reads = store.reads_max();
+    loop {
+        reads -= 1;
+        match sealed::open(path, &store.get(path, D::BYTES_MAX).await?) {
+            Err(error) if error.kind() == Kind::Damaged && reads > 0 => {}
+            result => return result,
+        }
+    }
+}
+
 /// What to do about a name that Holdfast gives to nothing.
 pub(crate) fn stray(error: Error) -> Error {
     error.or_hint("Holdfast did not put it there: move that file out of the repository")
@@ -282,7 +307,7 @@ async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
     }
     let Some(n) = newest else { return Ok(None) };
     let path = Location::Config(n).to_string();
-    let config: Config = sealed::open(&path, &store.get(&path, Config::BYTES_MAX).await?)?;
+    let config: Config = read_document(store, &path).await?;
     if config.n != n {
         return Err(Error::damaged(format!("{path} says that it is number {}", config.n)).hint(HINT_DAMAGED));
     }
@@ -291,6 +316,25 @@ async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
         return Err(Error::new(Kind::Usage, text).hint("use a version of Holdfast that knows this encryption"));
     }
     Ok(Some(config))
+}
+
+/// Whether there is a first config after all. An empty listing of a bucket is believed only when that cannot be read
+/// either: one that is denied, or late, must not look like a place where nothing was ever stored.
+async fn is_unlisted(store: &Store) -> Result<bool> {
+    if !store.is_remote() {
+        return Ok(false);
+    }
+    match store.head(&Location::Config(1).to_string()).await {
+        Err(error) if error.kind() == Kind::NotFound => Ok(false),
+        // Without the right to list, a provider denies what is not there.
+        Err(error) => Err(error),
+        Ok(_) => Ok(true),
+    }
+}
+
+fn blind(url: &str) -> Error {
+    Error::new(Kind::Failed, format!("{url} holds a repository, but its listing shows nothing"))
+        .hint("allow the credentials to list the bucket; `holdfast check` says what is missing")
 }
 
 /// Without a config the place must be empty: what a killed first backup or a check leaves, and nothing else.
@@ -310,36 +354,7 @@ fn stranger(url: &str) -> Error {
 
 /// Whether `url` could be a repository's, without looking at what is there: what a check of a policy asks.
 pub fn check_url(url: &str) -> Result<()> {
-    parse_url(url).map(|_| ())
-}
-
-/// The directory that a repository's URL names.
-fn parse_url(text: &str) -> Result<PathBuf> {
-    let wrong =
-        |what: &str, hint: &str| Err(Error::new(Kind::Usage, format!("repository URL {text:?} {what}")).hint(hint));
-    const EXAMPLE: &str = "write a repository in a directory as file:///absolute/path";
-    if !text.contains("://") {
-        return match text.starts_with('/') {
-            true => wrong("is a path", &format!("write file://{text}")),
-            false => wrong("is not a URL", EXAMPLE),
-        };
-    }
-    let Ok(url) = Url::parse(text) else { return wrong("cannot be understood", EXAMPLE) };
-    match url.scheme() {
-        "file" => {}
-        "s3" | "s3a" | "gs" => return wrong("names a bucket: S3 and GCS are not in this version", EXAMPLE),
-        scheme => return wrong(&format!("has the unknown scheme {scheme:?}"), EXAMPLE),
-    }
-    if url.host_str().is_some_and(|host| host != "localhost") {
-        return wrong("names a host; a path begins after the third slash", EXAMPLE);
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return wrong("has a '?' or '#' part", "write such characters as %3F and %23");
-    }
-    match url.to_file_path() {
-        Ok(path) if path.is_absolute() && path != std::path::Path::new("/") => Ok(path),
-        _ => wrong("is not the path of a directory", EXAMPLE),
-    }
+    Address::parse(url).map(|_| ())
 }
 
 #[cfg(test)]
@@ -349,7 +364,11 @@ mod tests {
     use std::fs;
 
     fn options(path: &std::path::Path) -> RepositoryOptions {
-        RepositoryOptions { url: format!("file://{}", path.display()), clock: Clock::System }
+        RepositoryOptions {
+            url: format!("file://{}", path.display()),
+            clock: Clock::System,
+            ..RepositoryOptions::default()
+        }
     }
 
     #[tokio::test]
@@ -420,30 +439,5 @@ mod tests {
         let both = futures::future::join_all((0..4).map(|_| Repository::create_or_open(&options))).await;
         let ids: Vec<String> = both.into_iter().map(|r| r.unwrap().config().unwrap().repository.clone()).collect();
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    }
-
-    #[test]
-    fn urls_are_absolute_and_local_or_refused_with_what_to_write() {
-        for (right, path) in
-            [("file:///a/b", "/a/b"), ("file:///a%20b", "/a b"), ("file://localhost/a", "/a"), ("file:///a/", "/a/")]
-        {
-            assert_eq!(parse_url(right).unwrap(), PathBuf::from(path));
-        }
-        for (wrong, says) in [
-            ("/a/b", "write file:///a/b"),
-            ("backups", "absolute"),
-            ("", "absolute"),
-            ("file://a/b", "file:///absolute/path"),
-            ("file:///", "absolute"),
-            ("s3://bucket/x", "file:///"),
-            ("gs://bucket/x", "file:///"),
-            ("ftp://x/y", "file:///"),
-            ("file:///a?b", "%3F"),
-        ] {
-            let error = check_url(wrong).unwrap_err();
-            assert_eq!(error.kind(), Kind::Usage, "{wrong}");
-            assert!(error.hint_text().unwrap().contains(says), "{wrong}: {:?}", error.hint_text());
-        }
-        assert!(parse_url("s3://b").unwrap_err().to_string().contains("S3 and GCS are not in this version"));
     }
 }

@@ -37,7 +37,11 @@ pub(crate) fn lineage() -> Lineage {
 
 pub(crate) async fn repository() -> (TempDir, Repository) {
     let dir = tempfile::tempdir().unwrap();
-    let options = RepositoryOptions { url: format!("file://{}", dir.path().display()), clock: Clock::Fixed(time()) };
+    let options = RepositoryOptions {
+        url: format!("file://{}", dir.path().display()),
+        clock: Clock::Fixed(time()),
+        ..RepositoryOptions::default()
+    };
     let repository = Repository::create_or_open(&options).await.unwrap();
     (dir, repository)
 }

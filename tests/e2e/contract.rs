@@ -91,6 +91,29 @@ impl Seen {
     }
 }
 
+/// A policy that says all, and promises what its schedule cannot keep: everything that `policy check` can say.
+fn policy_with_advice(seen: &mut Seen, place: &Place) {
+    let tables = "[schedule]\ntimezone = \"Europe/Berlin\"\nfull = \"0 2 * * *\"\n[retention]\nhourly = 24\n\
+                  [objectives]\nrpo = \"1m\"\n[hooks]\nping_url = \"https://example.com/secret-token\"\n";
+    let cluster = "[cluster]\nname = \"prod\"\nendpoints = [\"http://127.0.0.1:1\"]\n";
+    let repository = format!("[repository]\nurl = {:?}\nencryption = \"none\"\n", place.url());
+    let policy = place.write("advice.toml", format!("{cluster}{repository}{tables}"));
+    let checked = place.run(&["policy", "check", &policy, "-o", "json"]).run().exits(5);
+    seen.json("policy_check", &checked);
+    let body = checked.json();
+    let warnings: Vec<_> = body["warnings"].as_array().unwrap().iter().map(|w| w["what"].as_str().unwrap()).collect();
+    let beginnings =
+        ["hourly = 24 can never be met", "no verification is scheduled", "rpo = 1 min 00 s can never be met"];
+    assert_eq!(warnings.len(), beginnings.len(), "{warnings:?}");
+    assert!(warnings.iter().zip(beginnings).all(|(got, want)| got.starts_with(want)), "{warnings:?}");
+    let table = place.run(&["policy", "check", &policy]).run().exits(5);
+    assert!(table.stdout().contains("retention       hourly 24, verified at least 1\n"), "{}", table.stdout());
+    assert!(table.stdout().contains("full: 0 2 * * *, next 20") && table.stdout().contains("times are Europe/Berlin"));
+    assert_eq!(table.stderr.matches("warning: ").count(), 3, "{}", table.stderr);
+    let all = format!("{}{}{}", checked.stdout(), table.stdout(), table.stderr);
+    assert!(!all.contains("secret-token"), "{all}");
+}
+
 #[test]
 fn the_json_of_every_command_is_what_the_document_says() {
     let mut seen = Seen { contract: contract(), fields: BTreeMap::new() };
@@ -101,6 +124,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
     let run = |args: &[&str]| place.run(args).args(&["-o", "json"]).run();
     let with = |args: &[&str]| place.run(args).args(&["-o", "json", "--policy", &policy]).run();
     seen.json("policy_check", &run(&["policy", "check", &policy]).success());
+    policy_with_advice(&mut seen, &place);
     seen.json("backup", &with(&["backup"]).success());
     etcd.etcdctl(&["put", "/registry/pods/default/b", "2"]).success();
     etcd.etcdctl(&["put", "/registry/pods/default/a", "3"]).success();

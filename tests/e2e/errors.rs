@@ -194,13 +194,20 @@ fn policies(book: &mut Book) {
         ("\n[repository]", "user = \"backup\"\npassword_file = \"nothing\"\n[repository]"),
         ("\n[repository]", "ca = \"ca.crt\"\n[repository]"),
         ("\n[repository]", "hash_on_leader = \"maybe\"\n[repository]"),
-        ("[repository]", "[retention]\nlast = 3\n[repository]"),
+        ("[repository]", "[compression]\nlevel = 3\n[repository]"),
+        ("[repository]", "[retention]\ndaily = -7\n[repository]"),
+        ("[repository]", "[retention]\ndayly = 7\n[repository]"),
+        ("[repository]", "[schedule]\nfull = \"0 24 * * *\"\n[repository]"),
+        ("[repository]", "[schedule]\ntimezone = \"Europe/Berln\"\n[repository]"),
+        ("[repository]", "[objectives]\nrpo = \"soon\"\n[repository]"),
+        ("[repository]", "[hooks]\nwebhook = \"hunter2-right\"\n[repository]"),
         ("encryption = \"none\"\n", ""),
         ("\"none\"", "\"rot13\""),
         ("file:///nowhere/at/all", "backups"),
         ("file:///nowhere/at/all", "/backups"),
         ("file:///nowhere/at/all", "file://backups/etcd"),
-        ("file:///nowhere/at/all", "s3://bucket/etcd"),
+        ("file:///nowhere/at/all", "s3://My_Bucket/etcd"),
+        ("encryption = \"none\"\n", "encryption = \"none\"\nregion = \"eu-central-1\"\n"),
         ("url = \"file:///nowhere/at/all\"", "url = "),
         (RIGHT, "\u{feff}\u{0}"),
     ];
@@ -331,8 +338,15 @@ fn repositories(book: &mut Book) {
     for (code, url) in [4, 2, 2, 4].into_iter().zip(&urls) {
         book.case(code, &["list", "--repository", url, "--cluster", "prod"]);
     }
-    for url in ["s3://bucket/etcd", "gs://bucket", "relative/path", "/absolute/path", "file://host/path", "http://x/y"]
-    {
+    for url in [
+        "s3://My_Bucket/etcd",
+        "gs://bucket/a/../b",
+        "s3://key:secret@bucket/x",
+        "relative/path",
+        "/absolute/path",
+        "file://host/path",
+        "http://x/y",
+    ] {
         book.case(2, &["list", "--repository", url, "--cluster", "prod"]);
     }
     book.case(4, &["check", "--repository", &urls[0], "--cluster", "prod"]);

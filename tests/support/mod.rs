@@ -1,4 +1,5 @@
-//! The harness that tests share: real etcd processes, programs with a time limit, a proxy that breaks things, seeded load.
+//! The harness that tests share: real etcd processes, programs with a time limit, proxies that break
+//! things, buckets, seeded load.
 //!
 //! A test binary takes it in with `#[path = "../support/mod.rs"] mod support;`.
 //!
@@ -14,12 +15,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking, with words")]
 #![allow(clippy::disallowed_methods, reason = "the owners are for the program; tests read the clock and write files")]
 
+pub mod bucket;
 pub mod certs;
 pub mod etcd;
 pub mod guard;
+pub mod http;
 pub mod load;
+pub mod moto;
 pub mod objects;
 pub mod peers;
 pub mod ports;
 pub mod proxy;
 pub mod run;
+pub mod weather;

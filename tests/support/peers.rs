@@ -22,6 +22,13 @@ pub fn tool(name: &str) -> PathBuf {
     program("bin", name)
 }
 
+/// A folder of a peer: `moto`.
+pub fn library(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    assert!(path.is_dir(), "{} is missing: run `make peers` first", path.display());
+    path
+}
+
 fn found(path: PathBuf) -> PathBuf {
     let get = if path.to_string_lossy().contains(ETCD_3_4) { "make test-system" } else { "make peers" };
     assert!(path.is_file(), "{} is missing: run `{get}` first", path.display());

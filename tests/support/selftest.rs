@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests fail by panicking, and read the clock")]
 
+#[path = "buckets.rs"]
+mod buckets;
+
 #[path = "mod.rs"]
 mod support;
 

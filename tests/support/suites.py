@@ -26,6 +26,7 @@ BUDGETS = [
     ("support", ["--test", "support"], 90),
     ("interop", ["--test", "interop"], 150),
     ("e2e", ["--test", "e2e"], 150),
+    ("stores", ["--test", "stores"], 150),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]

@@ -1,29 +1,52 @@
-//! The store under a repository: one small surface over `object_store`, and what a directory needs beyond it.
+//! The store under a repository: one small surface over `object_store`, whatever is below.
 //!
-//! What was checked of `LocalFileSystem` (object_store 0.14) and relied on:
-//! - A create-only put writes `<name>#<n>`, fsyncs it, hard-links it to `<name>` (which fails if that exists), fsyncs the
-//!   folder and removes the staging name. Killed anywhere in between it leaves a staging name at most; listings skip
-//!   every name that ends in `#` and digits, and no name of this format holds a `#`.
-//! - It fsyncs the folders that it creates itself, but not one that it finds: a folder left by a killed run, or made by
-//!   another thread a moment ago, may not be durable yet. So `Folders` makes and fsyncs the whole way down once per
-//!   run, before the first object goes in.
-//! - A create that finds the name taken fsyncs nothing: an equal object is fsynced here before it counts as stored.
-//! - Listing a missing folder gives nothing; an unreadable one gives an error.
+//! ```text
+//!  Store ── put_new, get, head, list, children, delete
+//!    |
+//!    +-- directory   a folder of this machine                     fsync, hard links
+//!    +-- s3          a bucket that speaks S3        \
+//!    +-- gcs         a bucket of Google's            +-- http      limits, silence, retries; one place for all of it
+//!                                                          answer  what a status and a code mean
+//! ```
+//!
+//! Every implementation keeps the same promises, and one suite (tests/stores) asks all of them:
+//! - An object is created once. A create that finds the name taken compares content: equal is success (our own lost
+//!   reply, or another writer of the same), anything else is a conflict.
+//! - What was stored is read and listed at once, whole; a listing shows everything or is an error.
+//! - An error has the kind of its cause, and no secret.
+
+mod address;
+mod answer;
+mod credentials;
+mod directory;
+mod gcs;
+mod http;
+mod options;
+mod right;
+mod s3;
+mod throttle;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use object_store::{GetResult, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use std::collections::HashSet;
-use std::fs::File;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    Attribute, Attributes, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig,
+};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+pub(crate) use crate::vault::store::address::Address;
+pub use crate::vault::store::options::{BucketOptions, Environment, PATIENCE, STALL};
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::blocking;
+use crate::vault::store::answer::Refusal;
+use crate::vault::store::directory::Folders;
+use crate::vault::store::http::{Altered, BytesMax};
+use crate::vault::store::right::{Provider, Right};
 
 /// How a create-only put ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,43 +74,106 @@ pub struct Listed {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
-    folders: Arc<Folders>,
+    /// What a directory needs; none for a bucket.
+    folders: Option<Arc<Folders>>,
+    attributes: Attributes,
+    provider: Provider,
 }
 
+/// Times that an object is read over a network before it is called wrong: what came wrong may have been sent right.
+const READS_MAX: u32 = 3;
+
 impl Store {
-    /// The objects below an existing directory.
-    pub(crate) fn directory(root: &Path) -> Result<Self> {
-        let objects = LocalFileSystem::new_with_prefix(root)
-            .map_err(|error| failed(format!("open directory {}", root.display()), error))?
-            .with_fsync(true);
-        let folders = Folders { root: root.to_owned(), durable: Mutex::default() };
-        Ok(Store { objects: Arc::new(objects), folders: Arc::new(folders) })
+    /// The objects at an address; nothing is changed there, and a bucket is not asked yet.
+    pub(crate) fn open(address: &Address, url: &str, options: &BucketOptions) -> Result<Self> {
+        let place = match address {
+            Address::Directory(root) => {
+                let (objects, folders) = directory::open(root, url)?;
+                let (objects, folders) = (Arc::new(objects), Some(Arc::new(folders)));
+                let attributes = Attributes::new();
+                return Ok(Store { objects, folders, attributes, provider: Provider::Directory });
+            }
+            Address::S3(place) | Address::Gcs(place) => place,
+        };
+        let objects: Arc<dyn ObjectStore> = match address {
+            Address::S3(_) => Arc::new(s3::open(place, options)?),
+            _ => Arc::new(gcs::open(place, options)?),
+        };
+        let objects = match place.prefix.as_str() {
+            "" => objects,
+            prefix => Arc::new(PrefixStore::new(objects, prefix)),
+        };
+        let mut attributes = Attributes::new();
+        if let Some(class) = &options.storage_class {
+            attributes.insert(Attribute::StorageClass, class.clone().into());
+        }
+        Ok(Store { objects, folders: None, attributes, provider: Provider::of(address) })
+    }
+
+    /// Makes the directory of a new repository; a bucket is made by its owner.
+    pub(crate) fn create(address: &Address) -> Result<()> {
+        match address {
+            Address::Directory(root) => directory::create_root(root),
+            Address::S3(_) | Address::Gcs(_) => Ok(()),
+        }
+    }
+
+    /// How often an object is read before it is called damaged: once from a disk, more often over a network.
+    pub(crate) fn reads_max(&self) -> u32 {
+        if self.is_remote() { READS_MAX } else { 1 }
+    }
+
+    /// Whether objects travel over a network.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.folders.is_none()
     }
 
     /// Creates `path` with `content`, or finds it there with the same content.
     pub(crate) async fn put_new(&self, path: &str, content: Bytes) -> Result<Stored> {
-        let during = || format!("store {path}");
-        let folders = Arc::clone(&self.folders);
-        let owned = path.to_owned();
-        blocking(move || folders.make(&owned)).await.during(during)?;
-        let key = key(path)?;
-        match self.objects.put_opts(&key, PutPayload::from(content.clone()), PutMode::Create.into()).await {
-            Ok(_) => Ok(Stored::Created),
+        self.make_folders(path).await?;
+        match self.create_object(path, content.clone(), false).await {
+            Ok(()) => Ok(Stored::Created),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 self.resolve(path, content).await
             }
-            Err(error) => Err(failed(during(), error)),
+            Err(error) => Err(self.provider.name(Right::Create, failed(format!("store {path}"), error))),
         }
+    }
+
+    /// Sends `content` to a new object and changes it on the way: the store must refuse it. A directory has no way.
+    pub(crate) async fn put_altered(&self, path: &str, content: Bytes) -> Result<()> {
+        let stored = self.create_object(path, content, true).await;
+        stored.map_err(|error| self.provider.name(Right::Create, failed(format!("store {path}"), error)))
+    }
+
+    async fn create_object(&self, path: &str, content: Bytes, altered: bool) -> object_store::Result<()> {
+        let mut options = PutOptions { attributes: self.attributes.clone(), ..PutMode::Create.into() };
+        if altered {
+            options.extensions.insert(Altered);
+        }
+        self.objects.put_opts(&StorePath::parse(path)?, PutPayload::from(content), options).await.map(|_| ())
+    }
+
+    async fn make_folders(&self, path: &str) -> Result<()> {
+        let Some(folders) = self.folders.clone() else { return Ok(()) };
+        let owned = path.to_owned();
+        blocking(move || folders.make(&owned)).await.during(|| format!("store {path}"))
     }
 
     /// Decides what an occupied name means.
     async fn resolve(&self, path: &str, content: Bytes) -> Result<Stored> {
-        let there = self.open(path).await?;
-        if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
-            let folders = Arc::clone(&self.folders);
-            let owned = path.to_owned();
-            blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
-            return Ok(Stored::AlreadyThere);
+        for _ in 0..self.reads_max() {
+            let there = match self.open_object(path, content.len() as u64).await {
+                Err(error) if error.kind() == Kind::Damaged => break,
+                there => there?,
+            };
+            if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
+                if let Some(folders) = self.folders.clone() {
+                    let owned = path.to_owned();
+                    blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
+                }
+                return Ok(Stored::AlreadyThere);
+            }
         }
         Err(Error::new(Kind::Conflict, format!("{path} exists already, with other content"))
             .hint("nothing was overwritten; `holdfast verify` tells whether what is there is whole"))
@@ -96,13 +182,14 @@ impl Store {
     /// Puts `content` in the place of what is there, in one step: a crash leaves either the old bytes or the new ones.
     /// Whether that may be done is for the caller to know.
     pub(crate) async fn replace(&self, path: &str, content: Bytes) -> Result<()> {
-        let put = self.objects.put_opts(&key(path)?, PutPayload::from(content), PutMode::Overwrite.into()).await;
-        put.map(|_| ()).map_err(|error| failed(format!("replace {path}"), error))
+        let options = PutOptions { attributes: self.attributes.clone(), ..PutMode::Overwrite.into() };
+        let put = self.objects.put_opts(&key(path)?, PutPayload::from(content), options).await;
+        put.map(|_| ()).map_err(|error| self.provider.name(Right::Create, failed(format!("replace {path}"), error)))
     }
 
     /// A whole object of at most `bytes_max`.
     pub(crate) async fn get(&self, path: &str, bytes_max: u64) -> Result<Bytes> {
-        let there = self.open(path).await?;
+        let there = self.open_object(path, bytes_max).await?;
         if there.meta.size > bytes_max {
             let text = format!("{path} has {} bytes, more than the {bytes_max} it may have", there.meta.size);
             return Err(
@@ -112,8 +199,11 @@ impl Store {
         self.read(path, there).await
     }
 
-    async fn open(&self, path: &str) -> Result<GetResult> {
-        self.objects.get(&key(path)?).await.map_err(|error| failed(format!("read {path}"), error))
+    async fn open_object(&self, path: &str, bytes_max: u64) -> Result<GetResult> {
+        let mut options = GetOptions::default();
+        options.extensions.insert(BytesMax(bytes_max));
+        let object = self.objects.get_opts(&key(path)?, options).await;
+        object.map_err(|error| self.provider.name(Right::Read, failed(format!("read {path}"), error)))
     }
 
     async fn read(&self, path: &str, object: GetResult) -> Result<Bytes> {
@@ -122,20 +212,30 @@ impl Store {
 
     /// Size and time of an object.
     pub(crate) async fn head(&self, path: &str) -> Result<Listed> {
-        let meta = self.objects.head(&key(path)?).await.map_err(|error| failed(format!("look at {path}"), error))?;
+        let meta = self.look(path).await?;
         Ok(Listed { path: path.to_owned(), bytes: meta.size, modified: meta.last_modified })
+    }
+
+    /// The version that the store gave an object, where it says.
+    pub(crate) async fn version(&self, path: &str) -> Result<Option<String>> {
+        Ok(self.look(path).await?.version)
+    }
+
+    async fn look(&self, path: &str) -> Result<ObjectMeta> {
+        let meta = self.objects.head(&key(path)?).await;
+        meta.map_err(|error| self.provider.name(Right::Read, failed(format!("look at {path}"), error)))
     }
 
     /// Every object below `folder`, in no particular order.
     pub(crate) fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed>> {
-        let during = format!("list {folder}");
+        let (during, provider) = (format!("list {folder}"), self.provider);
         self.objects
             .list(Some(&StorePath::from(folder)))
             .map(move |meta| match meta {
                 Ok(meta) => {
                     Ok(Listed { path: meta.location.to_string(), bytes: meta.size, modified: meta.last_modified })
                 }
-                Err(error) => Err(failed(during.clone(), error)),
+                Err(error) => Err(provider.name(Right::List, failed(during.clone(), error))),
             })
             .boxed()
     }
@@ -144,7 +244,8 @@ impl Store {
     pub(crate) async fn children(&self, folder: &str) -> Result<(Vec<String>, Vec<String>)> {
         let prefix = StorePath::from(folder);
         let listed = self.objects.list_with_delimiter(Some(&prefix)).await;
-        let listed = listed.map_err(|error| failed(format!("list {folder}"), error))?;
+        let listed =
+            listed.map_err(|error| self.provider.name(Right::List, failed(format!("list {folder}"), error)))?;
         let name = |path: &StorePath| path.filename().unwrap_or_default().to_owned();
         let mut folders: Vec<String> = listed.common_prefixes.iter().map(name).collect();
         let mut objects: Vec<String> = listed.objects.iter().map(|meta| name(&meta.location)).collect();
@@ -155,7 +256,8 @@ impl Store {
 
     /// Deletes an object.
     pub(crate) async fn delete(&self, path: &str) -> Result<()> {
-        self.objects.delete(&key(path)?).await.map_err(|error| failed(format!("delete {path}"), error))
+        let deleted = self.objects.delete(&key(path)?).await;
+        deleted.map_err(|error| self.provider.name(Right::Delete, failed(format!("delete {path}"), error)))
     }
 }
 
@@ -164,9 +266,17 @@ fn key(path: &str) -> Result<StorePath> {
         .map_err(|error| Error::damaged(format!("{path:?} cannot be the name of an object")).source(error))
 }
 
+/// `object_store`'s own retries are off: `http` has them, in one place for all requests.
+fn no_retries() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
 /// A failed request, under the kind that its cause stands for.
 fn failed(message: String, error: object_store::Error) -> Error {
     use object_store::Error as E;
+    if let Some(refusal) = refusal(&error) {
+        return refusal.error().during(message);
+    }
     match &error {
         E::NotFound { .. } => Error::new(Kind::NotFound, message).source(error),
         E::AlreadyExists { .. } | E::Precondition { .. } => Error::new(Kind::Conflict, message).source(error),
@@ -181,6 +291,18 @@ fn failed(message: String, error: object_store::Error) -> Error {
     }
 }
 
+/// What the transport found, from under `object_store`'s own words: those hold URLs.
+fn refusal(error: &object_store::Error) -> Option<&Refusal> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -192,59 +314,16 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     None
 }
 
-/// The folders of a directory repository, made durable before anything is put into them.
-#[derive(Debug)]
-struct Folders {
-    root: PathBuf,
-    durable: Mutex<HashSet<PathBuf>>,
-}
-
-impl Folders {
-    fn make(&self, path: &str) -> io::Result<()> {
-        let object = self.root.join(path);
-        let folder = object.parent().unwrap_or(&self.root).to_owned();
-        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder) {
-            return Ok(());
-        }
-        std::fs::create_dir_all(&folder)?;
-        for part in folder.ancestors().take_while(|part| part.starts_with(&self.root)) {
-            sync_folder(part)?;
-        }
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
-        Ok(())
-    }
-
-    fn sync_object(&self, path: &str) -> io::Result<()> {
-        let object = self.root.join(path);
-        File::open(&object)?.sync_all()?;
-        sync_folder(object.parent().unwrap_or(&self.root))
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Creates the directory of a new repository, readable by its owner only: backups hold secrets.
-pub(crate) fn create_root(root: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let during = || format!("create directory {}", root.display());
-    let old = root.ancestors().find(|part| part.exists()).unwrap_or(root).to_owned();
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).during(during)?;
-    for part in root.ancestors().take_while(|part| part.starts_with(&old)) {
-        sync_folder(part).during(during)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::TryStreamExt;
+    use std::fs::File;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::directory(dir.path()).unwrap();
+        let address = Address::Directory(dir.path().to_owned());
+        let store = Store::open(&address, "file:///x", &BucketOptions::default()).unwrap();
         (dir, store)
     }
 
