@@ -91,7 +91,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     Ok(ended(&done, context))
 }
 
-/// How a backup ended: by how its point compared with the live cluster, and by what was warned of.
+/// How the command ends with a point that verifies: by what the cluster's own hash said, then by the warnings.
 fn ended(done: &Done, context: &Context) -> Ended {
     match done.manifest.comparison() {
         Comparison::Differs => {
