@@ -17,13 +17,14 @@ use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
 use crate::snapshot::encode::BLOCK_BYTES_MAX;
+use crate::policy::schedule::{Job as When, Schedule};
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
 
-/// A full point is due this many hours after the last one.
+/// Without a schedule, a full point is due this many hours after the last one.
 const FULL_EVERY_H: i64 = 24;
 
 /// The variable that makes a backup end at one of its durable steps, as a kill there would: `NUMBER:before` or
@@ -60,7 +61,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let job = Job {
         cluster: place.cluster,
         wanted: args.kind.into(),
-        full_due: full_due(&repository.clock()),
+        full_due: full_due(&policy.schedule, &repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
         limits,
@@ -109,10 +110,13 @@ fn ended(done: &Done, context: &Context) -> Ended {
     }
 }
 
-/// A full point is due a day after the last one was begun.
-fn full_due(clock: &Clock) -> Arc<FullDue> {
-    let now = clock.now();
-    Arc::new(move |last| (now - last).num_hours() >= FULL_EVERY_H)
+/// A full point is due when the policy's schedule says so; without one, a day after the last was begun.
+fn full_due(schedule: &Schedule, clock: &Clock) -> Arc<FullDue> {
+    let (schedule, now) = (schedule.clone(), clock.now());
+    Arc::new(move |last| match schedule.of(When::Full) {
+        Some(_) => schedule.due(When::Full, Some(last), now).is_some(),
+        None => (now - last).num_hours() >= FULL_EVERY_H,
+    })
 }
 
 /// What to do next about damage met on the way, where the error does not say.
