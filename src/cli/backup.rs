@@ -94,7 +94,12 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;
     done.warnings.iter().for_each(|warning| context.output.warn(warning));
     done.verdict.as_result()?;
-    Ok(match done.manifest.comparison() {
+    Ok(ended(&done, context))
+}
+
+/// How a backup ended that published a point.
+fn ended(done: &Done, context: &Context) -> Ended {
+    match done.manifest.comparison() {
         Comparison::Differs => {
             context
                 .output
@@ -107,7 +112,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         }
         _ if done.warnings.is_empty() => Ended::Well,
         _ => Ended::Warned,
-    })
+    }
 }
 
 /// A full point is due a day after the last one was begun.
