@@ -38,7 +38,10 @@ fn twenty(kind: Kind, seed: u64) {
         made.push(answer);
     }
     let written = load.stop();
-    assert!(["compact", "delete", "lease", "auth"].iter().all(|kind| written.kinds.get(kind) > Some(&0)), "{written:?}");
+    assert!(
+        ["compact", "delete", "lease", "auth"].iter().all(|kind| written.kinds.get(kind) > Some(&0)),
+        "{written:?}"
+    );
 
     let listed = made.iter().filter(|answer| {
         let segments = answer["manifest"]["segments"].as_array().unwrap();
