@@ -17,6 +17,7 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
+use crate::policy::schedule::{Job as When, Schedule};
 use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
@@ -24,7 +25,7 @@ use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
 
-/// A full point is due this many hours after the last one.
+/// Without a schedule, a full point is due this many hours after the last one.
 const FULL_EVERY_H: i64 = 24;
 
 /// The variable that makes a backup end at one of its durable steps, as a kill there would: `NUMBER:before` or
@@ -61,7 +62,7 @@ pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Conte
     let job = Job {
         cluster: place.cluster,
         wanted: args.kind.into(),
-        full_due: full_due(&repository.clock()),
+        full_due: full_due(&policy.schedule, &repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
         limits,
@@ -93,7 +94,7 @@ pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Conte
     Ok(ended(&done, context))
 }
 
-/// How a backup ended: by how its point compared with the live cluster, and by what was warned of.
+/// How the command ends with a point that verifies: by what the cluster's own hash said, then by the warnings.
 fn ended(done: &Done, context: &Context) -> Ended {
     match done.manifest.comparison() {
         Comparison::Differs => {
@@ -131,18 +132,22 @@ fn facts_of(done: &Done) -> Facts {
         compared,
     };
     let failed = u64::from(done.verdict.result != Outcome::Ok);
+    let uncompared = manifest.comparison() == Comparison::NotCompared && !done.excused;
     Facts {
         made: Some(made),
         verified: Some(Verified { level: done.verdict.level, points: 1, failed }),
-        warnings: done.warnings.len() as u64,
+        warnings: done.warnings.len() as u64 + u64::from(uncompared),
         objectives: vec![],
     }
 }
 
-/// A full point is due a day after the last one was begun.
-fn full_due(clock: &Clock) -> Arc<FullDue> {
-    let now = clock.now();
-    Arc::new(move |last| (now - last).num_hours() >= FULL_EVERY_H)
+/// A full point is due when the policy's schedule says so; without one, a day after the last was begun.
+fn full_due(schedule: &Schedule, clock: &Clock) -> Arc<FullDue> {
+    let (schedule, now) = (schedule.clone(), clock.now());
+    Arc::new(move |last| match schedule.of(When::Full) {
+        Some(_) => schedule.due(When::Full, Some(last), now).is_some(),
+        None => (now - last).num_hours() >= FULL_EVERY_H,
+    })
 }
 
 /// What to do next about damage met on the way, where the error does not say.
