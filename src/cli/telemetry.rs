@@ -1,5 +1,7 @@
 //! Logs to standard error: warnings by default, more with -v, anything with HOLDFAST_LOG.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -19,7 +21,12 @@ pub(crate) fn start(global: &Global) {
     };
     let filter =
         EnvFilter::builder().with_env_var(FILTER_VARIABLE).with_default_directive(level.into()).from_env_lossy();
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A journal is no terminal.
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
     // Only a second start can fail, and the first one's settings stand then.
     drop(started);
 }

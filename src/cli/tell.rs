@@ -1,8 +1,8 @@
 //! Around a command that runs unattended: what it came to is written as metrics and told to whom the policy names.
 //!
 //! Invariants:
-//! - The command's own result is shown first, and nothing here changes it: what goes wrong here is a warning, and a run
-//!   that was well ends with 5 then.
+//! - What the command did is done and shown, and nothing here changes it: what goes wrong here is a warning, and a run that
+//!   was well ends with 5 then. Only an error is printed later, as the last thing that is said.
 //! - A run that fails before it has read its policy still leaves its metrics, because that is a failure somebody waits to
 //!   hear of.
 

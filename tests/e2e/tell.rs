@@ -139,6 +139,7 @@ fn what_goes_wrong_with_telling_is_a_warning_and_the_point_is_there() {
     let out = site.run("backup", &[]).exits(5);
     let warnings: Vec<_> = out.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
     assert_eq!(warnings.len(), 3, "{out}");
+    assert!(!out.stderr.contains('\u{1b}'), "a journal has no colours: {out}");
     assert!(warnings[0].contains("on_success") && warnings[0].contains("exit code 9"), "{out}");
     assert!(warnings[1].contains("webhook") && warnings[1].contains("tried 3 times"), "{out}");
     assert!(warnings[2].contains("ping_url") && warnings[2].contains("tried once"), "refused is refused: {out}");

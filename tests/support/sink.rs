@@ -32,7 +32,7 @@ impl Sink {
                     notes.push(request);
                     status
                 };
-                // One request for each connection: the next client must not wait for this one.
+                // One request for each connection, one after the other: what was asked has an order.
                 drop(write_response(&mut to, &Response::new(status), &method, usize::MAX));
             }
         });

@@ -52,6 +52,8 @@ impl Web {
             .tls_backend_preconfigured(Tls::default().client_config()?)
             .timeout(limit)
             .redirect(reqwest::redirect::Policy::none())
+            // A call or two: a connection that is kept may be closed just when the next call takes it.
+            .pool_max_idle_per_host(0)
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
             .build();
         let client = client.map_err(|error| {
