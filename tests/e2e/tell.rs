@@ -202,4 +202,8 @@ fn a_hook_may_call_holdfast() {
     site.run("backup", &[]).success();
     let listed: Value = serde_json::from_str(&fs::read_to_string(&to).unwrap()).unwrap();
     assert_eq!(listed["points"].as_array().unwrap().len(), 1, "HOLDFAST_CLUSTER does not stand in its way");
+    // Another cluster's name does.
+    let out = Run::holdfast().args(&["list", "--cluster", "other", "--policy"]).args(&[site.path("prod.toml")]).run();
+    let out = out.exits(2);
+    assert!(out.stderr.contains("the policy is for cluster \"prod\", not \"other\"\nhint: "), "{out}");
 }

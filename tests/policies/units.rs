@@ -105,9 +105,9 @@ fn the_shipped_units_back_up_and_verify_a_cluster_with_certificates() {
     // Without the key the unit fails, and says which file.
     fs::remove_file(machine.path("/etc/credstore/holdfast.kubernetes.client.key")).unwrap();
     let out = machine.start("backup", "kubernetes");
-    assert_eq!(out.code(), 4, "{out}");
+    assert_eq!(out.code(), 2, "{out}");
     assert!(out.stderr.contains("client.key"), "{out}");
-    assert!(metrics("backup").contains("holdfast_run_exit_code{cluster=\"kubernetes\",command=\"backup\"} 4\n"));
+    assert!(metrics("backup").contains("holdfast_run_exit_code{cluster=\"kubernetes\",command=\"backup\"} 2\n"));
 }
 
 #[test]
