@@ -128,7 +128,10 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     warnings.extend(taken.written.warnings());
     stages.end("store and prove");
     let stats = taken.written.stats.clone();
-    let manifest = manifest_of(job, &context, taken, compared, descriptor, repository.clock().now());
+    let manifest = Manifest {
+        recipients: repository.recipients(),
+        ..manifest_of(job, &context, taken, compared, descriptor, repository.clock().now())
+    };
     let publishing = publish(repository, plan.opened.as_ref(), &manifest, &job.steps);
     let Published { name, doubts } = job.stop.or(publishing).await?;
     warnings.extend(doubts);
@@ -213,6 +216,10 @@ async fn unfit(
     let then = newest.manifest.descriptor.revision;
     if facts.revision < then {
         return Ok(Some(format!("the member is at revision {}, the point before at {then}", facts.revision)));
+    }
+    if newest.manifest.recipients != repository.recipients() {
+        // A chain is readable by whoever reads one object of it.
+        return Ok(Some("data is encrypted for others than in the point before".to_owned()));
     }
     if kin.alike == 0 {
         return Ok(Some("nothing that the point before remembers is still there to be recognised by".to_owned()));
@@ -365,6 +372,7 @@ fn manifest_of(
         samples: taken.proof.samples,
         tail: taken.proof.tail,
         segments: [&plan.segments[..], &[taken.segment]].concat(),
+        recipients: vec![],
         objects,
     }
 }

@@ -55,7 +55,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let limits = limits()?;
     let policy = policy(&args.policy)?;
     let client = client(&policy, args.patience.stall)?;
-    let place = Place::of_policy(&policy);
+    let place = Place::of_policy(&policy)?;
     let repository = context.stop.or(open(&place, &client, context)).await?;
     let job = Job {
         cluster: place.cluster,
@@ -119,13 +119,10 @@ fn full_due(clock: &Clock) -> Arc<FullDue> {
 /// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
 async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repository> {
     let options = place.options(context);
-    match Repository::open(&options).await {
-        Err(error) if error.kind() == Kind::NotFound => {
-            choose(&client.survey().await?.members)?;
-            Repository::create_or_open(&options).await
-        }
-        opened => opened,
+    if Repository::attach(&options).await?.config().is_none() {
+        choose(&client.survey().await?.members)?;
     }
+    Repository::create_or_open(&options).await
 }
 
 fn summary(done: &Done, duration_s: f64) -> String {
