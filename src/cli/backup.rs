@@ -119,10 +119,13 @@ fn full_due(clock: &Clock) -> Arc<FullDue> {
 /// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
 async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repository> {
     let options = place.options(context);
-    if Repository::attach(&options).await?.config().is_none() {
-        choose(&client.survey().await?.members)?;
+    match Repository::open(&options).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            choose(&client.survey().await?.members)?;
+            Repository::create_or_open(&options).await
+        }
+        opened => opened?.to_write(&options).await,
     }
-    Repository::create_or_open(&options).await
 }
 
 fn summary(done: &Done, duration_s: f64) -> String {
