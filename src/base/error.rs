@@ -123,6 +123,13 @@ impl Error {
         if self.0.hint.is_some() { self } else { self.hint(hint) }
     }
 
+    /// The same error with `hint` when it is about damaged data: what to do then depends on what the data was for. Other
+    /// kinds keep the hint that they have.
+    #[must_use]
+    pub fn damage_hint(self, hint: impl Into<String>) -> Self {
+        if self.0.kind == Kind::Damaged { self.hint(hint) } else { self.or_hint(hint) }
+    }
+
     /// The same error with its cause.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -207,6 +214,14 @@ impl<T> IoContext<T> for std::io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hint_about_damage_leaves_other_hints_alone() {
+        let of = |kind| Error::new(kind, "x").hint("first").damage_hint("second");
+        assert_eq!(of(Kind::Damaged).hint_text(), Some("second"));
+        assert_eq!(of(Kind::Usage).as_warning(), "x; first");
+        assert_eq!(Error::new(Kind::Usage, "x").damage_hint("second").as_warning(), "x; second");
+    }
 
     #[test]
     fn the_chain_prints_each_cause_once() {

@@ -16,6 +16,7 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
+use crate::policy::schedule::{Job as When, Schedule};
 use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
@@ -23,7 +24,7 @@ use crate::vault::repository::Repository;
 use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
 
-/// A full point is due this many hours after the last one.
+/// Without a schedule, a full point is due this many hours after the last one.
 const FULL_EVERY_H: i64 = 24;
 
 /// The variable that makes a backup end at one of its durable steps, as a kill there would: `NUMBER:before` or
@@ -60,7 +61,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let job = Job {
         cluster: place.cluster,
         wanted: args.kind.into(),
-        full_due: full_due(&repository.clock()),
+        full_due: full_due(&policy.schedule, &repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: args.scratch.folder,
         limits,
@@ -71,13 +72,7 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     let show = Show::start(&context.progress, &context.output);
     let done = make(&client, &repository, &job).await;
     drop(show);
-    let done = done.map_err(|error| match error.kind() {
-        Kind::Damaged => error.or_hint(
-            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
-             hashkv --cluster`, and run `holdfast check` on the repository",
-        ),
-        _ => error,
-    })?;
+    let done = done.map_err(in_member)?;
     let verified = done.verdict.result == Outcome::Ok;
     let shown = Shown {
         point: done.name.attempt.to_string(),
@@ -94,7 +89,12 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
     context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;
     done.warnings.iter().for_each(|warning| context.output.warn(warning));
     done.verdict.as_result()?;
-    Ok(match done.manifest.comparison() {
+    Ok(ended(&done, context))
+}
+
+/// How the command ends with a point that verifies: by what the cluster's own hash said, then by the warnings.
+fn ended(done: &Done, context: &Context) -> Ended {
+    match done.manifest.comparison() {
         Comparison::Differs => {
             context
                 .output
@@ -107,13 +107,27 @@ pub(crate) async fn backup(args: args::Backup, context: &Context) -> Result<Ende
         }
         _ if done.warnings.is_empty() => Ended::Well,
         _ => Ended::Warned,
+    }
+}
+
+/// A full point is due when the policy's schedule says so; without one, a day after the last was begun.
+fn full_due(schedule: &Schedule, clock: &Clock) -> Arc<FullDue> {
+    let (schedule, now) = (schedule.clone(), clock.now());
+    Arc::new(move |last| match schedule.of(When::Full) {
+        Some(_) => schedule.due(When::Full, Some(last), now).is_some(),
+        None => (now - last).num_hours() >= FULL_EVERY_H,
     })
 }
 
-/// A full point is due a day after the last one was begun.
-fn full_due(clock: &Clock) -> Arc<FullDue> {
-    let now = clock.now();
-    Arc::new(move |last| (now - last).num_hours() >= FULL_EVERY_H)
+/// What to do next about damage met on the way, where the error does not say.
+fn in_member(error: Error) -> Error {
+    match error.kind() {
+        Kind::Damaged => error.or_hint(
+            "no point was published; one member's database may be damaged: compare the members with `etcdctl endpoint \
+             hashkv --cluster`, and run `holdfast check` on the repository",
+        ),
+        _ => error,
+    }
 }
 
 /// Opens the repository. A new one is made only for a cluster that answers: a wrong endpoint leaves nothing behind.
@@ -124,7 +138,7 @@ async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repos
             choose(&client.survey().await?.members)?;
             Repository::create_or_open(&options).await
         }
-        opened => opened?.to_write(&options).await,
+        opened => opened?.into_writable(&options).await,
     }
 }
 

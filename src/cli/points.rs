@@ -223,7 +223,11 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
         ("stored", format!("{} of {}", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes))),
         (
             "encrypted for",
-            if manifest.recipients.is_empty() { "nobody: data is in the clear".to_owned() } else { manifest.recipients.join("\n") },
+            if manifest.recipients.is_empty() {
+                "nobody: data is in the clear".to_owned()
+            } else {
+                manifest.recipients.join("\n")
+            },
         ),
         ("samples", format!("{} keys noted one by one", manifest.samples.len())),
     ]);

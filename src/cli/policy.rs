@@ -191,7 +191,8 @@ fn text(policy: &Policy, checked: &Checked) -> String {
 
 /// For whom, and what this host can do.
 fn encryption_text(checked: &Checked) -> String {
-    const NOT_HERE: &str = "this host cannot read: restore, export, verify --level 3, drill, keys and diff need an identity";
+    const NOT_HERE: &str =
+        "this host cannot read: restore, export, verify --level 3, drill, keys and diff need an identity";
     let lines = [checked.encryption].into_iter().chain(checked.recipients.iter().map(String::as_str));
     lines.chain((!checked.reads_data).then_some(NOT_HERE)).collect::<Vec<_>>().join("\n")
 }

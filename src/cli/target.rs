@@ -130,12 +130,9 @@ impl Place {
     pub(crate) fn of(args: &args::Repository) -> Result<Self> {
         let mut place = match (&args.policy, &args.repository, &args.cluster) {
             (Some(file), None, None) => Place::of_policy(&policy(file)?)?,
-            (None, Some(url), Some(cluster)) => Place {
-                url: url.clone(),
-                cluster: cluster.clone(),
-                bucket: Bucket::default(),
-                keys: Keys::default(),
-            },
+            (None, Some(url), Some(cluster)) => {
+                Place { url: url.clone(), cluster: cluster.clone(), bucket: Bucket::default(), keys: Keys::default() }
+            }
             _ => {
                 return Err(Error::new(Kind::Usage, "no repository was named")
                     .hint("give --policy FILE, or --repository URL with --cluster NAME"));

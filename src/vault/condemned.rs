@@ -93,7 +93,7 @@ pub async fn read(repository: &Repository, cluster: &str) -> Result<Condemned> {
         condemned.points.extend(list.points);
     }
     condemned.damage.extend(found.damaged.into_iter().map(|(_, error)| {
-        error.hint(
+        error.damage_hint(
             "what it names may be deleted soon: put back a copy of that file, or move it out of the repository when no \
              `holdfast prune` runs, and `holdfast verify` the points",
         )

@@ -96,8 +96,9 @@ pub(super) fn settle(now: &Encryption, wanted: Option<&Wanted>, url: &str) -> Re
         (None, _) => Err(Error::new(Kind::Usage, format!("{url} is encrypted, and nothing says for whom to encrypt"))
             .hint("give the policy that names the recipients, with --policy")),
         (Some(Wanted::Plain), _) => {
-            Err(Error::new(Kind::Usage, format!("{url} is encrypted, and the policy says encryption = \"none\""))
-                .hint("give the repository's recipients in [repository], or another url for data that is not encrypted"))
+            Err(Error::new(Kind::Usage, format!("{url} is encrypted, and the policy says encryption = \"none\"")).hint(
+                "give the repository's recipients in [repository], or another url for data that is not encrypted",
+            ))
         }
         (Some(Wanted::For(recipients)), now) => {
             let age = Age { recipients: recipients.names().to_vec(), wrapped_identity: None };

@@ -20,8 +20,8 @@ use crate::base::stop::{Stop, blocking};
 use crate::vault::encryption::{Identities, Unopened};
 use crate::vault::layout::Location;
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, ObjectEntry};
-use crate::vault::pack::{check_stored, unpack};
 pub use crate::vault::pack::{Check, Fault};
+use crate::vault::pack::{check_stored, unpack};
 use crate::vault::repository::Repository;
 
 /// Objects fetched ahead, as stored.

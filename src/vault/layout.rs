@@ -443,7 +443,9 @@ mod tests {
     fn object_names_keep_to_their_digits() {
         let data = &examples()[5];
         assert!(Location::parse_data(data).is_ok());
-        for (from, to) in [("-0-", "-00-"), ("-0-", "-100-"), (".zst", ".zst.gz"), (".zst", ".age"), ("0000001-", "0000001-1-")] {
+        for (from, to) in
+            [("-0-", "-00-"), ("-0-", "-100-"), (".zst", ".zst.gz"), (".zst", ".age"), ("0000001-", "0000001-1-")]
+        {
             assert!(Location::parse_data(&data.replacen(from, to, 1)).is_err(), "{from} {to}");
         }
         assert!(Location::parse_data("config/00000001.json").is_err());

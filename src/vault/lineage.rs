@@ -61,7 +61,7 @@ pub async fn register(repository: &Repository, cluster: &str, document: &Lineage
     match repository.put_document(&at, document).await {
         Err(error) if error.kind() == Kind::Conflict => {
             let there: LineageDocument = repository.get_document(&at).await.map_err(|error| {
-                error.hint("move that file out of the repository and run the command again: it is written anew")
+                error.damage_hint("move that file out of the repository and run the command again: it is written anew")
             })?;
             let (opened, fork_revision) = (document.opened, document.fork_revision);
             let same = LineageDocument { opened, fork_revision, ..there } == *document;
@@ -104,7 +104,7 @@ pub async fn list(repository: &Repository, cluster: &str) -> Result<Lineages> {
         if let Location::Lineage(_, lineage) = at {
             unreadable.insert(lineage);
         }
-        damage.push(error.hint(
+        damage.push(error.damage_hint(
             "put back a copy of that file; without one, make a backup first and then move it out of the repository",
         ));
     }

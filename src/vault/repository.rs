@@ -103,12 +103,12 @@ impl Repository {
     /// Opens a repository to write data into it, or makes one where there is nothing: what the first backup does.
     pub async fn create_or_open(options: &RepositoryOptions) -> Result<Self> {
         Store::create(&Address::parse(&options.url)?)?;
-        Self::attach(options).await?.to_write(options).await
+        Self::attach(options).await?.into_writable(options).await
     }
 
     /// The same repository, to write data into it as the options say. Where data is to be sealed for somebody else than
     /// before, or there is no config, the next config is written.
-    pub async fn to_write(self, options: &RepositoryOptions) -> Result<Self> {
+    pub async fn into_writable(self, options: &RepositoryOptions) -> Result<Self> {
         let mut opened = self;
         // Each turn finds a newer config, or ends: nobody writes configs but whoever changes recipients.
         for _ in 0..SETTLE_TURNS_MAX {

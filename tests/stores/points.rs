@@ -28,7 +28,7 @@ fn a_point_goes_the_whole_way_through_every_store() {
     for kind in KINDS {
         let site = Site::new(kind);
         site.policy(&etcd.policy_table("prod"));
-        let made = site.holdfast(&["backup", "-o", "json"]).success().json();
+        let made = site.holdfast(&["backup", "--kind", "full", "-o", "json"]).success().json();
         assert_eq!(made["manifest"]["proofs"]["hash_at_source"]["verdict"], "equal", "{kind:?}: {made}");
         let points = site.points();
         assert_eq!(points.len(), 1, "{kind:?}");
@@ -39,7 +39,7 @@ fn a_point_goes_the_whole_way_through_every_store() {
             assert_eq!(verdicts["verdicts"][0]["result"], "ok", "{kind:?} {level}: {verdicts}");
         }
         // Made again: what is the same is found, not stored twice.
-        let again = site.holdfast(&["backup", "-o", "json"]).success().json();
+        let again = site.holdfast(&["backup", "--kind", "full", "-o", "json"]).success().json();
         assert_eq!(again["manifest"]["objects"], made["manifest"]["objects"], "{kind:?}");
         assert_eq!(site.points().len(), 2, "{kind:?}");
         let (restored, exported) = (site.text("restored.db"), site.text("exported.db"));
@@ -64,13 +64,13 @@ fn a_backup_costs_one_request_for_each_object_and_few_besides() {
     for kind in BUCKETS {
         let site = Site::new(kind);
         site.policy(&etcd.policy_table("prod"));
-        site.holdfast(&["backup"]).success();
+        site.holdfast(&["backup", "--kind", "full"]).success();
         let shown = site.holdfast(&["show", "latest", "-o", "json"]).success().json();
         let objects = shown["manifest"]["objects"].as_array().unwrap().len() as u64;
         let stored = shown["manifest"]["counts"]["stored_bytes"].as_u64().unwrap();
         let proxy = site.proxy();
         proxy.set(Weather::default());
-        site.holdfast(&["backup"]).success();
+        site.holdfast(&["backup", "--kind", "full"]).success();
         // The same content again: each object is offered and found (one read each), and of documents there are a
         // manifest and a verdict.
         assert_eq!(proxy.count("PUT"), objects + 2, "{kind:?}");
