@@ -128,7 +128,10 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     warnings.extend(taken.written.warnings());
     stages.end("store and prove");
     let stats = taken.written.stats.clone();
-    let manifest = manifest_of(job, &context, taken, compared, descriptor, repository.clock().now());
+    let manifest = Manifest {
+        recipients: repository.recipients(),
+        ..manifest_of(job, &context, taken, compared, descriptor, repository.clock().now())
+    };
     let publishing = publish(repository, plan.opened.as_ref(), &manifest, &job.steps);
     let Published { name, doubts } = job.stop.or(publishing).await?;
     warnings.extend(doubts);
@@ -209,6 +212,10 @@ async fn ground<'a>(
     if facts.revision < then {
         let text = format!("the member is at revision {}, the point before at {then}", facts.revision);
         return Ok(Ground::Unsuited(text));
+    }
+    if newest.manifest.recipients != repository.recipients() {
+        // A chain is readable by whoever reads one object of it.
+        return Ok(Ground::Unsuited("data is encrypted for others than in the point before".to_owned()));
     }
     if kin.alike == 0 {
         let text = "nothing that the point before remembers is still there to be recognised by";
@@ -366,6 +373,7 @@ fn manifest_of(
         samples: taken.proof.samples,
         tail: taken.proof.tail,
         segments: [&plan.segments[..], &[taken.segment]].concat(),
+        recipients: vec![],
         objects,
     }
 }

@@ -129,6 +129,12 @@ pub(crate) struct Repository {
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME", env = "HOLDFAST_CLUSTER", help_heading = "Repository")]
     pub(crate) cluster: Option<String>,
+    /// Keys that open encrypted data, as age-keygen writes them; instead of the policy's
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_IDENTITY", help_heading = "Repository")]
+    pub(crate) identity: Option<PathBuf>,
+    /// The passphrase that opens encrypted data, on the first line; instead of the policy's
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_PASSPHRASE_FILE", help_heading = "Repository")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// `list`.

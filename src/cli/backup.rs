@@ -57,7 +57,7 @@ pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Conte
     let limits = limits()?;
     let policy = policy(&args.policy)?;
     let client = client(&policy, args.patience.stall)?;
-    let place = Place::of_policy(&policy);
+    let place = Place::of_policy(&policy)?;
     let repository = context.stop.or(open(&place, &client, context)).await?;
     let job = Job {
         cluster: place.cluster,
@@ -169,7 +169,7 @@ async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repos
             choose(&client.survey().await?.members)?;
             Repository::create_or_open(&options).await
         }
-        opened => opened,
+        opened => opened?.into_writable(&options).await,
     }
 }
 

@@ -219,6 +219,14 @@ pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ende
     Ok(Ended::Well)
 }
 
+/// Who can read the data.
+fn readers_text(manifest: &Manifest) -> String {
+    match manifest.recipients.is_empty() {
+        true => "nobody: data is in the clear".to_owned(),
+        false => manifest.recipients.join("\n"),
+    }
+}
+
 fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
     let (descriptor, counts) = (&manifest.descriptor, &manifest.counts);
     let kv = &manifest.proofs.hash_kv;
@@ -255,6 +263,7 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
         ),
         ("chain", chain_text(manifest)),
         ("stored", stored_text(manifest)),
+        ("encrypted for", readers_text(manifest)),
         ("samples", format!("{} keys noted one by one", manifest.samples.len())),
     ]);
     let rows = manifest.objects.iter().take(OBJECTS_SHOWN).map(|entry| {

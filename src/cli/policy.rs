@@ -29,6 +29,8 @@ struct Checked {
     hash_on_leader: &'static str,
     repository: String,
     encryption: &'static str,
+    recipients: Vec<String>,
+    reads_data: bool,
     schedule: Schedule,
     retention: Retention,
     objectives: Objectives,
@@ -84,6 +86,7 @@ pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
     check_url(&policy.repository.url)?;
     // Reading certificates and passwords now is better than at the first backup.
     target::client(&policy, STALL_DEFAULT)?;
+    target::keys(&policy)?;
     let checked = checked(&policy, context.clock.now());
     context
         .output
@@ -116,9 +119,16 @@ fn checked(policy: &Policy, now: Time) -> Checked {
             HashOnLeader::On => "on",
         },
         repository: policy.repository.url.clone(),
-        encryption: match policy.repository.encryption {
+        encryption: match &policy.repository.encryption {
             Encryption::None => "none",
+            Encryption::Recipients(_) => "recipients",
+            Encryption::PassphraseFile(_) => "passphrase",
         },
+        recipients: match &policy.repository.encryption {
+            Encryption::Recipients(names) => names.clone(),
+            Encryption::None | Encryption::PassphraseFile(_) => vec![],
+        },
+        reads_data: policy.reads_data(),
         schedule: schedule(policy, now),
         retention: retention(policy),
         objectives: Objectives { rpo_s: seconds(policy.objectives.rpo), rto_s: seconds(policy.objectives.rto) },
@@ -171,12 +181,20 @@ fn text(policy: &Policy, checked: &Checked) -> String {
         ("user", checked.user.clone().unwrap_or_else(|| "none".to_owned())),
         ("hash on leader", checked.hash_on_leader.to_owned()),
         ("repository", checked.repository.clone()),
-        ("encryption", checked.encryption.to_owned()),
+        ("encryption", encryption_text(checked)),
         ("schedule", schedule_text(policy, &checked.schedule)),
         ("retention", retention_text(policy)),
         ("objectives", objectives_text(policy)),
         ("hooks", if checked.hooks.is_empty() { "none".to_owned() } else { checked.hooks.join(", ") }),
     ])
+}
+
+/// For whom, and what this host can do.
+fn encryption_text(checked: &Checked) -> String {
+    const NOT_HERE: &str =
+        "this host cannot read: restore, export, verify --level 3, drill, keys and diff need an identity";
+    let lines = [checked.encryption].into_iter().chain(checked.recipients.iter().map(String::as_str));
+    lines.chain((!checked.reads_data).then_some(NOT_HERE)).collect::<Vec<_>>().join("\n")
 }
 
 /// One line for each job, with when it runs next.

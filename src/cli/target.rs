@@ -11,10 +11,11 @@ use crate::cli::args;
 use crate::cli::run::Context;
 use crate::client::Client;
 use crate::client::options::{Options, Secret};
-use crate::policy::{Bucket, POLICY_BYTES_MAX, Policy, parse};
+use crate::policy::{Bucket, Encryption, POLICY_BYTES_MAX, Policy, parse};
 use crate::vault::catalog::Catalog;
+use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::foreign::{ForeignOptions, Origin, UNPACKED_BYTES_MAX, open};
-use crate::vault::repository::{BucketOptions, Environment, Repository, RepositoryOptions};
+use crate::vault::repository::{BucketOptions, Environment, Keys, Repository, RepositoryOptions};
 
 /// The longest password file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 4096;
@@ -23,6 +24,8 @@ const PASSWORD_BYTES_MAX: u64 = 4096;
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// Where systemd takes credentials from.
 const CREDENTIALS_STORE: &str = "/etc/credstore";
+/// The longest file of identities or passphrases, in bytes.
+const SECRETS_BYTES_MAX: u64 = 64 << 10;
 
 /// Reads and validates a policy file. Paths in it are relative to its folder.
 pub(crate) fn policy(file: &Path) -> Result<Policy> {
@@ -46,6 +49,10 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     policy.cluster.login.iter_mut().for_each(|login| resolve(&mut login.password_file));
     policy.repository.bucket.credentials_file.iter_mut().for_each(resolve);
     policy.repository.bucket.ca.iter_mut().for_each(resolve);
+    policy.repository.identity.iter_mut().for_each(resolve);
+    if let Encryption::PassphraseFile(file) = &mut policy.repository.encryption {
+        resolve(file);
+    }
     Ok(policy)
 }
 
@@ -87,42 +94,97 @@ pub(crate) fn password(path: &Path) -> Result<Secret> {
     Ok(Secret::new(text.lines().next().unwrap_or_default()))
 }
 
+/// What seals and opens the data of a policy's repository.
+pub(crate) fn keys(policy: &Policy) -> Result<Keys> {
+    let repository = &policy.repository;
+    let identities = repository.identity.as_deref().map(identities).transpose()?;
+    let (wanted, passphrases) = match &repository.encryption {
+        Encryption::None => (Wanted::Plain, None),
+        Encryption::Recipients(names) => {
+            (Wanted::For(Recipients::parse(names.iter().map(String::as_str)).map_err(in_policy)?), None)
+        }
+        Encryption::PassphraseFile(file) => {
+            let passphrases = passphrases(file)?;
+            (Wanted::Passphrase(passphrases.clone()), Some(passphrases))
+        }
+    };
+    Ok(Keys { wanted: Some(wanted), identities, passphrases })
+}
+
+fn in_policy(error: Error) -> Error {
+    error.during("[repository] encryption")
+}
+
+fn identities(file: &Path) -> Result<Identities> {
+    Identities::parse(&file.display().to_string(), &secret_text(file, "identity file")?)
+}
+
+fn passphrases(file: &Path) -> Result<Passphrases> {
+    Passphrases::parse(&file.display().to_string(), &secret_text(file, "passphrase file")?)
+}
+
+/// The text of a small file that holds secrets.
+fn secret_text(file: &Path, what: &str) -> Result<String> {
+    let bytes = read_small(file, SECRETS_BYTES_MAX).map_err(|error| {
+        error.during(format!("read the {what}")).kind_of(Kind::Usage).or_hint("check the path and its permissions")
+    })?;
+    String::from_utf8(bytes).map_err(|_| {
+        Error::new(Kind::Usage, format!("the {what} {} is not text", file.display()))
+            .hint("check that it is the file you mean")
+    })
+}
+
 /// A repository's address and the cluster in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) cluster: String,
     pub(crate) bucket: Bucket,
+    pub(crate) keys: Keys,
 }
 
 impl Place {
     /// The place that flags name, by a policy or directly.
     pub(crate) fn of(args: &args::Repository) -> Result<Self> {
-        match (&args.policy, &args.repository, &args.cluster) {
+        let mut place = match (&args.policy, &args.repository, &args.cluster) {
             (Some(file), None, named) => {
-                let place = Place::of_policy(&policy(file)?);
+                let place = Place::of_policy(&policy(file)?)?;
                 match named {
                     // A hook has the cluster's name in its environment, and may call us with the policy.
                     Some(named) if *named != place.cluster => {
                         let what = format!("the policy is for cluster {:?}, not {named:?}", place.cluster);
-                        Err(Error::new(Kind::Usage, what)
-                            .hint("leave --cluster and HOLDFAST_CLUSTER out, or give the policy of that cluster"))
+                        return Err(Error::new(Kind::Usage, what)
+                            .hint("leave --cluster and HOLDFAST_CLUSTER out, or give the policy of that cluster"));
                     }
-                    _ => Ok(place),
+                    _ => place,
                 }
             }
             (None, Some(url), Some(cluster)) => {
-                Ok(Place { url: url.clone(), cluster: cluster.clone(), bucket: Bucket::default() })
+                Place { url: url.clone(), cluster: cluster.clone(), bucket: Bucket::default(), keys: Keys::default() }
             }
-            _ => Err(Error::new(Kind::Usage, "no repository was named")
-                .hint("give --policy FILE, or --repository URL with --cluster NAME")),
+            _ => {
+                return Err(Error::new(Kind::Usage, "no repository was named")
+                    .hint("give --policy FILE, or --repository URL with --cluster NAME"));
+            }
+        };
+        if let Some(file) = &args.identity {
+            place.keys.identities = Some(identities(file)?);
         }
+        if let Some(file) = &args.passphrase_file {
+            place.keys.passphrases = Some(passphrases(file)?);
+        }
+        Ok(place)
     }
 
     /// The place that a policy names.
-    pub(crate) fn of_policy(policy: &Policy) -> Self {
+    pub(crate) fn of_policy(policy: &Policy) -> Result<Self> {
         let repository = &policy.repository;
-        Place { url: repository.url.clone(), cluster: policy.cluster.name.clone(), bucket: repository.bucket.clone() }
+        Ok(Place {
+            url: repository.url.clone(),
+            cluster: policy.cluster.name.clone(),
+            bucket: repository.bucket.clone(),
+            keys: keys(policy)?,
+        })
     }
 
     /// How the repository is opened.
@@ -141,7 +203,7 @@ impl Place {
             patience: bucket.patience,
             environment: environment(),
         };
-        RepositoryOptions { url: self.url.clone(), clock: context.clock, bucket }
+        RepositoryOptions { url: self.url.clone(), clock: context.clock, bucket, keys: self.keys.clone() }
     }
 
     /// Opens the repository, which must exist.

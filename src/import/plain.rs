@@ -117,6 +117,7 @@ pub async fn import(
         samples: taken.proof.samples,
         tail: taken.proof.tail,
         segments: vec![taken.segment],
+        recipients: repository.recipients(),
         objects: taken.written.objects,
     };
     let known = lineage::list(repository, cluster).await?.has(lineage);

@@ -10,6 +10,9 @@ use crate::policy::retention::{Rule, VERIFIED_LEVEL_MIN};
 use crate::policy::schedule::{Gaps, Schedule};
 use crate::policy::zone::Unit;
 
+/// The deepest verification that needs no key.
+const SEALED_LEVEL_MAX: u8 = 2;
+
 /// Something that does not fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -28,6 +31,7 @@ pub fn warnings(policy: &Policy, now: Time) -> Vec<Warning> {
     retention(policy, gaps, &mut warn);
     verification(policy, &mut warn);
     objectives(policy, gaps, &mut warn);
+    reading(policy, &mut warn);
     warnings
 }
 
@@ -106,6 +110,21 @@ const fn length(unit: Unit) -> Duration {
         Unit::Month => 31 * DAY_S + 3600,
         Unit::Year => 366 * DAY_S + 3600,
     })
+}
+
+/// What this host cannot do with what it stores.
+fn reading(policy: &Policy, warn: &mut Warn<'_>) {
+    if policy.reads_data() {
+        return;
+    }
+    let proves = policy.schedule.verify.as_ref().is_some_and(|verify| verify.level > SEALED_LEVEL_MAX);
+    let jobs = [(proves, "verification at level 3"), (policy.schedule.drill.is_some(), "drills")];
+    for (_, job) in jobs.iter().filter(|(scheduled, _)| *scheduled) {
+        warn(
+            format!("{job} will not run on this host: data is encrypted, and the policy names no identity"),
+            "schedule it on a host that may read, in a policy with identity = \"/path\" under [repository]",
+        );
+    }
 }
 
 /// What is never looked at again.

@@ -148,6 +148,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Whether a field holds a table.
+    pub(super) fn holds_table(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|found| matches!(found.get_ref(), DeValue::Table(_)))
+    }
+
     /// A string that must be there; `example` says what it is.
     pub(super) fn required(&mut self, name: &str, example: &str) -> Result<Field<String>> {
         match self.string(name)? {

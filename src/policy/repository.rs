@@ -3,7 +3,8 @@
 //! ```toml
 //! [repository]
 //! url = "s3://my-cluster-backups/etcd"
-//! encryption = "none"
+//! encryption = { recipients = ["age1..."] }      # or { passphrase_file = "..." }, or "none"
+//! identity = "/etc/holdfast/age.key"             # only on hosts that may read
 //! endpoint = "https://minio.example:9000"        # where it is not the provider's own
 //! region = "eu-central-1"
 //! storage_class = "STANDARD_IA"
@@ -22,6 +23,7 @@ use url::Url;
 
 use crate::base::error::Result;
 use crate::base::units;
+use crate::policy::Policy;
 use crate::policy::raw::{Field, Table};
 
 /// The slowest limit: below it a backup of any size would never end.
@@ -40,15 +42,32 @@ pub struct Repository {
     pub url: String,
     /// How its data is encrypted.
     pub encryption: Encryption,
+    /// A file of keys that open it; none on hosts that may not read.
+    pub identity: Option<PathBuf>,
     /// How its bucket is reached; nothing of it is set for a directory.
     pub bucket: Bucket,
 }
 
 /// How data is encrypted. A policy must say so when it is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
     /// Not at all.
     None,
+    /// For these public keys of age.
+    Recipients(Vec<String>),
+    /// With the passphrase in this file.
+    PassphraseFile(PathBuf),
+}
+
+impl Policy {
+    /// Whether this host has what opens the data that it stores.
+    pub fn reads_data(&self) -> bool {
+        let repository = &self.repository;
+        match &repository.encryption {
+            Encryption::None | Encryption::PassphraseFile(_) => true,
+            Encryption::Recipients(_) => repository.identity.is_some(),
+        }
+    }
 }
 
 /// How a bucket is reached.
@@ -76,9 +95,10 @@ pub struct Bucket {
     pub patience: Option<Duration>,
 }
 
-const FIELDS: [&str; 12] = [
-    "url",
-    "encryption",
+/// The fields of every repository.
+const FIELDS: [&str; 3] = ["url", "encryption", "identity"];
+/// The fields of a bucket.
+const BUCKET_FIELDS: [&str; 10] = [
     "endpoint",
     "region",
     "storage_class",
@@ -91,25 +111,74 @@ const FIELDS: [&str; 12] = [
     "patience",
 ];
 
+/// What `encryption` can be.
+const ENCRYPTION: &str = "write encryption = { recipients = [\"age1...\"] }, { passphrase_file = \"...\" } or \"none\"";
+/// Length of an age public key: `age1`, 52 digits and 6 of a checksum.
+const RECIPIENT_BYTES: usize = 62;
+
 /// Reads the table.
 pub(super) fn read(root: &mut Table<'_>) -> Result<Repository> {
-    const PLAIN: &str = "write encryption = \"none\"; keep the repository where only you can read it";
-    let mut table = root.table("repository", &FIELDS)?;
+    let mut table = root.table("repository", &[&FIELDS[..], &BUCKET_FIELDS].concat())?;
     let url = table.required("url", "where to keep backups, for example url = \"file:///var/backups/etcd\"")?;
-    let Some(encryption) = table.any("encryption") else {
-        return Err(table
-            .wrong("[repository] does not say encryption = \"none\"")
-            .hint("backups are not encrypted in this version: say that you accept it with encryption = \"none\""));
-    };
-    if encryption.as_str() != Some("none") {
-        return Err(encryption.wrong("encryption is not in this version").hint(PLAIN));
+    let encryption = encryption(&mut table)?;
+    let identity = table.path("identity")?;
+    if let Some(field) = identity.as_ref().filter(|_| encryption == Encryption::None) {
+        return Err(field
+            .wrong("identity opens encrypted data, and encryption is \"none\"")
+            .hint("remove identity; data that was encrypted before is read with --identity FILE"));
     }
     let bucket = bucket(&mut table, url.value.starts_with("file:"))?;
-    Ok(Repository { url: url.value, encryption: Encryption::None, bucket })
+    Ok(Repository { url: url.value, encryption, identity: identity.map(|field| field.value), bucket })
+}
+
+fn encryption(table: &mut Table<'_>) -> Result<Encryption> {
+    if !table.holds_table("encryption") {
+        let Some(field) = table.any("encryption") else {
+            return Err(table.wrong("[repository] does not say how data is encrypted").hint(format!(
+                "{ENCRYPTION}; \"none\" says that you know that everyone who reads the repository reads your secrets"
+            )));
+        };
+        if field.as_str() != Some("none") {
+            return Err(field.wrong("encryption is none that this version knows").hint(ENCRYPTION));
+        }
+        return Ok(Encryption::None);
+    }
+    let Some(mut table) = table.optional("encryption", &["recipients", "passphrase_file"])? else {
+        return Ok(Encryption::None);
+    };
+    let recipients = table.strings("recipients", "for example recipients = [\"age1...\"]")?;
+    match (recipients, table.path("passphrase_file")?) {
+        (Some(recipients), None) if !recipients.value.is_empty() => {
+            let mut names = vec![];
+            for field in recipients.value {
+                check_recipient(&field)?;
+                names.push(field.value);
+            }
+            Ok(Encryption::Recipients(names))
+        }
+        (None, Some(file)) => Ok(Encryption::PassphraseFile(file.value)),
+        _ => Err(table.wrong("encryption names no recipient, or recipients and a passphrase").hint(ENCRYPTION)),
+    }
+}
+
+/// Whether it looks like a public key. What does not is not repeated: it may be a secret one.
+fn check_recipient(field: &Field<String>) -> Result<()> {
+    if field.value.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
+        return Err(field
+            .wrong("a recipient is a secret key")
+            .hint("put its public key there, age1..., and make a new pair: this one stood in a policy"));
+    }
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if field.value.len() == RECIPIENT_BYTES && field.value.starts_with("age1") && field.value.chars().all(known) {
+        return Ok(());
+    }
+    Err(field
+        .wrong("a recipient is not a public key of age (X25519)")
+        .hint("recipients look like age1..., 62 characters, as age-keygen prints them"))
 }
 
 fn bucket(table: &mut Table<'_>, directory: bool) -> Result<Bucket> {
-    for name in FIELDS.iter().skip(2).filter(|_| directory) {
+    for name in BUCKET_FIELDS.iter().filter(|_| directory) {
         if let Some(field) = table.any(name) {
             return Err(field
                 .wrong(format!("{name} is for buckets, and this repository is a directory"))

@@ -2,6 +2,7 @@
 //!
 //! Memory, worst case: `FETCH_AHEAD_MAX` objects stored and `UNPACK_AHEAD_MAX` raw, beside the one the caller holds:
 //! 4 x 16 + 2 x (16 + 32) + 32 MiB = 192 MiB with incompressible records, about 120 MiB when they compress six-fold.
+//! Of an encrypted object there is either what was stored or what was in it, but for the moment of decryption.
 //!
 //! Invariants:
 //! - No byte is handed out before the digest of its whole object was checked.
@@ -16,10 +17,11 @@ use tokio::runtime::Handle;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
+use crate::vault::encryption::{Identities, Unopened};
 use crate::vault::layout::Location;
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, ObjectEntry};
-use crate::vault::pack::unpack;
 pub use crate::vault::pack::{Check, Fault};
+use crate::vault::pack::{check_stored, unpack};
 use crate::vault::repository::Repository;
 
 /// Objects fetched ahead, as stored.
@@ -90,12 +92,15 @@ pub enum Read {
     Whole(RawObject),
     /// It is not.
     Faulty(ObjectEntry, Fault),
+    /// Its stored bytes are right; it is encrypted, and this host has nothing that opens it.
+    Sealed(ObjectEntry),
 }
 
 /// Reads data objects.
 pub struct Reader {
     runtime: Handle,
     stop: Stop,
+    repository: Repository,
     objects: BoxStream<'static, Result<Read>>,
 }
 
@@ -106,7 +111,7 @@ impl Reader {
         if direction == Direction::Backward {
             entries.reverse();
         }
-        let (repository, again) = (repository.clone(), repository.clone());
+        let (repository, again, kept) = (repository.clone(), repository.clone(), repository.clone());
         let fetched = stream::iter(entries)
             .map(move |(index, entry)| -> BoxFuture<'static, Result<Fetched>> {
                 // Tasks of their own, so that work goes on while the caller is busy.
@@ -123,7 +128,7 @@ impl Reader {
             })
             .buffered(UNPACK_AHEAD_MAX)
             .boxed();
-        Reader { runtime: Handle::current(), stop: stop.clone(), objects }
+        Reader { runtime: Handle::current(), stop: stop.clone(), repository: kept, objects }
     }
 
     /// The next object, whole or faulty; an error when that cannot be known.
@@ -132,11 +137,12 @@ impl Reader {
         self.stop.or(next).await
     }
 
-    /// The next object; a faulty one is an error that names it.
+    /// The next object; a faulty one, and one that cannot be opened here, is an error that names it.
     pub async fn next(&mut self) -> Result<Option<RawObject>> {
         match self.next_read().await? {
             Some(Read::Whole(object)) => Ok(Some(object)),
             Some(Read::Faulty(entry, fault)) => Err(fault.into_error(&entry.name)),
+            Some(Read::Sealed(entry)) => Err(self.repository.unreadable(&entry.name)),
             None => Ok(None),
         }
     }
@@ -183,11 +189,15 @@ async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Resu
 }
 
 async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repository) -> Result<Read> {
+    let identities = match fetched.entry.is_encrypted() {
+        true => repository.identities().await?,
+        false => None,
+    };
     let mut reads = repository.reads_max();
     loop {
         reads -= 1;
         let (index, entry) = (fetched.index, fetched.entry.clone());
-        match unpack_one(fetched, Arc::clone(&buffers)).await {
+        match unpack_one(fetched, Arc::clone(&buffers), identities.clone()).await? {
             // Too short, too long, or other bytes: asked for once more. What is missing is missing.
             Read::Faulty(entry, fault) if fault.check != Check::Exists && reads > 0 => {
                 tracing::warn!(object = entry.name, check = ?fault.check, "an object came wrong and is read again");
@@ -198,16 +208,44 @@ async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repo
     }
 }
 
-async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>) -> Read {
+async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>, identities: Option<Identities>) -> Result<Read> {
     let Fetched { index, entry, stored } = fetched;
     blocking(move || {
+        let checked = stored.and_then(|stored| check_stored(&entry, &stored).map(|()| stored));
+        let stored = match checked {
+            Ok(stored) => stored,
+            Err(fault) => return Ok(Read::Faulty(entry, fault)),
+        };
+        let frame = match (entry.is_encrypted(), identities) {
+            (false, _) => stored,
+            (true, None) => return Ok(Read::Sealed(entry)),
+            (true, Some(identities)) => {
+                let opened = identities.open(&stored);
+                drop(stored);
+                match opened {
+                    Ok(frame) => frame.into(),
+                    Err(Unopened::Broken(fault)) => return Ok(Read::Faulty(entry, fault)),
+                    Err(Unopened::Stranger) => return Err(for_others(&entry, &identities)),
+                }
+            }
+        };
         let mut bytes = buffers.take();
-        match stored.and_then(|stored| unpack(&entry, &stored, &mut bytes)) {
+        Ok(match unpack(&entry, &frame, &mut bytes) {
             Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers }),
             Err(fault) => Read::Faulty(entry, fault),
-        }
+        })
     })
     .await
+}
+
+/// Whether the data is damaged is not known: the key is not the one.
+fn for_others(entry: &ObjectEntry, identities: &Identities) -> Error {
+    let text = format!("{} is encrypted, and none of the identities in {} opens it", entry.name, identities.name());
+    Error::new(Kind::Denied, text).hint(format!(
+        "`holdfast show` names the recipients of the point; an identity file may hold several identities, old ones too; \
+         these are for {}",
+        identities.recipients().names().join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -251,7 +289,7 @@ mod tests {
         for check in [Check::Sha256, Check::Exists, Check::Size, Check::Size] {
             match reader.next_read().await.unwrap().unwrap() {
                 Read::Faulty(_, fault) => assert_eq!(fault.check, check),
-                Read::Whole(object) => panic!("{} is whole", object.entry.name),
+                other => panic!("{other:?}"),
             }
         }
         assert!(matches!(reader.next_read().await.unwrap(), Some(Read::Whole(_))));

@@ -18,6 +18,8 @@ use crate::base::rng;
 const PATH_BYTES_MAX: usize = 600;
 /// How times are written in names: UTC, to the millisecond, sortable, without a colon.
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%S%.3fZ";
+/// What follows the name of a data object whose bytes are an age file.
+const ENCRYPTED_SUFFIX: &str = ".age";
 /// Merge levels fit in two digits.
 const LEVEL_MAX: u8 = 99;
 
@@ -168,6 +170,8 @@ pub struct ObjectName {
     pub level: u8,
     /// SHA-256 of the stored bytes.
     pub digest: Sha256,
+    /// Whether the stored bytes are an age file.
+    pub encrypted: bool,
 }
 
 /// A place in a repository.
@@ -202,8 +206,14 @@ impl fmt::Display for Location {
             Location::Point(p) => write!(f, "clusters/{}/points/{}/{}.json", p.cluster, p.lineage, p.stem()),
             Location::Data(o) => write!(
                 f,
-                "clusters/{}/data/{}/{:020}-{:020}-{}-{}.zst",
-                o.cluster, o.lineage, o.first, o.last, o.level, o.digest
+                "clusters/{}/data/{}/{:020}-{:020}-{}-{}.zst{}",
+                o.cluster,
+                o.lineage,
+                o.first,
+                o.last,
+                o.level,
+                o.digest,
+                if o.encrypted { ENCRYPTED_SUFFIX } else { "" }
             ),
             Location::Verdict(cluster, stem, time, level) => {
                 write!(f, "clusters/{cluster}/verdicts/{stem}/{}-{level}.json", time.format(TIME_FORMAT))
@@ -276,7 +286,8 @@ fn parse_deep(cluster: &str, folder: &str, subfolder: &str, file: &str) -> Optio
             PointName::parse_stem(cluster, lineage, file.strip_suffix(".json")?).map(Location::Point)
         }
         "data" => {
-            let parts: Vec<&str> = file.strip_suffix(".zst")?.split('-').collect();
+            let plain = file.strip_suffix(ENCRYPTED_SUFFIX);
+            let parts: Vec<&str> = plain.unwrap_or(file).strip_suffix(".zst")?.split('-').collect();
             let [first, last, level, digest] = parts[..] else { return None };
             let name = ObjectName {
                 cluster: cluster.to_owned(),
@@ -285,6 +296,7 @@ fn parse_deep(cluster: &str, folder: &str, subfolder: &str, file: &str) -> Optio
                 last: last.parse().ok()?,
                 level: level.parse().ok().filter(|level| *level <= LEVEL_MAX)?,
                 digest: Sha256::parse(digest).ok()?,
+                encrypted: plain.is_some(),
             };
             Some(Location::Data(name))
         }
@@ -361,6 +373,10 @@ mod tests {
                 "clusters/prod/data/{lineage}/00000000000000000001-09223372036854775807-0-{}.zst",
                 Sha256::of(b"some bytes")
             ),
+            format!(
+                "clusters/prod/data/{lineage}/00000000000000000001-00000000000000000009-0-{}.zst.age",
+                Sha256::of(b"some bytes")
+            ),
             format!("clusters/prod/verdicts/{stem}/20260515T020000.123Z-3.json"),
             "clusters/prod/drills/20260515T020000.000Z.json".into(),
             "clusters/prod/condemned/00000007-00000001.json".into(),
@@ -374,7 +390,7 @@ mod tests {
             assert_eq!(Location::parse(&path).unwrap().to_string(), path);
         }
         let time = parse_rfc3339("2026-05-15T02:00:00.123Z").unwrap();
-        match Location::parse(&examples()[6]).unwrap() {
+        match Location::parse(&examples()[7]).unwrap() {
             Location::Verdict(_, _, at, 3) => assert_eq!(at, time),
             other => panic!("{other:?}"),
         }
@@ -427,7 +443,9 @@ mod tests {
     fn object_names_keep_to_their_digits() {
         let data = &examples()[5];
         assert!(Location::parse_data(data).is_ok());
-        for (from, to) in [("-0-", "-00-"), ("-0-", "-100-"), (".zst", ".zst.age"), ("0000001-", "0000001-1-")] {
+        for (from, to) in
+            [("-0-", "-00-"), ("-0-", "-100-"), (".zst", ".zst.gz"), (".zst", ".age"), ("0000001-", "0000001-1-")]
+        {
             assert!(Location::parse_data(&data.replacen(from, to, 1)).is_err(), "{from} {to}");
         }
         assert!(Location::parse_data("config/00000001.json").is_err());

@@ -19,6 +19,7 @@ use crate::snapshot::proof::{self, Proof, SAMPLES_MAX, Sample};
 use crate::snapshot::record;
 use crate::snapshot::tail::Tail;
 use crate::vault::chain::{self, Segment};
+use crate::vault::encryption::RECIPIENTS_MAX;
 use crate::vault::layout::{Attempt, Lineage, Location, PointKind, PointName};
 use crate::vault::sealed::{self, Document};
 
@@ -30,7 +31,7 @@ pub const OBJECT_STORED_BYTES_MAX: u64 = 16 << 20;
 pub const OBJECT_RAW_BYTES_MAX: u64 = 32 << 20;
 /// Raw bytes of one record with its length: the largest object there can be.
 pub const RECORD_BYTES_MAX: u64 = record::RECORD_BYTES_MAX as u64;
-/// Stored bytes of the largest object: incompressible bytes grow by less than one part in 128.
+/// Stored bytes of the largest object: incompressible bytes grow by less than one part in 128, encrypted or not.
 pub const RECORD_STORED_BYTES_MAX: u64 = RECORD_BYTES_MAX + (RECORD_BYTES_MAX >> 7);
 
 /// A restore point.
@@ -70,6 +71,9 @@ pub struct Manifest {
     pub tail: Tail,
     /// The streams of the chain, in order of reading.
     pub segments: Vec<Segment>,
+    /// For whom the data of the whole chain is encrypted, sorted; nobody: it is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     /// The objects of the whole chain, in order of reading.
     pub objects: Vec<ObjectEntry>,
 }
@@ -338,6 +342,7 @@ impl Manifest {
         id::check_name("cluster", &self.cluster)?;
         ensure(self.name() == *name, || "its content belongs to another name".to_owned())?;
         let d = &self.descriptor;
+        ensure(self.recipients.len() <= RECIPIENTS_MAX, || format!("{} recipients", self.recipients.len()))?;
         ensure(d.revision >= 0 && (0..=d.revision).contains(&d.compact_revision), || {
             format!("revision {} with compaction {}", d.revision, d.compact_revision)
         })?;
@@ -366,6 +371,9 @@ impl Manifest {
                 format!("{} is out of order", entry.name)
             })?;
             previous = entry.first;
+            ensure(entry.is_encrypted() != self.recipients.is_empty(), || {
+                format!("{} is not encrypted as the point says", entry.name)
+            })?;
             // The sizes of one object are limited and so is their number: these sums cannot overflow.
             records += entry.records;
             raw += entry.raw_bytes;
@@ -382,6 +390,11 @@ impl Manifest {
 }
 
 impl ObjectEntry {
+    /// Whether the object is an age file.
+    pub fn is_encrypted(&self) -> bool {
+        Location::parse_data(&self.name).is_ok_and(|name| name.encrypted)
+    }
+
     /// Whether sizes are within the limits; one record alone may be larger than what many share.
     pub fn fits(&self) -> bool {
         let (raw_max, stored_max) = match self.records {

@@ -7,7 +7,7 @@
 //! ```text
 //! config/<n>.json                                 which repository this is; the highest n wins
 //! clusters/<cluster>/lineages/<lineage>.json      a branch of the cluster's history
-//! clusters/<cluster>/data/<lineage>/...zst        records, in objects named after their content
+//! clusters/<cluster>/data/<lineage>/...zst[.age]  records, in objects named after their stored bytes
 //! clusters/<cluster>/points/<lineage>/...json     a restore point's manifest: what makes data visible
 //! clusters/<cluster>/verdicts/<point>/...json     what a verification found
 //! clusters/<cluster>/condemned/...json            what a collector is about to delete
@@ -32,6 +32,8 @@ mod budget;
 pub mod catalog;
 pub mod chain;
 pub mod condemned;
+mod config;
+pub mod encryption;
 pub mod epoch;
 pub mod foreign;
 pub mod get;

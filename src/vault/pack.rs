@@ -1,7 +1,7 @@
 //! Data objects as bytes: one plain zstd frame of whole length-delimited records, and how to open one safely.
 //!
 //! What is opened may come from anyone who can write to the bucket. The order of checks is therefore: size against the
-//! manifest, digest of the stored bytes, shape of the frame (one frame, nothing after it, no dictionary, a small
+//! manifest, digest of the stored bytes, decryption (`encryption`), shape of the frame (one frame, nothing after it, no dictionary, a small
 //! window), and only then decompression, into a buffer that does not grow. A bomb finds no room to unfold.
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ const WINDOW_BYTES_MAX: u64 = 8 << 20;
 /// Buffers of objects are reserved with at least this capacity: glibc gives an allocation above 32 MiB a mapping of its
 /// own, which goes back to the system when it is freed, instead of staying in the heap of whichever thread freed it
 /// (measured: twice the memory after a few runs). Pages that are never touched cost nothing.
-const BUFFER_BYTES_MIN: usize = (32 << 20) + (64 << 10);
+pub(crate) const BUFFER_BYTES_MIN: usize = (32 << 20) + (64 << 10);
 /// zstd holds back less than two of its blocks of input before it writes output.
 const HELD_BACK_BYTES_MAX: usize = 2 * zstd_safe::BLOCKSIZE_MAX as usize;
 
@@ -33,6 +33,8 @@ pub enum Check {
     Size,
     /// Its stored bytes have the digest that the manifest says.
     Sha256,
+    /// It is an age file that opens.
+    Age,
     /// It is one zstd frame of the shape that Holdfast writes.
     Frame,
     /// It decompresses, to exactly the declared size.
@@ -48,6 +50,7 @@ impl fmt::Display for Check {
             Check::Exists => "exists",
             Check::Size => "size",
             Check::Sha256 => "sha256",
+            Check::Age => "age",
             Check::Frame => "frame",
             Check::Content => "content",
             Check::Records => "records",
@@ -142,8 +145,8 @@ fn failed(what: &str, code: usize) -> Error {
     Error::new(Kind::Failed, format!("{what}: {}", zstd_safe::get_error_name(code)))
 }
 
-/// Fills the empty buffer `raw` with the records of a stored object, checked against its entry.
-pub(crate) fn unpack(entry: &ObjectEntry, stored: &[u8], raw: &mut Vec<u8>) -> Result<(), Fault> {
+/// Whether `stored` are the bytes that the entry speaks of.
+pub(crate) fn check_stored(entry: &ObjectEntry, stored: &[u8]) -> Result<(), Fault> {
     let fault = |check, detail| Err(Fault { check, detail });
     if stored.len() as u64 != entry.stored_bytes {
         return fault(Check::Size, format!("{} bytes, the manifest says {}", stored.len(), entry.stored_bytes));
@@ -152,15 +155,21 @@ pub(crate) fn unpack(entry: &ObjectEntry, stored: &[u8], raw: &mut Vec<u8>) -> R
     if digest != entry.sha256 {
         return fault(Check::Sha256, format!("{digest}, the manifest says {}", entry.sha256));
     }
+    Ok(())
+}
+
+/// Fills the empty buffer `raw` with the records in `frame`: a stored object that was checked, or what its age file held.
+pub(crate) fn unpack(entry: &ObjectEntry, frame: &[u8], raw: &mut Vec<u8>) -> Result<(), Fault> {
+    let fault = |check, detail| Err(Fault { check, detail });
     if !entry.fits() {
         return fault(Check::Content, format!("{} raw bytes are more than an object may hold", entry.raw_bytes));
     }
     let raw_bytes = usize::try_from(entry.raw_bytes).expect("at most RECORD_BYTES_MAX");
-    check_frame(stored, entry.raw_bytes).map_err(|detail| Fault::new(Check::Frame, detail))?;
+    check_frame(frame, entry.raw_bytes).map_err(|detail| Fault::new(Check::Frame, detail))?;
     // There may be more room than this object needs; the length is compared afterwards.
     raw.reserve_exact(BUFFER_BYTES_MIN.max(raw_bytes));
     let mut context = DCtx::try_create().ok_or_else(|| Fault::new(Check::Content, "no memory for a decompressor"))?;
-    if let Err(code) = context.decompress(raw, stored) {
+    if let Err(code) = context.decompress(raw, frame) {
         return fault(Check::Content, format!("zstd says: {}", zstd_safe::get_error_name(code)));
     }
     if raw.len() != raw_bytes {
@@ -212,7 +221,7 @@ mod tests {
 
     fn unpack(entry: &ObjectEntry, stored: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut raw = Vec::new();
-        super::unpack(entry, stored, &mut raw).map(|()| raw)
+        check_stored(entry, stored).and_then(|()| super::unpack(entry, stored, &mut raw)).map(|()| raw)
     }
 
     fn pack(raw: &[u8]) -> Bytes {
@@ -316,7 +325,7 @@ mod tests {
                 entry.sha256 = Sha256::of(b"another");
             }
             raw.clear();
-            match super::unpack(&entry, &stored, &mut raw) {
+            match check_stored(&entry, &stored).and_then(|()| super::unpack(&entry, &stored, &mut raw)) {
                 Ok(()) => {
                     assert!(raw == records, "seed {seed}: other records came out");
                     same += 1;

@@ -39,7 +39,7 @@ use crate::vault::budget::{Budget, Share};
 use crate::vault::layout::{Lineage, Location, ObjectName};
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, OBJECT_STORED_BYTES_MAX, ObjectEntry, RECORD_BYTES_MAX};
 use crate::vault::pack::Packer;
-use crate::vault::repository::{Repository, Stored};
+use crate::vault::repository::{Repository, Sealing, Stored};
 use crate::vault::steps::Steps;
 
 /// Merge level of what a backup writes.
@@ -162,6 +162,7 @@ struct Chunk {
 /// What all threads of a writer share.
 struct Shared {
     repository: Repository,
+    sealing: Sealing,
     destination: Destination,
     limits: Limits,
     steps: Steps,
@@ -184,7 +185,7 @@ struct Outcome {
 }
 
 impl Writer {
-    /// A writer into `destination`. Must be called on the async runtime that will upload, or within its context.
+    /// A writer into `destination` of a repository that was opened to be written to. Must be called on the async runtime that will upload, or within its context.
     pub fn start(
         repository: &Repository,
         destination: Destination,
@@ -194,6 +195,7 @@ impl Writer {
     ) -> Result<Self> {
         let shared = Arc::new(Shared {
             repository: repository.clone(),
+            sealing: repository.sealing().clone(),
             destination,
             queue: Budget::new(usize::MAX, limits.queued_bytes_max),
             uploads: Budget::new(limits.uploads_max, limits.upload_bytes_max),
@@ -342,7 +344,10 @@ impl Shared {
 
     /// A packing thread: one chunk after the other until there are no more.
     fn pack_all(self: &Arc<Self>, incoming: &Mutex<Receiver<Chunk>>) {
-        let mut packer = match Packer::new(self.limits.zstd_level, self.limits.object_stored_bytes_max) {
+        // What is stored keeps to the limit, sealed or not.
+        let stored_bytes_max = self.limits.object_stored_bytes_max;
+        let overhead = self.sealing.as_ref().map_or(0, |recipients| recipients.overhead_bytes_max(stored_bytes_max));
+        let mut packer = match Packer::new(self.limits.zstd_level, stored_bytes_max.saturating_sub(overhead)) {
             Ok(packer) => packer,
             Err(error) => return self.fail(error),
         };
@@ -376,7 +381,11 @@ impl Shared {
     }
 
     /// Names the object and begins its upload, as soon as there is room for it.
-    fn store(self: &Arc<Self>, stored: Bytes, draft: &Draft, place: (usize, usize)) -> Result<()> {
+    fn store(self: &Arc<Self>, frame: Bytes, draft: &Draft, place: (usize, usize)) -> Result<()> {
+        let stored = match &self.sealing {
+            Some(recipients) => recipients.seal(&frame)?,
+            None => frame,
+        };
         let name = ObjectName {
             cluster: self.destination.cluster.clone(),
             lineage: self.destination.lineage,
@@ -384,6 +393,7 @@ impl Shared {
             last: draft.last,
             level: LEVEL_AS_WRITTEN,
             digest: Sha256::of(&stored),
+            encrypted: self.sealing.is_some(),
         };
         let (level, sha256, stored_bytes) = (name.level, name.digest, stored.len() as u64);
         let at = Location::Data(name.clone());

@@ -10,19 +10,25 @@
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
-use crate::base::clock::{Clock, Time};
+use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
+use crate::base::stop::blocking;
+pub use crate::vault::config::{Config, Encryption};
+use crate::vault::config::{Settled, numbers, settle, unwrap_all};
+use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document, HINT_DAMAGED};
 use crate::vault::store::{Address, Store};
 pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STALL, Stored};
 
+/// How often a writer looks again at a config that others change.
+const SETTLE_TURNS_MAX: usize = 8;
 /// Small documents that are loaded at the same time.
 pub const LOADS_MAX: usize = 4;
 
@@ -35,6 +41,19 @@ pub struct RepositoryOptions {
     pub clock: Clock,
     /// How a bucket is reached.
     pub bucket: BucketOptions,
+    /// What seals and opens data.
+    pub keys: Keys,
+}
+
+/// What seals and opens data objects.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// For whom new data is sealed; none when nobody said, and then nothing is written where data is encrypted.
+    pub wanted: Option<Wanted>,
+    /// What opens it.
+    pub identities: Option<Identities>,
+    /// Opens the identities that lie in the repository.
+    pub passphrases: Option<Passphrases>,
 }
 
 /// The documents of a folder: those that can be believed, and what else lies there.
@@ -46,26 +65,6 @@ pub struct Documents<D> {
     pub damaged: Vec<(Location, Error)>,
     /// Names that Holdfast gives to nothing: leftovers of editors and file managers.
     pub strays: Vec<Error>,
-}
-
-/// What a repository is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// Which of the repository's descriptions this is.
-    pub n: u32,
-    /// The repository's own id, 16 hexadecimal digits; never changes.
-    pub repository: String,
-    /// When this description was written.
-    #[serde(with = "sealed::rfc3339")]
-    pub created: Time,
-    /// Who wrote it.
-    pub tool: Tool,
-    /// How data objects are encrypted: `none`.
-    pub encryption: String,
-}
-
-impl Document for Config {
-    const NAME: &'static str = "config";
 }
 
 /// An open repository. Clones share everything.
@@ -80,7 +79,15 @@ struct About {
     url: String,
     clock: Clock,
     config: Option<Config>,
+    keys: Keys,
+    /// What opens data, once somebody needed it: a passphrase takes its time.
+    identities: OnceCell<Option<Identities>>,
+    /// For whom data is sealed, once a writer has settled it.
+    sealing: Option<Sealing>,
 }
+
+/// For whom a writer seals; none: data is stored as it is.
+pub(crate) type Sealing = Option<Recipients>;
 
 impl Repository {
     /// Opens a repository that exists.
@@ -93,28 +100,100 @@ impl Repository {
             .hint("check the URL, or make the first backup with `holdfast backup`"))
     }
 
-    /// Opens a repository, or makes one where there is nothing: what the first backup does.
+    /// Opens a repository to write data into it, or makes one where there is nothing: what the first backup does.
     pub async fn create_or_open(options: &RepositoryOptions) -> Result<Self> {
         Store::create(&Address::parse(&options.url)?)?;
-        let opened = Self::attach(options).await?;
-        if opened.about.config.is_some() {
-            return Ok(opened);
-        }
-        let config = Config {
-            n: 1,
-            repository: id::random()?,
-            created: options.clock.now(),
-            tool: Tool::this(),
-            encryption: "none".to_owned(),
-        };
-        match opened.put_document(&Location::Config(1), &config).await {
-            // Another first backup was faster: its repository is ours.
-            Err(error) if error.kind() == Kind::Conflict => {}
-            result => {
-                result.map_err(|error| error.during(format!("create the repository {}", options.url)))?;
+        Self::attach(options).await?.into_writable(options).await
+    }
+
+    /// The same repository, to write data into it as the options say. Where data is to be sealed for somebody else than
+    /// before, or there is no config, the next config is written.
+    pub async fn into_writable(self, options: &RepositoryOptions) -> Result<Self> {
+        let mut opened = self;
+        // Each turn finds a newer config, or ends: nobody writes configs but whoever changes recipients.
+        for _ in 0..SETTLE_TURNS_MAX {
+            let (now, n) = match &opened.about.config {
+                Some(config) => (config.encryption.clone(), config.n),
+                None => (Encryption::NONE, 0),
+            };
+            let (wanted, url) = (options.keys.wanted.clone(), options.url.clone());
+            let encryption = match blocking(move || settle(&now, wanted.as_ref(), &url)).await? {
+                Settled::Ready(sealing, identities) if n > 0 => return Ok(opened.settled(sealing, identities)),
+                Settled::Ready(..) => Encryption::NONE,
+                Settled::Write(encryption) => encryption,
+            };
+            let repository = match &opened.about.config {
+                Some(config) => config.repository.clone(),
+                None => id::random()?,
+            };
+            let n = n + 1;
+            let config = Config { n, repository, created: options.clock.now(), tool: Tool::this(), encryption };
+            match opened.put_document(&Location::Config(n), &config).await {
+                // Somebody else was faster: what they wrote is looked at as if it had been there.
+                Err(error) if error.kind() == Kind::Conflict => {}
+                result => {
+                    let what = if n == 1 { "create the repository" } else { "write the next config of" };
+                    result.map_err(|error| error.during(format!("{what} {}", options.url)))?;
+                }
             }
+            opened = Self::open(options).await?;
         }
-        Self::open(options).await
+        Err(Error::new(Kind::Conflict, format!("others keep changing for whom {} is encrypted", options.url))
+            .hint("give every policy of this repository the same recipients"))
+    }
+
+    /// The same repository, with data to be sealed so.
+    fn settled(self, sealing: Sealing, identities: Option<Identities>) -> Self {
+        let About { url, clock, config, keys, .. } = &*self.about;
+        let identities = identities.map(|identities| Some(identities.and(keys.identities.as_ref())));
+        let about = About {
+            url: url.clone(),
+            clock: *clock,
+            config: config.clone(),
+            keys: keys.clone(),
+            identities: OnceCell::new_with(identities),
+            sealing: Some(sealing),
+        };
+        Repository { store: self.store, about: Arc::new(about) }
+    }
+
+    /// For whom data is sealed. Only whoever opened the repository to write may ask.
+    pub(crate) fn sealing(&self) -> &Sealing {
+        self.about.sealing.as_ref().expect("writers open a repository with create_or_open")
+    }
+
+    /// For whom new data is sealed; nobody when it is stored as it is.
+    pub fn recipients(&self) -> Vec<String> {
+        self.about.sealing.iter().flatten().flat_map(|recipients| recipients.names().to_vec()).collect()
+    }
+
+    /// What opens data objects; none on a host that may not read.
+    pub(crate) async fn identities(&self) -> Result<Option<Identities>> {
+        let found = self.about.identities.get_or_try_init(|| async {
+            let given = self.about.keys.identities.clone();
+            let Some(passphrases) = self.about.keys.passphrases.clone() else { return Ok(given) };
+            let mut configs = vec![];
+            for n in numbers(&self.store, || stranger(&self.about.url)).await? {
+                configs.push(self.get_document::<Config>(&Location::Config(n)).await?);
+            }
+            let url = self.about.url.clone();
+            let unwrapped = blocking(move || unwrap_all(&configs, &passphrases, &url)).await?;
+            Ok(match (unwrapped, given) {
+                (Some(unwrapped), given) => Some(unwrapped.and(given.as_ref())),
+                (None, given) => given,
+            })
+        });
+        found.await.cloned()
+    }
+
+    /// Why data that is sealed cannot be read here.
+    pub(crate) fn unreadable(&self, object: &str) -> Error {
+        let whose = match self.config().map(|config| &config.encryption) {
+            Some(Encryption::Age(age)) => format!(" (new data is for {})", age.recipients.join(", ")),
+            _ => String::new(),
+        };
+        Error::new(Kind::Denied, format!("{object} is encrypted{whose}, and no key was given that reads it"))
+            .hint("run this on a host that has the identity: identity = \"/path\" in [repository], or --identity FILE")
     }
 
     /// Opens a repository, or a place where one could be made, and changes nothing: what a check of the store needs.
@@ -131,7 +210,14 @@ impl Repository {
         if config.is_none() {
             refuse_strangers(&store, &options.url).await?;
         }
-        let about = About { url: options.url.clone(), clock: options.clock, config };
+        let about = About {
+            url: options.url.clone(),
+            clock: options.clock,
+            config,
+            keys: options.keys.clone(),
+            identities: OnceCell::new(),
+            sealing: None,
+        };
         Ok(Repository { store, about: Arc::new(about) })
     }
 
@@ -297,22 +383,14 @@ pub(crate) fn stray(error: Error) -> Error {
 }
 
 async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
-    let mut newest = None;
-    let mut listed = store.list(folder::CONFIG);
-    while let Some(object) = listed.next().await {
-        match Location::parse(&object?.path) {
-            Ok(Location::Config(n)) => newest = newest.max(Some(n)),
-            _ => return Err(stranger(url)),
-        }
-    }
-    let Some(n) = newest else { return Ok(None) };
+    let Some(n) = numbers(store, || stranger(url)).await?.into_iter().next() else { return Ok(None) };
     let path = Location::Config(n).to_string();
     let config: Config = read_document(store, &path).await?;
     if config.n != n {
         return Err(Error::damaged(format!("{path} says that it is number {}", config.n)).hint(HINT_DAMAGED));
     }
-    if config.encryption != "none" {
-        let text = format!("repository {url} is encrypted ({:?}), which this version cannot read", config.encryption);
+    if let Encryption::Unknown(_) = config.encryption {
+        let text = format!("repository {url} is encrypted in a way that this version does not know");
         return Err(Error::new(Kind::Usage, text).hint("use a version of Holdfast that knows this encryption"));
     }
     Ok(Some(config))
@@ -424,7 +502,7 @@ mod tests {
         repository.put_document(&Location::Config(2), &config).await.unwrap();
         let options = options(dir.path());
         assert_eq!(Repository::open(&options).await.unwrap().config().unwrap().n, 2);
-        config.encryption = "age".into();
+        config.encryption = Encryption::Unknown("rot13".into());
         config.n = 3;
         repository.put_document(&Location::Config(3), &config).await.unwrap();
         assert_eq!(Repository::open(&options).await.unwrap_err().kind(), Kind::Usage);

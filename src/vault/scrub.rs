@@ -1,7 +1,8 @@
 //! Verification: is what is stored still what was stored, and does it mean what the manifest says?
 //!
 //! - **L1**: all objects exist and have the right size.
-//! - **L2**: every byte is read; digests are equal, every frame opens to its declared size.
+//! - **L2**: every byte is read; digests are equal, every frame opens to its declared size. On a host without identity,
+//!   encrypted objects are not opened: their digests are equal.
 //! - **L3**: the records decode and prove the manifest's counts and digests. What a record means is not the vault's to
 //!   know: an `Examiner` is handed every raw object, newest first.
 //!
@@ -140,6 +141,11 @@ async fn examine_bytes(
                 findings.push(Finding::of(&entry.name, fault));
                 seen(&entry);
             }
+            // Level 2 is about stored bytes. What is in them is proved on a host that can read.
+            Read::Sealed(entry) => match prover {
+                Some(_) => return Err(repository.unreadable(&entry.name)),
+                None => seen(&entry),
+            },
             Read::Whole(object) => {
                 let entry = object.entry.clone();
                 if let Some(proving) = prover.take() {

@@ -49,7 +49,15 @@ pub(crate) async fn repository() -> (TempDir, Repository) {
 /// An entry that describes no real object.
 pub(crate) fn entry(cluster: &str, first: i64, last: i64) -> ObjectEntry {
     let sha256 = Sha256::of(format!("{first} {last}").as_bytes());
-    let name = ObjectName { cluster: cluster.into(), lineage: lineage(), first, last, level: 0, digest: sha256 };
+    let name = ObjectName {
+        cluster: cluster.into(),
+        lineage: lineage(),
+        first,
+        last,
+        level: 0,
+        digest: sha256,
+        encrypted: false,
+    };
     let name = Location::Data(name).to_string();
     ObjectEntry { name, level: 0, first, last, records: 10, raw_bytes: 1_000, stored_bytes: 200, sha256 }
 }
@@ -117,6 +125,7 @@ pub(crate) fn manifest(cluster: &str, objects: &[ObjectEntry]) -> Manifest {
             objects: objects.len(),
             kept: None,
         }],
+        recipients: vec![],
         objects: objects.to_vec(),
     }
 }
@@ -153,7 +162,7 @@ pub(crate) async fn publish_point(
         writer.finish()
     })
     .await?;
-    let manifest = manifest(cluster, &written.objects);
+    let manifest = Manifest { recipients: repository.recipients(), ..manifest(cluster, &written.objects) };
     let opened = LineageDocument {
         lineage: lineage(),
         parent: None,

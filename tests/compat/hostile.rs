@@ -3,7 +3,6 @@
 //! Ten thousand seeded mutations of each: never a panic, never memory beyond the limit, always an error or a result that
 //! reads back equal; mostly an error. Data objects' frames are tried where they are opened, in `src/vault/pack.rs`.
 
-use holdfast::base::clock::Clock;
 use holdfast::base::digest::Sha256;
 use holdfast::base::error::Kind;
 use holdfast::base::file::ReadAt;
@@ -17,7 +16,7 @@ use holdfast::vault::foreign::{ForeignOptions, Origin, Packing, open};
 use holdfast::vault::layout::Location;
 use holdfast::vault::lineage::LineageDocument;
 use holdfast::vault::manifest::Manifest;
-use holdfast::vault::repository::{BucketOptions, Config, Repository, RepositoryOptions};
+use holdfast::vault::repository::{Config, Repository, RepositoryOptions};
 use holdfast::vault::scrub::{Verification, verify};
 use holdfast::vault::sealed::{self, Document};
 use holdfast::vault::verdict::{Level, Verdict};
@@ -180,7 +179,7 @@ fn stored() -> Vec<(String, Vec<u8>)> {
     std::fs::File::create(&snapshot).unwrap().write_all(&fixture("etcd-3.5-auth.db")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let url = format!("file://{}/repository", dir.path().display());
-    let options = RepositoryOptions { url, clock: Clock::System, bucket: BucketOptions::default() };
+    let options = RepositoryOptions { url, ..RepositoryOptions::default() };
     runtime.block_on(async {
         let repository = Repository::create_or_open(&options).await.unwrap();
         let now = repository.clock().now();

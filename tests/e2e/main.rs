@@ -24,5 +24,6 @@ mod limits;
 mod many;
 mod modes;
 mod place;
+mod secrets;
 mod streams;
 mod tell;

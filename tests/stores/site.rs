@@ -116,7 +116,7 @@ impl Site {
             environment: Environment::new(environment),
             ..BucketOptions::default()
         };
-        RepositoryOptions { url: self.url(), clock: Clock::System, bucket }
+        RepositoryOptions { url: self.url(), clock: Clock::System, bucket, ..RepositoryOptions::default() }
     }
 
     /// Writes `policy.toml` with this `[cluster]` table.
