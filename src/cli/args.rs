@@ -80,6 +80,10 @@ pub(crate) enum Command {
     /// Take existing etcd snapshot files (.db, .db.gz, .zst) into the repository
     #[command(after_help = "Example:\n  holdfast import /backups/*.db.gz --policy prod.toml")]
     Import(Import),
+    /// Copy whole points into a second repository, checked on the way; what is there is not sent again
+    #[command(after_help = "Examples:\n  holdfast copy --policy prod.toml --to s3://second-bucket/etcd\n  \
+                            holdfast copy --policy prod.toml --to file:///mnt/offsite --point latest")]
+    Copy(Copy),
     /// Work with etcd snapshot files, as etcdctl and etcdutl do
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -263,6 +267,21 @@ pub(crate) struct Import {
     pub(crate) repository: Repository,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    /// The second repository's address; it is made when nothing is there
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// One point: its id or the first digits of it, latest, latest~1
+    #[arg(long, value_name = "POINT", conflicts_with = "all")]
+    pub(crate) point: Option<String>,
+    /// Every point, which is also what happens when nothing is said
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@
 
 mod args;
 mod backup;
+mod copy;
 mod import;
 mod inside;
 mod listing;

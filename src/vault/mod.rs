@@ -32,6 +32,7 @@ mod budget;
 pub mod catalog;
 pub mod chain;
 pub mod condemned;
+pub mod copy;
 pub mod epoch;
 pub mod foreign;
 pub mod get;

@@ -154,6 +154,8 @@ fn the_json_of_every_command_is_what_the_document_says() {
     seen.json("keys_by_kind", &with(&["keys", "ls", "--by-kind"]).success());
     seen.json("keys_get", &with(&["keys", "get", "/registry/pods/default/a"]).success());
     seen.json("diff", &with(&["diff", "latest~1", "latest"]).success());
+    let second = format!("file://{}", place.text("second"));
+    seen.json("copy", &with(&["copy", "--to", &second]).success());
     let failed = with(&["show", "nothing"]).exits(4);
     seen.take("error", &serde_json::from_str(&failed.stderr).unwrap());
     // Damage shows where the document says.
@@ -164,6 +166,8 @@ fn the_json_of_every_command_is_what_the_document_says() {
     fs::write(place.repository().join(object), "damaged").unwrap();
     seen.json("list", &with(&["list"]).exits(3));
     seen.json("verify", &with(&["verify"]).exits(3));
+    let third = format!("file://{}", place.text("third"));
+    seen.json("copy", &with(&["copy", "--all", "--to", &third]).exits(3));
     // The file was imported before; of that, part is gone. (It may be what was damaged above: this repairs it.)
     let shown = with(&["show", &id]).success().json();
     fs::write(place.repository().join(shown["manifest"]["objects"][0]["name"].as_str().unwrap()), "cut").unwrap();
@@ -188,6 +192,7 @@ const COMMANDS: &[&[&str]] = &[
     &["restore"],
     &["export"],
     &["import"],
+    &["copy"],
     &["snapshot", "save"],
     &["snapshot", "status"],
     &["hashkv"],
