@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod copy;
+mod drill;
 mod import;
 mod inside;
 mod listing;

@@ -40,6 +40,8 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     policy.cluster.login.iter_mut().for_each(|login| resolve(&mut login.password_file));
     policy.repository.bucket.credentials_file.iter_mut().for_each(resolve);
     policy.repository.bucket.ca.iter_mut().for_each(resolve);
+    policy.drill.etcd.iter_mut().for_each(resolve);
+    policy.drill.etcdutl.iter_mut().for_each(resolve);
     Ok(policy)
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use crate::files::fixture;
 use crate::place::{Place, loaded};
 use crate::support::etcd::Etcd;
+use crate::support::peers;
 use crate::support::run::{Outcome, holdfast};
 
 /// Objects that several types hold, each described once: what they are called where they occur.
@@ -154,6 +155,10 @@ fn the_json_of_every_command_is_what_the_document_says() {
     seen.json("keys_by_kind", &with(&["keys", "ls", "--by-kind"]).success());
     seen.json("keys_get", &with(&["keys", "get", "/registry/pods/default/a"]).success());
     seen.json("diff", &with(&["diff", "latest~1", "latest"]).success());
+    let etcd_program = peers::program(peers::ETCD_3_5, "etcd");
+    let etcd_program = etcd_program.to_str().unwrap();
+    seen.json("drill_plan", &with(&["drill", "--dry-run"]).success());
+    seen.json("drill", &with(&["drill", "--etcd", etcd_program]).success());
     let second = format!("file://{}", place.text("second"));
     seen.json("copy", &with(&["copy", "--to", &second]).success());
     let failed = with(&["show", "nothing"]).exits(4);
@@ -193,6 +198,7 @@ const COMMANDS: &[&[&str]] = &[
     &["export"],
     &["import"],
     &["copy"],
+    &["drill"],
     &["snapshot", "save"],
     &["snapshot", "status"],
     &["hashkv"],
