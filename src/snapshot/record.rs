@@ -235,7 +235,7 @@ pub struct KeyValue<'a> {
 
 impl<'a> KeyValue<'a> {
     /// The message as etcd stores it: fields in order, those of no value left out.
-    pub fn to_stored(&self) -> Vec<u8> {
+    pub fn to_stored(self) -> Vec<u8> {
         let mut stored = vec![];
         wire::put_bytes(&mut stored, 1, self.key);
         wire::put_number(&mut stored, 2, self.create_revision.cast_unsigned());

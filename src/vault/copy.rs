@@ -308,10 +308,7 @@ mod tests {
         let own: Vec<&ObjectEntry> = broken.objects.iter().filter(shared).collect();
         assert!(own.len() >= 2, "{own:?}");
         let path = |n: usize| one.path().join(&own[n].name);
-        let mut bytes = fs::read(path(0)).unwrap();
-        bytes[7] ^= 1;
-        fs::remove_file(path(0)).unwrap();
-        fs::write(path(0), bytes).unwrap();
+        testing::damage(&path(0));
         fs::remove_file(path(1)).unwrap();
         let done = copy_all(&from, &to).await.unwrap();
         assert_eq!(done.points[0], (whole.name(), Outcome::Copied));

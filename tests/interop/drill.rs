@@ -86,8 +86,8 @@ fn a_drill_proves_what_a_real_member_serves_and_measures_it() {
     };
     assert_eq!((through("file"), through("member")), (4, 11), "{report}");
     let found = |what: &str| {
-        let proofs = report["proofs"].as_array().unwrap().iter();
-        proofs.filter(|proof| proof["what"] == what).next_back().unwrap()["found"].clone()
+        let mut proofs = report["proofs"].as_array().unwrap().iter();
+        proofs.rfind(|proof| proof["what"] == what).unwrap()["found"].clone()
     };
     assert_eq!((found("sampled keys with their values"), found("leases")), ("1000 of 1000".into(), "1".into()));
     // RTO is the stages that a recovery waits for.

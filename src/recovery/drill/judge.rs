@@ -41,23 +41,25 @@ impl Sampler {
     pub fn proofs(&self, manifest: &Manifest) -> Vec<Proof> {
         let samples = self.wanted.len();
         vec![
-            compare("keys served", manifest.counts.live_keys, self.keys),
-            compare("sampled keys with their values", format!("{samples} of {samples}"), {
-                format!("{} of {samples}", self.equal)
-            }),
+            compare("keys served", &manifest.counts.live_keys, &self.keys),
+            compare(
+                "sampled keys with their values",
+                &format!("{samples} of {samples}"),
+                &format!("{} of {samples}", self.equal),
+            ),
         ]
     }
 }
 
 /// A proof through the member.
-pub fn compare(what: &str, expected: impl ToString, found: impl ToString) -> Proof {
+pub fn compare<T: ToString + ?Sized>(what: &str, expected: &T, found: &T) -> Proof {
     let (expected, found) = (expected.to_string(), found.to_string());
     let verdict = if expected == found { Verdict::Equal } else { Verdict::Differs };
     Proof { what: what.to_owned(), through: Through::Member, expected, found, verdict }
 }
 
 /// A proof that could not be made.
-pub fn skipped(what: &str, expected: impl ToString, why: impl Into<String>) -> Proof {
+pub fn skipped<T: ToString + ?Sized>(what: &str, expected: &T, why: impl Into<String>) -> Proof {
     let (expected, found) = (expected.to_string(), why.into());
     Proof { what: what.to_owned(), through: Through::Member, expected, found, verdict: Verdict::Skipped }
 }
@@ -66,11 +68,11 @@ pub fn skipped(what: &str, expected: impl ToString, why: impl Into<String>) -> P
 pub fn state(manifest: &Manifest, served: &proof::Proof) -> Vec<Proof> {
     let (expected, found) = (&manifest.counts, &served.counts);
     vec![
-        compare("state digest", manifest.proofs.state_digest, served.state_digest),
-        compare("live keys", expected.live_keys, found.live_keys),
-        compare("leases", expected.leases, found.leases),
-        compare("users", expected.users, found.users),
-        compare("roles", expected.roles, found.roles),
+        compare("state digest", &manifest.proofs.state_digest, &served.state_digest),
+        compare("live keys", &expected.live_keys, &found.live_keys),
+        compare("leases", &expected.leases, &found.leases),
+        compare("users", &expected.users, &found.users),
+        compare("roles", &expected.roles, &found.roles),
     ]
 }
 
@@ -80,26 +82,28 @@ pub fn hash(manifest: &Manifest, answer: &HashAnswer) -> Proof {
     let expected = &manifest.proofs.hash_kv;
     let reply = match answer {
         HashAnswer::Hash(reply) => reply,
-        HashAnswer::Compacted => return skipped(WHAT, expected.hash, "the member compacted this revision away"),
-        HashAnswer::Future => return compare(WHAT, expected.hash, "the member has not reached this revision"),
+        HashAnswer::Compacted => return skipped(WHAT, &expected.hash, "the member compacted this revision away"),
+        HashAnswer::Future => {
+            return compare(WHAT, expected.hash.to_string().as_str(), "the member has not reached this revision");
+        }
     };
     if manifest.counts.live_keys == 0 {
-        return skipped(WHAT, expected.hash, "no key is alive, and then members may hash differently");
+        return skipped(WHAT, &expected.hash, "no key is alive, and then members may hash differently");
     }
     // etcd replies -1 where there was no compaction.
     let compacted = reply.compact_revision.max(0);
     if compacted != expected.compact_revision {
         let why = format!("the member hashed under a compaction to {compacted}, not {}", expected.compact_revision);
-        return skipped(WHAT, expected.hash, why);
+        return skipped(WHAT, &expected.hash, why);
     }
-    compare(WHAT, expected.hash, reply.hash)
+    compare(WHAT, &expected.hash, &reply.hash)
 }
 
 /// The cluster's id: the one that was minted, so no client and no member takes it for the old cluster.
 pub fn identity(manifest: &Manifest, own: EtcdId, found: EtcdId) -> Vec<Proof> {
     let old = manifest.descriptor.cluster_id;
     let is_new = if own == old { "the old one" } else { "not the old one" };
-    vec![compare("cluster id, as minted", own, found), compare("cluster id", "not the old one", is_new)]
+    vec![compare("cluster id, as minted", &own, &found), compare("cluster id", "not the old one", is_new)]
 }
 
 #[cfg(test)]

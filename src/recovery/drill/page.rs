@@ -24,6 +24,8 @@ table { width: 100%; border-collapse: collapse; }
 th { text-align: left; color: var(--dim); font-weight: 600; }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.value { font-family: ui-monospace, monospace; font-size: .82rem; overflow-wrap: anywhere; }
+.same, th { white-space: nowrap; } td.same { color: var(--dim); }
+.missed { margin: .8rem 0 0; }
 td.time { text-align: right; white-space: nowrap; } td.bar { width: 40%; }
 .bar i { display: block; height: .8rem; min-width: 2px; background: #3b6ea8; border-radius: .15rem; }
 .bar i.aside { background: #b9c4d0; }
@@ -118,7 +120,7 @@ fn tiles(report: &Report) -> String {
     ));
     text.push_str("</div>\n");
     for missed in &measured.missed {
-        text.push_str(&format!("<p class=\"bad\">Missed: {}</p>\n", escape(missed)));
+        text.push_str(&format!("<p class=\"bad missed\">Missed: {}</p>\n", escape(missed)));
     }
     text
 }
@@ -154,9 +156,12 @@ fn proofs(report: &Report) -> String {
             Through::File => "file",
             Through::Member => "member",
         };
-        let found = if proof.verdict == Verdict::Equal { "the same".to_owned() } else { escape(&proof.found) };
+        let found = match proof.verdict {
+            Verdict::Equal => "<td class=\"same\">the same</td>".to_owned(),
+            _ => format!("<td class=\"value\">{}</td>", escape(&proof.found)),
+        };
         format!(
-            "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{through}</td><td class=\"value\">{}</td><td class=\"value\">{found}</td></tr>\n",
+            "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{through}</td><td class=\"value\">{}</td>{found}</tr>\n",
             escape(&proof.what),
             escape(&proof.expected)
         )
