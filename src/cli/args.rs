@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// Take existing etcd snapshot files (.db, .db.gz, .zst) into the repository
     #[command(after_help = "Example:\n  holdfast import /backups/*.db.gz --policy prod.toml")]
     Import(Import),
-    /// Rehearse a recovery: restore the newest point, boot a real etcd on it, prove what it serves
+    /// Rehearse a recovery on a real etcd, prove what it serves, measure it
     #[command(after_help = "Examples:\n  holdfast drill --policy prod.toml --report drill.html\n  \
                             holdfast drill --policy prod.toml --etcd /usr/bin/etcd --dry-run")]
     Drill(Drill),

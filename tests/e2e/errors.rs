@@ -395,7 +395,7 @@ fn points(book: &mut Book) {
     book.case(2, &["drill", "--policy", &policy, "--etcd", "etcd.db", "--etcdutl", "etcd.db"]);
     book.case(2, &["drill", "--policy", &policy, "--etcdutl", "etcd.db"]);
     book.case(1, &["drill", "--policy", &policy, "--report", "etcd.db"]);
-    book.case(1, &["leash", "1", "/nowhere/etcd"]);
+    book.case(130, &["leash", "1", "/nowhere/etcd"]);
     let twins = twins(&book.place, &first);
     let place = ["--repository", &twins, "--cluster", "prod"];
     book.case(2, &[&["show", "abcd"][..], &place].concat());
