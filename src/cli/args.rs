@@ -86,7 +86,7 @@ pub(crate) enum Command {
                             holdfast drill --policy prod.toml --etcd /usr/bin/etcd --dry-run")]
     Drill(Drill),
     /// Become another program that ends with its parent
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example:\n  holdfast leash 4711 /usr/bin/etcd --version")]
     Leash(Leash),
     /// Copy whole points into a second repository, checked on the way
     #[command(after_help = "Examples:\n  holdfast copy --policy prod.toml --to s3://second-bucket/etcd\n  \
