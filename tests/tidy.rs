@@ -110,6 +110,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("object_store", &["vault"]),
     ("prost", &["api", "snapshot", "store::machine::command"]),
     ("raft", &["store::consensus"]),
+    ("rcgen", &["base::authority"]),
     ("redb", &["store::backend"]),
     ("reqwest", &["vault", "agent::notify"]),
     ("rustix", &["base"]),
@@ -136,6 +137,9 @@ const PURE: &[&str] = &[
     "store::consensus::driver",
     "agent::scheduler",
     "recovery::plan",
+    "recovery::drill::plan",
+    "recovery::drill::judge",
+    "recovery::drill::page",
 ];
 
 /// What gives impurity away. Spelt as code spells it, so that prose and names containing the words pass.

@@ -5,6 +5,7 @@
 //! - The clock, the operating system's randomness and SHA-256 are named here and nowhere else, so that tests can set
 //!   them and readers can find them.
 
+pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod digest;
@@ -12,6 +13,7 @@ pub mod durable;
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod leash;
 pub mod progress;
 pub mod rng;
 pub mod stop;

@@ -1,5 +1,6 @@
 //! The command line, as data: help texts, completions and manual pages all come from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +81,17 @@ pub(crate) enum Command {
     /// Take existing etcd snapshot files (.db, .db.gz, .zst) into the repository
     #[command(after_help = "Example:\n  holdfast import /backups/*.db.gz --policy prod.toml")]
     Import(Import),
+    /// Rehearse a recovery on a real etcd, prove what it serves, measure it
+    #[command(after_help = "Examples:\n  holdfast drill --policy prod.toml --report drill.html\n  \
+                            holdfast drill --policy prod.toml --etcd /usr/bin/etcd --dry-run")]
+    Drill(Drill),
+    /// Become another program that ends with its parent
+    #[command(hide = true, after_help = "Example:\n  holdfast leash 4711 /usr/bin/etcd --version")]
+    Leash(Leash),
+    /// Copy whole points into a second repository, checked on the way
+    #[command(after_help = "Examples:\n  holdfast copy --policy prod.toml --to s3://second-bucket/etcd\n  \
+                            holdfast copy --policy prod.toml --to file:///mnt/offsite --point latest")]
+    Copy(Copy),
     /// Work with etcd snapshot files, as etcdctl and etcdutl do
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -287,6 +299,56 @@ pub(crate) struct Import {
     pub(crate) repository: Repository,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    /// The cluster's policy file
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_POLICY")]
+    pub(crate) policy: PathBuf,
+    /// The point: its id or the first digits of it, latest (the default), latest~1
+    #[arg(long, value_name = "POINT")]
+    pub(crate) point: Option<String>,
+    /// The etcd to boot; [drill] etcd of the policy otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd: Option<PathBuf>,
+    /// Its etcdutl (etcdctl before 3.5); the one beside etcd otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcdutl: Option<PathBuf>,
+    /// Also write the report as a page; the file must not be there yet
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) scratch: Scratch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Leash {
+    /// The process to end with
+    pub(crate) parent: u32,
+    /// The program
+    pub(crate) program: PathBuf,
+    /// Its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+    /// The second repository's address; it is made when nothing is there
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// One point: its id or the first digits of it, latest, latest~1
+    #[arg(long, value_name = "POINT", conflicts_with = "all")]
+    pub(crate) point: Option<String>,
+    /// Every point, which is also what happens when nothing is said
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,8 @@
 
 mod args;
 mod backup;
+mod copy;
+mod drill;
 mod import;
 mod inside;
 mod listing;

@@ -16,7 +16,7 @@ use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
-use crate::cli::{backup, import, inside, points, policy, progress, restore, snapshot, telemetry};
+use crate::cli::{backup, copy, drill, import, inside, points, policy, progress, restore, snapshot, telemetry};
 
 /// What every command is given.
 #[derive(Clone, Debug)]
@@ -136,6 +136,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
         Command::Restore(args) => restore::restore(args, context).await,
         Command::Export(args) => restore::export(args, context).await,
         Command::Import(args) => import::import(args, context).await,
+        Command::Drill(args) => drill::drill(args, context).await,
+        Command::Leash(args) => Err(drill::leash(&args)),
+        Command::Copy(args) => copy::copy(args, context).await,
         Command::Snapshot(Snapshot::Save(args)) => snapshot::save(args, context).await,
         Command::Snapshot(Snapshot::Status(args)) => snapshot::status(args, context).await,
         Command::Hashkv(args) => snapshot::hashkv(args, context).await,

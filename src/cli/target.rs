@@ -53,6 +53,8 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     if let Encryption::PassphraseFile(file) = &mut policy.repository.encryption {
         resolve(file);
     }
+    policy.drill.etcd.iter_mut().for_each(resolve);
+    policy.drill.etcdutl.iter_mut().for_each(resolve);
     Ok(policy)
 }
 

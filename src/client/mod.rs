@@ -16,11 +16,13 @@
 //!
 //! Invariants:
 //! - A cluster is never written to: no call in here puts, deletes, compacts, grants, or changes members, alarms or users.
-//!   The agent protects what it cannot harm.
+//!   The agent protects what it cannot harm. The one exception (`canary`) writes a key into a member that a drill started
+//!   itself, and asks that member first who it is.
 //! - Every answer has a deadline; every stream a limit on silence and none on duration; every buffer a limit in bytes.
 //! - tonic is named in this layer and in `api` only; no type of it appears in what this layer gives away.
 //! - Passwords, tokens, keys and values appear in no error and in no log.
 
+pub mod canary;
 pub mod channel;
 pub mod cluster;
 pub mod kv;

@@ -36,6 +36,7 @@
 //! - No message holds a secret: passwords come from files only, and an address with a password in it is not repeated.
 
 pub mod advice;
+pub mod drill;
 pub mod hooks;
 pub mod objective;
 mod raw;
@@ -51,6 +52,7 @@ use url::Url;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
+use crate::policy::drill::Drill;
 use crate::policy::hooks::Hooks;
 use crate::policy::objective::Objectives;
 use crate::policy::raw::{Document, Table};
@@ -78,6 +80,8 @@ pub struct Policy {
     pub objectives: Objectives,
     /// Whom to tell.
     pub hooks: Hooks,
+    /// With which etcd a restore is rehearsed.
+    pub drill: Drill,
 }
 
 /// The cluster that is protected.
@@ -134,14 +138,16 @@ pub fn parse(text: &str, name: &str) -> Result<Policy> {
             .hint("give the policy file, not the data"));
     }
     let document = Document::parse(text, name)?;
-    let mut root = document.root(&["cluster", "repository", "schedule", "retention", "objectives", "hooks"])?;
+    let mut root =
+        document.root(&["cluster", "repository", "schedule", "retention", "objectives", "hooks", "drill"])?;
     let cluster = cluster(&mut root)?;
     let repository = repository::read(&mut root)?;
     let schedule = Schedule::read(&mut root)?;
     let retention = Retention::read(&mut root)?;
     let objectives = Objectives::read(&mut root)?;
     let hooks = Hooks::read(&mut root)?;
-    Ok(Policy { cluster, repository, schedule, retention, objectives, hooks })
+    let drill = Drill::read(&mut root)?;
+    Ok(Policy { cluster, repository, schedule, retention, objectives, hooks, drill })
 }
 
 fn cluster(root: &mut Table<'_>) -> Result<Cluster> {

@@ -9,6 +9,7 @@
 //! - A target appears whole and proved, or not at all.
 //! - Planning reads no disk, no clock and no network: the same facts give the same plan.
 
+pub mod drill;
 pub mod facts;
 pub mod plan;
 pub mod restore;

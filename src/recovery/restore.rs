@@ -211,21 +211,23 @@ fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u
     })
 }
 
+/// What a database file proves. Blocks.
+pub(crate) fn prove_file(file: &ReadAt, mut prover: Prover, stop: &Stop) -> Result<Proof> {
+    let db = Db::open(file.clone())?;
+    let source = Source::open(&db)?;
+    let descriptor = source.descriptor(Default::default(), Default::default());
+    source.newest_first(&descriptor, &mut |batch| {
+        stop.check()?;
+        prover.batch(batch)
+    })?;
+    Ok(prover.finish())
+}
+
 /// SHA-256 and proofs of what was written, side by side.
-fn read_back(file: &ReadAt, db_bytes: u64, mut prover: Prover, stop: &Stop) -> Result<(Sha256, Proof)> {
+fn read_back(file: &ReadAt, db_bytes: u64, prover: Prover, stop: &Stop) -> Result<(Sha256, Proof)> {
     thread::scope(|threads| {
         let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
-        let proving = move || -> Result<Proof> {
-            let db = Db::open(file.clone())?;
-            let source = Source::open(&db)?;
-            let descriptor = source.descriptor(Default::default(), Default::default());
-            source.newest_first(&descriptor, &mut |batch| {
-                stop.check()?;
-                prover.batch(batch)
-            })?;
-            Ok(prover.finish())
-        };
-        let proof = proving();
+        let proof = prove_file(file, prover, stop);
         let sha256 = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((sha256?, proof?))
     })

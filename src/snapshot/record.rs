@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
+use crate::snapshot::wire;
 use crate::snapshot::wire::Fields;
 
 /// Version of the vocabulary that this program writes.
@@ -233,6 +234,18 @@ pub struct KeyValue<'a> {
 }
 
 impl<'a> KeyValue<'a> {
+    /// The message as etcd stores it: fields in order, those of no value left out.
+    pub fn to_stored(self) -> Vec<u8> {
+        let mut stored = vec![];
+        wire::put_bytes(&mut stored, 1, self.key);
+        wire::put_number(&mut stored, 2, self.create_revision.cast_unsigned());
+        wire::put_number(&mut stored, 3, self.mod_revision.cast_unsigned());
+        wire::put_number(&mut stored, 4, self.version.cast_unsigned());
+        wire::put_bytes(&mut stored, 5, self.value);
+        wire::put_number(&mut stored, 6, self.lease.cast_unsigned());
+        stored
+    }
+
     /// Reads the message in `stored`.
     pub fn parse(stored: &'a [u8]) -> Result<Self> {
         let mut kv = KeyValue::default();

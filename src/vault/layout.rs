@@ -334,6 +334,11 @@ pub mod folder {
         format!("clusters/{cluster}/points")
     }
 
+    /// One cluster's data objects.
+    pub fn data(cluster: &str) -> String {
+        format!("clusters/{cluster}/data")
+    }
+
     /// One cluster's verdicts.
     pub fn verdicts(cluster: &str) -> String {
         format!("clusters/{cluster}/verdicts")

@@ -33,6 +33,7 @@ pub mod catalog;
 pub mod chain;
 pub mod condemned;
 mod config;
+pub mod copy;
 pub mod encryption;
 pub mod epoch;
 pub mod foreign;

@@ -167,15 +167,40 @@ impl Repository {
         self.about.sealing.iter().flatten().flat_map(|recipients| recipients.names().to_vec()).collect()
     }
 
+    /// What the repository was and is, newest first.
+    async fn configs(&self) -> Result<Vec<Config>> {
+        let mut configs = vec![];
+        for n in numbers(&self.store, || stranger(&self.about.url)).await? {
+            configs.push(self.get_document::<Config>(&Location::Config(n)).await?);
+        }
+        Ok(configs)
+    }
+
+    /// Takes over how the data of `from` is encrypted, so that what is copied from there can be opened here: what its
+    /// configs say and none of ours does becomes our next config.
+    pub(crate) async fn adopt_encryption(&self, from: &Repository) -> Result<()> {
+        let ours = self.configs().await?;
+        let repository = ours.first().map(|config| config.repository.clone()).unwrap_or_default();
+        let mut n = ours.first().map_or(0, |config| config.n);
+        for Config { encryption, .. } in from.configs().await?.into_iter().rev() {
+            let known = ours.iter().any(|config| config.encryption == encryption);
+            if known || encryption == Encryption::NONE {
+                continue;
+            }
+            n += 1;
+            let (created, tool) = (self.clock().now(), Tool::this());
+            let config = Config { n, repository: repository.clone(), created, tool, encryption };
+            self.put_document(&Location::Config(n), &config).await?;
+        }
+        Ok(())
+    }
+
     /// What opens data objects; none on a host that may not read.
     pub(crate) async fn identities(&self) -> Result<Option<Identities>> {
         let found = self.about.identities.get_or_try_init(|| async {
             let given = self.about.keys.identities.clone();
             let Some(passphrases) = self.about.keys.passphrases.clone() else { return Ok(given) };
-            let mut configs = vec![];
-            for n in numbers(&self.store, || stranger(&self.about.url)).await? {
-                configs.push(self.get_document::<Config>(&Location::Config(n)).await?);
-            }
+            let configs = self.configs().await?;
             let url = self.about.url.clone();
             let unwrapped = blocking(move || unwrap_all(&configs, &passphrases, &url)).await?;
             Ok(match (unwrapped, given) {

@@ -8,6 +8,7 @@ use std::fs;
 use crate::files::fixture;
 use crate::place::{Place, loaded};
 use crate::support::etcd::Etcd;
+use crate::support::peers;
 use crate::support::run::{Outcome, holdfast};
 
 /// Objects that several types hold, each described once: what they are called where they occur.
@@ -154,6 +155,12 @@ fn the_json_of_every_command_is_what_the_document_says() {
     seen.json("keys_by_kind", &with(&["keys", "ls", "--by-kind"]).success());
     seen.json("keys_get", &with(&["keys", "get", "/registry/pods/default/a"]).success());
     seen.json("diff", &with(&["diff", "latest~1", "latest"]).success());
+    let etcd_program = peers::program(peers::ETCD_3_5, "etcd");
+    let etcd_program = etcd_program.to_str().unwrap();
+    seen.json("drill_plan", &with(&["drill", "--dry-run"]).success());
+    seen.json("drill", &with(&["drill", "--etcd", etcd_program]).success());
+    let second = format!("file://{}", place.text("second"));
+    seen.json("copy", &with(&["copy", "--to", &second]).success());
     let failed = with(&["show", "nothing"]).exits(4);
     seen.take("error", &serde_json::from_str(&failed.stderr).unwrap());
     // Damage shows where the document says.
@@ -166,6 +173,8 @@ fn the_json_of_every_command_is_what_the_document_says() {
     // Nothing is as young as this objective wants it.
     place.policy(&format!("[objectives]\nrpo = \"1ms\"\n[cluster]\nname = \"prod\"\n{two}\n"));
     seen.json("verify", &with(&["verify"]).exits(3));
+    let third = format!("file://{}", place.text("third"));
+    seen.json("copy", &with(&["copy", "--all", "--to", &third]).exits(3));
     // The file was imported before; of that, part is gone. (It may be what was damaged above: this repairs it.)
     let shown = with(&["show", &id]).success().json();
     fs::write(place.repository().join(shown["manifest"]["objects"][0]["name"].as_str().unwrap()), "cut").unwrap();
@@ -190,6 +199,8 @@ const COMMANDS: &[&[&str]] = &[
     &["restore"],
     &["export"],
     &["import"],
+    &["copy"],
+    &["drill"],
     &["snapshot", "save"],
     &["snapshot", "status"],
     &["hashkv"],

@@ -389,6 +389,13 @@ fn points(book: &mut Book) {
     book.case(4, &[&["keys", "get", "/registry/nothing"][..], &place].concat());
     book.case(4, &[&["keys", "get", "/registry/nothing", "--revision", "99999999"][..], &place].concat());
     book.case(2, &["diff", "latest", "latest~1"]);
+    book.case(2, &[&["copy", "--to", &url][..], &place].concat());
+    let policy = book.place.policy_at("127.0.0.1:1");
+    book.case(2, &["drill", "--policy", &policy, "--etcd", "/nowhere/etcd"]);
+    book.case(2, &["drill", "--policy", &policy, "--etcd", "etcd.db", "--etcdutl", "etcd.db"]);
+    book.case(2, &["drill", "--policy", &policy, "--etcdutl", "etcd.db"]);
+    book.case(1, &["drill", "--policy", &policy, "--report", "etcd.db"]);
+    book.case(130, &["leash", "1", "/nowhere/etcd"]);
     let twins = twins(&book.place, &first);
     let place = ["--repository", &twins, "--cluster", "prod"];
     book.case(2, &[&["show", "abcd"][..], &place].concat());

@@ -15,6 +15,7 @@ mod files;
 mod support;
 
 mod contract;
+mod copy;
 mod crash;
 mod damage;
 mod disk;

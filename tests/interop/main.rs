@@ -14,6 +14,7 @@ mod look;
 mod site;
 
 mod ancestry;
+mod drill;
 mod files;
 mod hand;
 mod hashes;
