@@ -16,8 +16,8 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
-use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::policy::schedule::{Job as When, Schedule};
+use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
@@ -185,7 +185,7 @@ fn limits() -> Result<Limits> {
 }
 
 /// Durable steps, and where the crash tests want them to end.
-fn steps() -> Steps {
+pub(crate) fn steps() -> Steps {
     let Some(wanted) = hook(CRASH_VARIABLE) else { return Steps::unheard() };
     Steps::heard_by(move |step| {
         let edge = if step.edge == Edge::Before { "before" } else { "after" };

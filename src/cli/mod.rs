@@ -6,6 +6,7 @@
 
 mod args;
 mod backup;
+mod forecast;
 mod import;
 mod inside;
 mod listing;
@@ -14,6 +15,7 @@ mod points;
 mod policy;
 mod progress;
 mod restore;
+mod retention;
 mod run;
 mod snapshot;
 mod target;

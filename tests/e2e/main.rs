@@ -24,4 +24,5 @@ mod limits;
 mod many;
 mod modes;
 mod place;
+mod retention;
 mod streams;
