@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Prove that the repository does what backups rely on, by trying it
     #[command(after_help = "Example:\n  holdfast check --policy prod.toml")]
     Check(Repository),
-    /// Delete what the policy's retention does not keep, in two runs with a grace between them
+    /// Delete what retention does not keep: condemn it now, delete it in a later run
     #[command(after_help = "Examples:\n  holdfast prune --policy prod.toml --dry-run\n  \
                             holdfast prune --policy prod.toml --yes      (what the daily timer runs)")]
     Prune(Prune),

@@ -145,6 +145,9 @@ fn retention(seen: &mut Seen, place: &Place, address: &str, with: &dyn Fn(&[&str
     seen.json("prune", &warned);
     fs::remove_file(stray).unwrap();
     with(&["release", condemned[0].as_str().unwrap()]).success();
+    for _ in 0..2 {
+        seen.json("prune", &prune(&["0s"]));
+    }
 }
 
 #[test]

@@ -67,7 +67,9 @@ impl Survey {
 /// Reads all of it.
 pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Survey> {
     let mut strays = vec![];
-    let listed = catalog::list_points(repository, cluster, &mut strays).await?;
+    let mut listed = catalog::list_points(repository, cluster, &mut strays).await?;
+    // Stores list in no particular order; what is said and done has one.
+    listed.sort_by_key(|point| (point.name.lineage, point.name.revision, point.name.attempt));
     if listed.is_empty() {
         return Err(catalog::nothing(repository, cluster).await);
     }
