@@ -183,14 +183,9 @@ async fn plan(
         }
     };
     let newest = newest.filter(|newest| newest.name.lineage == lineage);
-    let unfit = match newest {
-        Some(newest) if job.wanted != Wanted::Full => unfit(repository, job, newest, &facts, &kin).await?,
-        _ => None,
-    };
-    let ground = match (newest, unfit) {
-        (None, _) => Ground::None,
-        (Some(_), Some(reason)) => Ground::Unfit(reason),
-        (Some(newest), None) => Ground::Fit(&newest.manifest),
+    let ground = match newest {
+        Some(newest) => ground(repository, job, newest, &facts, &kin).await?,
+        None => Ground::None,
     };
     let choice = choose(job.wanted, &ground, &*job.full_due);
     if choice.notable {
@@ -203,22 +198,28 @@ async fn plan(
     Ok(Plan { lineage, opened, choice, segments, objects, base })
 }
 
-/// Why the newest point is nothing to build on.
-async fn unfit(
+/// Whether an increment can be built on the newest point.
+async fn ground<'a>(
     repository: &Repository,
     job: &Job,
-    newest: &Newest,
+    newest: &'a Newest,
     facts: &Facts,
     kin: &Kinship,
-) -> Result<Option<String>> {
+) -> Result<Ground<'a>> {
     let then = newest.manifest.descriptor.revision;
     if facts.revision < then {
-        return Ok(Some(format!("the member is at revision {}, the point before at {then}", facts.revision)));
+        let text = format!("the member is at revision {}, the point before at {then}", facts.revision);
+        return Ok(Ground::Unsuited(text));
     }
     if kin.alike == 0 {
-        return Ok(Some("nothing that the point before remembers is still there to be recognised by".to_owned()));
+        let text = "nothing that the point before remembers is still there to be recognised by";
+        return Ok(Ground::Unsuited(text.to_owned()));
     }
-    job.stop.or(newest.unfit(repository, &job.stop)).await
+    if job.wanted == Wanted::Full {
+        return Ok(Ground::Fit(&newest.manifest));
+    }
+    let broken = job.stop.or(newest.broken(repository, &job.stop)).await?;
+    Ok(broken.map_or(Ground::Fit(&newest.manifest), Ground::Broken))
 }
 
 /// The part of a point's chain that an increment up to `revision` stands on. An increment that reached the same revision

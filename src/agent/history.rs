@@ -91,8 +91,8 @@ impl History {
 }
 
 impl Newest {
-    /// Why nothing can be built on the point; nothing when its whole chain is there.
-    pub async fn unfit(&self, repository: &Repository, stop: &Stop) -> Result<Option<String>> {
+    /// What is wrong with the point; nothing when its whole chain is there.
+    pub async fn broken(&self, repository: &Repository, stop: &Stop) -> Result<Option<String>> {
         if self.condemned {
             return Ok(Some("a collector is about to delete something of the point before".to_owned()));
         }

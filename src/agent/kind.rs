@@ -31,8 +31,10 @@ pub enum Wanted {
 pub enum Ground<'a> {
     /// No point before.
     None,
-    /// Not the point before, for this reason.
-    Unfit(String),
+    /// Not the point before, for a reason that is nobody's fault.
+    Unsuited(String),
+    /// Not the point before: something is wrong with it.
+    Broken(String),
     /// The point before.
     Fit(&'a Manifest),
 }
@@ -55,7 +57,8 @@ pub fn choose(wanted: Wanted, ground: &Ground<'_>, full_due: impl FnOnce(Time) -
     let base = match ground {
         _ if wanted == Wanted::Full => return full("asked for".to_owned(), false),
         Ground::None => return full("there is no point before it".to_owned(), asked),
-        Ground::Unfit(reason) => return full(reason.clone(), true),
+        Ground::Unsuited(reason) => return full(reason.clone(), asked),
+        Ground::Broken(reason) => return full(reason.clone(), true),
         Ground::Fit(base) => *base,
     };
     if wanted == Wanted::Auto
@@ -119,11 +122,14 @@ mod tests {
         assert_eq!(kind(Wanted::Auto, &fit, true), (Full, false));
         assert_eq!(kind(Wanted::Auto, &Ground::None, false), (Full, false));
         assert_eq!(kind(Wanted::Incremental, &Ground::None, false), (Full, true));
-        let unfit = Ground::Unfit("an object is missing".to_owned());
+        let broken = Ground::Broken("an object is missing".to_owned());
         for wanted in [Wanted::Auto, Wanted::Incremental] {
-            assert_eq!(kind(wanted, &unfit, false), (Full, true));
+            assert_eq!(kind(wanted, &broken, false), (Full, true));
         }
-        assert_eq!(kind(Wanted::Full, &unfit, false), (Full, false));
+        assert_eq!(kind(Wanted::Full, &broken, false), (Full, false));
+        let unsuited = Ground::Unsuited("nothing is recognised".to_owned());
+        assert_eq!(kind(Wanted::Auto, &unsuited, false), (Full, false));
+        assert_eq!(kind(Wanted::Incremental, &unsuited, false), (Full, true));
         let (heavy, long) = (chain(&[600, 401]), chain(&[1; SEGMENTS_WANTED_MAX]));
         assert_eq!(kind(Wanted::Auto, &Ground::Fit(&heavy), false), (Full, false));
         assert_eq!(kind(Wanted::Auto, &Ground::Fit(&long), false), (Full, false));

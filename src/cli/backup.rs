@@ -10,7 +10,7 @@ use crate::base::stop::crash;
 use crate::base::units;
 use crate::cli::args;
 use crate::cli::output::facts;
-use crate::cli::points::{comparison_text, id_of};
+use crate::cli::points::{comparison_text, id_of, stored_text};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
@@ -145,8 +145,6 @@ async fn open(place: &Place, client: &Client, context: &Context) -> Result<Repos
 fn summary(done: &Done, duration_s: f64) -> String {
     let manifest = &done.manifest;
     let counts = &manifest.counts;
-    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with two digits")]
-    let ratio = counts.raw_bytes as f64 / counts.stored_bytes.max(1) as f64;
     let stages = done.stages.iter().map(|(name, s)| format!("{name} {s:.1}")).collect::<Vec<_>>().join(", ");
     facts(&[
         ("point", id_of(&done.name)),
@@ -156,10 +154,7 @@ fn summary(done: &Done, duration_s: f64) -> String {
         ("keys", units::count(counts.live_keys)),
         ("compared", comparison_text(manifest)),
         ("taken from", format!("{} ({})", manifest.source.endpoint, manifest.source.chosen_because)),
-        (
-            "stored",
-            format!("{} of {} ({ratio:.1}x)", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes)),
-        ),
+        ("stored", stored_text(manifest)),
         ("objects", objects_text(&done.stats)),
         ("took", format!("{duration_s:.1} s ({stages})")),
     ])

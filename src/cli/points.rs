@@ -34,6 +34,36 @@ pub(crate) fn id_of(name: &PointName) -> String {
     name.attempt.to_string()[..ID_DIGITS].to_owned()
 }
 
+/// The streams that a point is made of.
+fn chain_text(manifest: &Manifest) -> String {
+    match &manifest.segments[..] {
+        [full] => format!("a full point at revision {}", full.revision),
+        [full, first, .., last] => {
+            let increments = manifest.segments.len() - 1;
+            let (full, first, last) = (full.revision, first.revision, last.revision);
+            format!("a full point at revision {full}, {increments} increments at {first} to {last}")
+        }
+        [full, increment] => {
+            format!("a full point at revision {}, an increment at {}", full.revision, increment.revision)
+        }
+        [] => String::new(),
+    }
+}
+
+/// What a point takes, of what it holds; of a chain, also what the point itself added.
+pub(crate) fn stored_text(manifest: &Manifest) -> String {
+    let counts = &manifest.counts;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with two digits")]
+    let ratio = counts.raw_bytes as f64 / counts.stored_bytes.max(1) as f64;
+    let (stored, raw) = (units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes));
+    let whole = format!("{stored} of {raw} ({ratio:.1}x)");
+    if manifest.segments.len() == 1 {
+        return whole;
+    }
+    let own: u64 = manifest.own_objects().iter().map(|entry| entry.stored_bytes).sum();
+    format!("{} more; the whole chain {whole}", units::bytes(own))
+}
+
 /// How a point compared with the live cluster, in words.
 pub(crate) fn comparison_text(manifest: &Manifest) -> String {
     let hash = &manifest.proofs.hash_at_source;
@@ -227,7 +257,8 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
                 counts.leases, counts.users, counts.roles, counts.alarms, counts.members
             ),
         ),
-        ("stored", format!("{} of {}", units::bytes(counts.stored_bytes), units::bytes(counts.raw_bytes))),
+        ("chain", chain_text(manifest)),
+        ("stored", stored_text(manifest)),
         ("samples", format!("{} keys noted one by one", manifest.samples.len())),
     ]);
     let rows = manifest.objects.iter().take(OBJECTS_SHOWN).map(|entry| {

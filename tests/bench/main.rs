@@ -27,6 +27,7 @@ const BACKUP_RATIO_MAX: f64 = 1.35;
 const SCRIPT_RATIO_MIN: f64 = 2.0;
 const RESTORE_RATIO_MIN: f64 = 3.0;
 const PEAK_RSS_MAX_BYTES: u64 = 256 << 20;
+const INCREMENT_PERCENT_MAX: f64 = 3.0;
 
 fn main() -> ExitCode {
     let objects = std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"));
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let mut met = vec![bench.backups()];
     // For work on backups: measure them alone.
     if std::env::var_os("HOLDFAST_BENCH_BACKUPS_ONLY").is_none() {
-        met.extend([bench.latencies(), bench.restores()]);
+        met.extend([bench.latencies(), bench.restores(), bench.increments(objects)]);
     }
     if met.iter().all(|met| *met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -68,8 +69,9 @@ impl Bench {
         self.source.etcdctl_run(&["snapshot", "save", file.to_str().unwrap()]).limit(LIMIT).run().success()
     }
 
-    fn backup(&self) -> Outcome {
-        Run::holdfast().args(&["backup", "-o", "json", "--policy"]).args(&[&self.policy]).limit(LIMIT).run().success()
+    fn backup(&self, kind: &str) -> Outcome {
+        let backup = Run::holdfast().args(&["backup", "-o", "json", "--kind", kind, "--policy"]).args(&[&self.policy]);
+        backup.limit(LIMIT).run().success()
     }
 
     fn backups(&self) -> bool {
@@ -80,7 +82,7 @@ impl Bench {
             let rest = format!("gzip -kf {f} && cp {f}.gz {c} && sync {c}", f = file.display(), c = copy.display());
             let packed = Run::new("sh").args(&["-c", &rest]).limit(LIMIT).run().success();
             script.push(*save.last().unwrap() + packed.elapsed);
-            let outcome = self.backup();
+            let outcome = self.backup("full");
             peak = peak.max(outcome.peak_rss_bytes);
             let stages = outcome.json()["stages"].as_array().unwrap().clone();
             let stage = |stage: &serde_json::Value| {
@@ -120,12 +122,12 @@ impl Bench {
         };
         during("nothing else runs", &|| std::thread::sleep(Duration::from_secs(5)));
         during("etcdctl snapshot save", &|| drop(self.save(&self.path("save.db"))));
-        during("holdfast backup", &|| drop(self.backup()));
+        during("holdfast backup", &|| drop(self.backup("full")));
         true
     }
 
     fn restores(&self) -> bool {
-        let (mut theirs, mut ours) = (vec![], vec![]);
+        let (mut unpacking, mut theirs, mut ours) = (vec![], vec![], vec![]);
         let (packed, plain, data) = (self.path("copy.db.gz"), self.path("plain.db"), self.path("data"));
         let restored = self.path("restored.db");
         for _ in 0..ROUNDS {
@@ -134,21 +136,55 @@ impl Bench {
             let unpacked = Run::new("sh").args(&["-c", &unpack]).limit(LIMIT).run().success();
             let etcdutl = Run::new(peers::program(peers::ETCD_3_5, "etcdutl")).args(&["snapshot", "restore"]);
             let etcdutl = etcdutl.args(&[&plain]).args(&[Path::new("--data-dir"), &data]).limit(LIMIT).run().success();
+            unpacking.push(unpacked.elapsed);
             theirs.push(unpacked.elapsed + etcdutl.elapsed);
             let restore = Run::holdfast().args(&["restore", "-q", "--yes", "--point", "latest", "--policy"]);
             let restore =
                 restore.args(&[&self.policy]).args(&[Path::new("--etcd-snapshot"), &restored]).limit(LIMIT).run();
             ours.push(restore.success().elapsed);
         }
-        let (theirs, ours) = (median(theirs), median(ours));
+        let (unpacking, theirs, ours) = (median(unpacking), median(theirs), median(ours));
+        println!("gunzip alone             {}", seconds(unpacking));
         println!("gunzip + etcdutl restore {}", seconds(theirs));
         println!("holdfast restore         {}", seconds(ours));
-        for (whose, file) in [("etcdctl's file", &plain), ("Holdfast's file", &restored)] {
+        let start = |file: &Path| {
             let started = Instant::now();
             drop(Etcd::options().args(&[QUOTA]).restored_from(file).start());
-            println!("from {whose:15} to a started etcd {}", seconds(started.elapsed()));
+            started.elapsed()
+        };
+        for (whose, before, file) in [("gunzip", unpacking, &plain), ("holdfast restore", ours, &restored)] {
+            let rest = median((0..ROUNDS).map(|_| start(file)).collect());
+            let whole = seconds(before + rest);
+            println!("{whose:16} + etcdutl restore + a started etcd: {whole} ({} of it after the file)", seconds(rest));
         }
         goal("etcd's way / restore", ratio(theirs, ours), RESTORE_RATIO_MIN, true)
+    }
+}
+
+impl Bench {
+    /// One key in a hundred changes, everything before is compacted: what an increment costs, and what its chain costs a
+    /// restore.
+    fn increments(&self, objects: u64) -> bool {
+        let full = self.backup("full");
+        let bytes = |outcome: &Outcome| outcome.json()["new_stored_bytes"].as_u64().unwrap();
+        let (mut times, mut shares) = (vec![], vec![]);
+        for round in 0..ROUNDS as u64 {
+            let revision = load::fill(&self.source, 1, round * objects / 100, objects / 100);
+            let compact = ["compact", "--physical", &(revision - 1).to_string()];
+            self.source.etcdctl_run(&compact).limit(LIMIT).run().success();
+            let outcome = self.backup("incremental");
+            assert_eq!(outcome.json()["manifest"]["kind"], "incremental");
+            times.push(outcome.elapsed);
+            shares.push(bytes(&outcome) as f64 / bytes(&full) as f64 * 100.0);
+        }
+        shares.sort_unstable_by(f64::total_cmp);
+        println!("full backup              {}, {} MiB stored", seconds(full.elapsed), bytes(&full) >> 20);
+        println!("incremental, 1 % changed {}, {:.2} % of that", seconds(median(times)), shares[ROUNDS / 2]);
+        let restored = self.path("chain.db");
+        let restore = Run::holdfast().args(&["restore", "-q", "--yes", "--policy"]).args(&[&self.policy]);
+        let restore = restore.args(&[Path::new("--etcd-snapshot"), &restored]).limit(LIMIT).run().success();
+        println!("restore of a chain of {}  {}", ROUNDS + 1, seconds(restore.elapsed));
+        goal("increment / full, %", shares[ROUNDS / 2], INCREMENT_PERCENT_MAX, false)
     }
 }
 

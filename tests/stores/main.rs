@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "figures beside the result")]
 
 mod check;
+mod churn;
 mod conformance;
 mod list;
 mod points;
