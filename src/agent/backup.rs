@@ -36,7 +36,7 @@ use crate::vault::intake::{self, Base, Intake, Taken};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::LineageDocument;
 use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
-use crate::vault::publish::{Published, publish};
+use crate::vault::publish::{Published, publish, settle};
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify};
@@ -138,6 +138,7 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     stages.end("publish");
     let verification = Verification { level: Level::Exists, prover: None, stop: job.stop.clone() };
     let verdict = verify(repository, &name, verification, |_| ()).await?;
+    settle(repository, &name, &verdict.findings).await?;
     stages.end("verify");
     let excused = spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off;
     let (kind_reason, stages) = (plan.choice.reason, stages.taken);

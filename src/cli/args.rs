@@ -68,6 +68,21 @@ pub(crate) enum Command {
     /// Prove that the repository does what backups rely on, by trying it
     #[command(after_help = "Example:\n  holdfast check --policy prod.toml")]
     Check(Repository),
+    /// Delete what retention does not keep: condemn it now, delete it in a later run
+    #[command(after_help = "Examples:\n  holdfast prune --policy prod.toml --dry-run\n  \
+                            holdfast prune --policy prod.toml --yes      (what the daily timer runs)")]
+    Prune(Prune),
+    /// Take a condemned point back while its data is there
+    #[command(after_help = "Example:\n  holdfast undelete 3f2a91c0 --policy prod.toml")]
+    Undelete(NamedPoint),
+    /// Keep a point whatever retention says
+    #[command(
+        after_help = "Example:\n  holdfast hold latest --until 2027-01-31 --reason \"before the upgrade\" --policy prod.toml"
+    )]
+    Hold(Hold),
+    /// End the hold on a point
+    #[command(after_help = "Example:\n  holdfast release 3f2a91c0 --policy prod.toml")]
+    Release(NamedPoint),
     /// Restore a point or a snapshot file; prints the plan first
     #[command(
         after_help = "Examples:\n  holdfast restore --point latest --policy prod.toml --etcd-snapshot /tmp/snapshot.db --dry-run\n  \
@@ -230,6 +245,62 @@ pub(crate) struct OnePoint {
     pub(crate) point: String,
     #[command(flatten)]
     pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// The cluster's policy file
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_POLICY")]
+    pub(crate) policy: PathBuf,
+    /// Print what would be done and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// How long what is condemned can be taken back, by the store's clock
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = units::parse_duration)]
+    pub(crate) grace: Duration,
+    /// Data that no point lists is a leftover from this age on, by the store's clock; longer than any backup takes
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = units::parse_duration)]
+    pub(crate) orphan_age: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamedPoint {
+    /// A point: its id or the first digits of it, latest, latest~1
+    #[arg(value_name = "POINT")]
+    pub(crate) point: String,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    /// A point: its id or the first digits of it, latest, latest~1
+    #[arg(value_name = "POINT")]
+    pub(crate) point: String,
+    /// Until the end of this day (UTC), or this moment; otherwise until it is released
+    #[arg(long, value_name = "DATE")]
+    pub(crate) until: Option<String>,
+    /// Why, for whoever finds it held
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) repository: Repository,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyPlan {
+    /// The policy file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Stored size of a full point, in MiB; `holdfast list` shows yours
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) full_mib: u64,
+    /// What an incremental point adds, in MiB
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) incremental_mib: u64,
 }
 
 #[derive(Debug, Args)]
@@ -502,6 +573,9 @@ pub(crate) enum Policy {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Simulate a year of a policy: which points are kept, why, until when, and the monthly cost
+    #[command(after_help = "Example:\n  holdfast policy plan /etc/holdfast/policies/prod.toml --full-mib 120")]
+    Plan(PolicyPlan),
 }
 
 #[cfg(test)]

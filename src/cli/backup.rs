@@ -211,7 +211,7 @@ fn limits() -> Result<Limits> {
 }
 
 /// Durable steps, and where the crash tests want them to end.
-fn steps() -> Steps {
+pub(crate) fn steps() -> Steps {
     let Some(wanted) = hook(CRASH_VARIABLE) else { return Steps::unheard() };
     Steps::heard_by(move |step| {
         let edge = if step.edge == Edge::Before { "before" } else { "after" };

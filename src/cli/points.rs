@@ -14,6 +14,7 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, cache_folder, policy};
 use crate::policy::objective::{Measured, Objectives};
 use crate::vault::catalog::{Catalog, Point};
+use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::probe::{ProbeCheck, probe};
@@ -91,8 +92,11 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let fresh_max = if args.all { usize::MAX } else { FRESH_MAX };
     let told = context.stop.or(summary::rows(&repository, &mut catalog, &cache, fresh_max)).await?;
     let later = told.iter().filter(|row| !row.complete).count() as u64;
-    let rows: Vec<Row> = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog)).collect();
-    let damage: Vec<String> = catalog.damage.iter().map(Error::as_warning).collect();
+    let holds = context.stop.or(hold::read(&repository, &catalog.cluster)).await?;
+    let held = |point: &Point| holds.is_held(&point.name.stem(), context.clock.now());
+    let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point)));
+    let rows: Vec<Row> = rows.collect();
+    let damage: Vec<String> = catalog.damage.iter().chain(&holds.damage).map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
     context.output.show("list", &listed, || {
@@ -131,12 +135,13 @@ struct Row {
     verified: Option<bool>,
     verified_time: Option<String>,
     condemned: bool,
+    held: bool,
     damage: Option<String>,
     complete: bool,
 }
 
 impl Row {
-    fn of(point: &Point, told: &summary::Row, catalog: &Catalog) -> Self {
+    fn of(point: &Point, told: &summary::Row, catalog: &Catalog, held: bool) -> Self {
         let manifest = told.summary.as_ref().and_then(|summary| summary.as_ref().ok());
         let verdict = told.checked.as_ref().and_then(|checked| checked.as_ref().ok());
         Row {
@@ -159,6 +164,7 @@ impl Row {
             verified: verdict.map(|verdict| verdict.result == Outcome::Ok),
             verified_time: verdict.map(|verdict| rfc3339(verdict.time)),
             condemned: point.condemned,
+            held,
             damage: summary::damage_of(told),
             complete: told.complete,
         }
@@ -179,11 +185,12 @@ impl Row {
             (None, _) if !self.complete => "-".to_owned(),
             (None, _) => "never".to_owned(),
         };
-        let note = match (&self.damage, self.condemned, self.current) {
+        let note = match (&self.damage, self.condemned, self.held, self.current) {
             (Some(_), ..) => "DAMAGED",
-            (None, true, _) => "condemned",
-            (None, false, false) => "other branch",
-            (None, false, true) => "",
+            (None, true, ..) => "condemned",
+            (None, false, true, _) => "held",
+            (None, false, false, false) => "other branch",
+            (None, false, false, true) => "",
         };
         vec![
             self.id[..ID_DIGITS].to_owned(),

@@ -16,7 +16,9 @@ use crate::base::stop::{Stop, blocking, file_limit_signal};
 use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
-use crate::cli::{backup, copy, drill, import, inside, points, policy, progress, restore, snapshot, telemetry};
+use crate::cli::{
+    backup, copy, drill, forecast, import, inside, points, policy, progress, restore, retention, snapshot, telemetry,
+};
 
 /// What every command is given.
 #[derive(Clone, Debug)]
@@ -133,6 +135,10 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
             told.end(result, facts, context).await
         }
         Command::Check(args) => points::check(args, context).await,
+        Command::Prune(args) => retention::prune(args, context).await,
+        Command::Undelete(args) => retention::undelete(args, context).await,
+        Command::Hold(args) => retention::hold(args, context).await,
+        Command::Release(args) => retention::release(args, context).await,
         Command::Restore(args) => restore::restore(args, context).await,
         Command::Export(args) => restore::export(args, context).await,
         Command::Import(args) => import::import(args, context).await,
@@ -146,6 +152,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
         Command::Keys(Keys::Get(args)) => inside::get(args, context).await,
         Command::Diff(args) => inside::diff(args, context).await,
         Command::Policy(Policy::Check { file }) => policy::check(&file, context),
+        Command::Policy(Policy::Plan(args)) => forecast::plan(&args, context),
         Command::Completions { shell } => {
             let mut script = vec![];
             generate(shell, &mut Cli::command(), "holdfast", &mut script);

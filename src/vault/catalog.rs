@@ -165,7 +165,8 @@ pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Usage)
 }
 
-async fn list_points(repository: &Repository, cluster: &str, damage: &mut Vec<Error>) -> Result<Vec<Point>> {
+/// Every point by its name; what lies among them and is none goes to `damage`.
+pub(crate) async fn list_points(repository: &Repository, cluster: &str, damage: &mut Vec<Error>) -> Result<Vec<Point>> {
     let mut points = vec![];
     let mut listed = repository.list(&folder::points(cluster));
     while let Some(object) = listed.try_next().await? {
@@ -202,7 +203,8 @@ fn current_lineage(points: &[Point], lineages: &Lineages) -> Option<Lineage> {
     }
 }
 
-async fn nothing(repository: &Repository, cluster: &str) -> Error {
+/// The error of a cluster without points, with what there is instead.
+pub(crate) async fn nothing(repository: &Repository, cluster: &str) -> Error {
     let text = format!("no restore points of cluster {cluster} in {}", repository.url());
     let error = Error::new(Kind::NotFound, text);
     match repository.clusters().await {

@@ -83,6 +83,33 @@ impl CondemnedList {
     }
 }
 
+/// A list as it lies in the store.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) at: Location,
+    pub(crate) list: CondemnedList,
+    /// When the store says that it was published: what the grace counts from.
+    pub(crate) published: Time,
+}
+
+/// All lists of a cluster, in order of their names, for whoever acts on them: one that cannot be read is an error.
+pub(crate) async fn lists(repository: &Repository, cluster: &str) -> Result<Vec<Listed>> {
+    let valid = |at: &Location, list: &CondemnedList| list.validate(at, cluster);
+    let found = repository.documents::<CondemnedList>(&folder::condemned(cluster), valid).await?;
+    if let Some(error) = found.strays.into_iter().chain(found.damaged.into_iter().map(|(_, error)| error)).next() {
+        return Err(error.during("what is condemned is not known, so nothing is deleted").damage_hint(
+            "put back a copy of that file, or move it out of the repository: what it names is then kept",
+        ));
+    }
+    let mut lists = vec![];
+    for (at, list) in found.read {
+        let published = repository.head(&at).await?.modified;
+        lists.push(Listed { at, list, published });
+    }
+    lists.sort_by_key(|listed| (listed.list.epoch, listed.list.n));
+    Ok(lists)
+}
+
 /// Reads all lists of a cluster.
 pub async fn read(repository: &Repository, cluster: &str) -> Result<Condemned> {
     let valid = |at: &Location, list: &CondemnedList| list.validate(at, cluster);

@@ -189,6 +189,8 @@ pub enum Location {
     Data(ObjectName),
     /// What a verification of a point (named by its stem) found: cluster, stem, time, level.
     Verdict(String, String, Time, u8),
+    /// What was said about holding a point (named by its stem): cluster, stem, number; the highest wins.
+    Hold(String, String, u32),
     /// The report of a drill.
     Drill(String, Time),
     /// A list of what is about to be deleted: cluster, epoch, number.
@@ -218,6 +220,7 @@ impl fmt::Display for Location {
             Location::Verdict(cluster, stem, time, level) => {
                 write!(f, "clusters/{cluster}/verdicts/{stem}/{}-{level}.json", time.format(TIME_FORMAT))
             }
+            Location::Hold(cluster, stem, n) => write!(f, "clusters/{cluster}/holds/{stem}/{n:08}.json"),
             Location::Drill(cluster, time) => write!(f, "clusters/{cluster}/drills/{}.json", time.format(TIME_FORMAT)),
             Location::Condemned(cluster, epoch, n) => {
                 write!(f, "clusters/{cluster}/condemned/{epoch:08}-{n:08}.json")
@@ -300,15 +303,24 @@ fn parse_deep(cluster: &str, folder: &str, subfolder: &str, file: &str) -> Optio
             };
             Some(Location::Data(name))
         }
+        "holds" => {
+            check_stem(cluster, subfolder)?;
+            let n = file.strip_suffix(".json")?.parse().ok()?;
+            Some(Location::Hold(cluster.to_owned(), subfolder.to_owned(), n))
+        }
         "verdicts" => {
-            // The folder is a point's stem; its lineage is not part of it and does not matter here.
-            PointName::parse_stem(cluster, Lineage([0; 16]), subfolder).filter(|name| name.stem() == subfolder)?;
+            check_stem(cluster, subfolder)?;
             let (time, level) = file.strip_suffix(".json")?.rsplit_once('-')?;
             let level = level.parse().ok().filter(|level| *level <= 9)?;
             Some(Location::Verdict(cluster.to_owned(), subfolder.to_owned(), parse_time(time)?, level))
         }
         _ => None,
     }
+}
+
+/// Whether a folder is named after a point: its lineage is not part of that and does not matter.
+fn check_stem(cluster: &str, folder: &str) -> Option<()> {
+    PointName::parse_stem(cluster, Lineage([0; 16]), folder).filter(|name| name.stem() == folder).map(|_| ())
 }
 
 fn parse_time(text: &str) -> Option<Time> {
@@ -349,6 +361,16 @@ pub mod folder {
         format!("clusters/{cluster}/verdicts/{stem}")
     }
 
+    /// What was said about holding one cluster's points.
+    pub fn holds(cluster: &str) -> String {
+        format!("clusters/{cluster}/holds")
+    }
+
+    /// What was said about holding one point, by its stem.
+    pub fn holds_on(cluster: &str, stem: &str) -> String {
+        format!("clusters/{cluster}/holds/{stem}")
+    }
+
     /// One cluster's condemned lists.
     pub fn condemned(cluster: &str) -> String {
         format!("clusters/{cluster}/condemned")
@@ -384,6 +406,7 @@ mod tests {
             ),
             format!("clusters/prod/verdicts/{stem}/20260515T020000.123Z-3.json"),
             "clusters/prod/drills/20260515T020000.000Z.json".into(),
+            format!("clusters/prod/holds/{stem}/00000001.json"),
             "clusters/prod/condemned/00000007-00000001.json".into(),
             "probe/0123456789abcdef".into(),
         ]
@@ -417,6 +440,8 @@ mod tests {
             "clusters/../epochs/00000007.json",
             "clusters/.hidden/epochs/00000007.json",
             "clusters/prod/epochs/-0000007.json",
+            "clusters/prod/holds/42-full-0123456789abcdef/00000001.json",
+            "clusters/prod/holds/00000000000000000042-full-0123456789abcdef/1.json",
             "clusters/prod/epochs/99999999999.json",
             "clusters/prod/lineages/00112233445566778899AABBCCDDEEFF.json",
             "clusters/prod/points/00112233445566778899aabbccddeeff/42-full-0123456789abcdef.json",

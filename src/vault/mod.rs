@@ -10,6 +10,7 @@
 //! clusters/<cluster>/data/<lineage>/...zst[.age]  records, in objects named after their stored bytes
 //! clusters/<cluster>/points/<lineage>/...json     a restore point's manifest: what makes data visible
 //! clusters/<cluster>/verdicts/<point>/...json     what a verification found
+//! clusters/<cluster>/holds/<point>/...json        whether somebody holds a point
 //! clusters/<cluster>/condemned/...json            what a collector is about to delete
 //! clusters/<cluster>/epochs/...json               which collector may delete
 //! ```
@@ -38,6 +39,7 @@ pub mod encryption;
 pub mod epoch;
 pub mod foreign;
 pub mod get;
+pub mod hold;
 pub mod intake;
 pub mod layout;
 pub mod lineage;
@@ -45,6 +47,7 @@ pub mod manifest;
 mod pack;
 pub mod probe;
 pub mod prove;
+pub mod prune;
 pub mod publish;
 pub mod put;
 pub mod replay;

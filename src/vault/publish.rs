@@ -4,19 +4,21 @@
 //! 1 ... n    data objects                    put.rs; nothing lists them yet
 //! n + 1      the lineage's document          when it is new; a lineage without points shows nothing
 //! n + 2      the manifest, create-only       the one moment at which the point begins to exist
-//! then       read the condemned lists again  fail loudly if a collector is about to take the chain
+//! then       read the condemned lists again  withdraw the point, loudly, if a collector is about to take its chain
 //! ```
 //!
 //! Killed between any two steps, a run leaves either nothing visible or the whole point; the next run needs to know
 //! nothing about it.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::vault::condemned;
 use crate::vault::layout::{Location, PointName};
 use crate::vault::lineage::{self, LineageDocument};
 use crate::vault::manifest::Manifest;
-use crate::vault::repository::Repository;
+use crate::vault::pack::Check;
+use crate::vault::repository::{Repository, Stored};
 use crate::vault::steps::Steps;
+use crate::vault::verdict::Finding;
 
 /// A point that now exists.
 #[derive(Debug)]
@@ -41,12 +43,36 @@ pub async fn publish(
         steps.step("register the lineage", lineage::register(repository, &name.cluster, document)).await?;
     }
     let at = Location::Point(name.clone());
-    steps.step("publish the manifest", repository.put_document(&at, manifest)).await?;
+    let stored = steps.step("publish the manifest", repository.put_document(&at, manifest)).await?;
     let condemned = condemned::read(repository, &name.cluster).await.map_err(unsure)?;
-    condemned.check([at.to_string().as_str()], manifest.objects.iter().map(|entry| entry.name.as_str()))?;
+    let safe = condemned.check([at.to_string().as_str()], manifest.objects.iter().map(|entry| entry.name.as_str()));
+    if let Err(error) = safe {
+        // What was there already is somebody else's.
+        return Err(if stored == Stored::Created { withdraw(repository, &name, error).await } else { error });
+    }
     let doubt = |error: &Error| format!("whether the point is about to be deleted is unknown: {}", error.as_warning());
     let doubts = condemned.damage.iter().map(doubt).collect();
     Ok(Published { name, doubts })
+}
+
+/// Takes back a point that was just published and cannot be relied on, so that no point is listed whose objects a
+/// collector deleted; returns why.
+pub async fn withdraw(repository: &Repository, name: &PointName, why: Error) -> Error {
+    match repository.delete_if_there(&Location::Point(name.clone())).await {
+        Ok(()) => why.during(format!("point {} was withdrawn", name.attempt)),
+        Err(error) => {
+            why.source(error).during(format!("point {} is not whole and could not be withdrawn", name.attempt))
+        }
+    }
+}
+
+/// Withdraws a point whose objects a collector deleted while it was made, as a first look at it found. A collector
+/// deletes its list last, so whoever published too late to see the list finds the objects gone.
+pub async fn settle(repository: &Repository, name: &PointName, findings: &[Finding]) -> Result<()> {
+    let Some(gone) = findings.iter().find(|finding| finding.check == Check::Exists) else { return Ok(()) };
+    let text = format!("{} was deleted while the point was made", gone.object);
+    let error = Error::new(Kind::Failed, text).hint("run the command again: what is missing is stored anew");
+    Err(withdraw(repository, name, error).await)
 }
 
 fn unsure(error: Error) -> Error {
@@ -58,7 +84,6 @@ fn unsure(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::error::Kind;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
     use crate::vault::steps::Edge;
@@ -120,7 +145,10 @@ mod tests {
         let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects, points: vec![] };
         list.create(&repository, "prod").await.unwrap();
         let error = testing::publish_point(&repository, "prod", 3, &Steps::unheard()).await.unwrap_err();
-        assert!(error.to_string().contains(&older.objects[1].name), "{error}");
+        assert!(error.chain().contains(&older.objects[1].name) && error.chain().contains("withdrawn"), "{error}");
         assert!(error.hint_text().is_some());
+        // Nobody sees it any more.
+        let points = Catalog::load(&repository, "prod").await.unwrap().points;
+        assert!(matches!(&points[..], [point] if point.name == older.name()), "{points:?}");
     }
 }

@@ -388,6 +388,14 @@ impl Repository {
     pub async fn delete(&self, at: &Location) -> Result<()> {
         self.store.delete(&at.to_string()).await
     }
+
+    /// Deletes an object that may be gone already; a run that goes on where another was killed finds many.
+    pub(crate) async fn delete_if_there(&self, at: &Location) -> Result<()> {
+        match self.delete(at).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            deleted => deleted,
+        }
+    }
 }
 
 /// A document; read again when its checksum is wrong and the wire may be to blame.

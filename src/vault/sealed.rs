@@ -124,6 +124,27 @@ pub mod rfc3339 {
     }
 }
 
+/// The same where there may be none.
+pub mod rfc3339_option {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::base::clock::{Time, parse_rfc3339, rfc3339_ms};
+
+    /// For `#[serde(with)]`.
+    pub fn serialize<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => serializer.serialize_some(&rfc3339_ms(*time)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// For `#[serde(with)]`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D::Error> {
+        let text = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.map(|text| parse_rfc3339(&text).map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -115,6 +115,42 @@ fn policy_with_advice(seen: &mut Seen, place: &Place) {
     assert!(!all.contains("secret-token"), "{all}");
 }
 
+/// Everything that `prune` and what belongs to it can say: points that are kept, condemned, taken back and deleted.
+fn retention(seen: &mut Seen, place: &Place, address: &str, with: &dyn Fn(&[&str]) -> Outcome) {
+    let cluster = format!("[cluster]\nname = \"prod\"\nendpoints = [\"http://{address}\"]\n");
+    let tables = "[schedule]\nfull = \"0 2 * * *\"\nincremental = \"0 * * * *\"\n[retention]\nlast = 1\n";
+    let mut policy = fs::read_to_string(place.path("policy.toml")).unwrap();
+    policy.push_str(tables);
+    assert!(policy.contains(&cluster) || policy.contains(address));
+    place.write("policy.toml", policy);
+    seen.json("policy_plan", &place.run(&["policy", "plan", "policy.toml", "-o", "json"]).run().success());
+    let hold = with(&["hold", "latest", "--until", "2999-12-31", "--reason", "audit"]).success();
+    seen.json("hold", &hold);
+    let held = hold.json()["point"].as_str().unwrap().to_owned();
+    let released = with(&["release", &held]).success();
+    seen.json("release", &released);
+    let prune = |args: &[&str]| with(&[&["prune", "--yes", "--grace"], args].concat());
+    for args in [&["0s", "--dry-run"][..], &["0s"], &["24h"]] {
+        seen.json("prune", &prune(args));
+    }
+    let condemned = prune(&["24h"]).json()["waiting"]["points"].as_array().unwrap().clone();
+    assert!(!condemned.is_empty());
+    seen.json("undelete", &with(&["undelete", condemned[0].as_str().unwrap()]).success());
+    seen.json("prune", &prune(&["0s"]));
+    // A held point whose grace is over stays, and a clock that was wrong is a warning.
+    with(&["hold", condemned[0].as_str().unwrap()]).success();
+    seen.json("prune", &prune(&["0s"]));
+    let stray = place.repository().join("clusters/prod/holds/letter.txt");
+    fs::write(&stray, "dear reader").unwrap();
+    let warned = prune(&["0s"]).exits(5);
+    seen.json("prune", &warned);
+    fs::remove_file(stray).unwrap();
+    with(&["release", condemned[0].as_str().unwrap()]).success();
+    for _ in 0..2 {
+        seen.json("prune", &prune(&["0s"]));
+    }
+}
+
 #[test]
 fn the_json_of_every_command_is_what_the_document_says() {
     let mut seen = Seen { contract: contract(), fields: BTreeMap::new() };
@@ -161,6 +197,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
     seen.json("drill", &with(&["drill", "--etcd", etcd_program]).success());
     let second = format!("file://{}", place.text("second"));
     seen.json("copy", &with(&["copy", "--to", &second]).success());
+    retention(&mut seen, &place, &address, &with);
     let failed = with(&["show", "nothing"]).exits(4);
     seen.take("error", &serde_json::from_str(&failed.stderr).unwrap());
     // Damage shows where the document says.
@@ -196,6 +233,10 @@ const COMMANDS: &[&[&str]] = &[
     &["show"],
     &["verify"],
     &["check"],
+    &["prune"],
+    &["undelete"],
+    &["hold"],
+    &["release"],
     &["restore"],
     &["export"],
     &["import"],
@@ -208,6 +249,7 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "get"],
     &["diff"],
     &["policy", "check"],
+    &["policy", "plan"],
     &["completions"],
     &["man"],
 ];

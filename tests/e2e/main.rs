@@ -25,6 +25,7 @@ mod limits;
 mod many;
 mod modes;
 mod place;
+mod retention;
 mod secrets;
 mod streams;
 mod tell;
