@@ -264,6 +264,8 @@ pub(crate) struct Prune {
     /// Data that no point lists is a leftover from this age on, by the store's clock; longer than any backup takes
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = units::parse_duration)]
     pub(crate) orphan_age: Duration,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Debug, Args)]
@@ -394,6 +396,8 @@ pub(crate) struct Drill {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Debug, Args)]

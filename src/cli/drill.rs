@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::agent::report::Facts as Told;
 use crate::base::durable::{NewFile, refuse_existing};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::file::free_bytes;
@@ -18,13 +19,13 @@ use crate::policy::Policy;
 use crate::recovery::drill::member::Programs;
 use crate::recovery::drill::page;
 use crate::recovery::drill::plan::{Facts, Plan, plan, render};
-use crate::recovery::drill::report::{Outcome, Report, Verdict};
+use crate::recovery::drill::report::{Measured, Outcome, Report, Verdict};
 use crate::recovery::drill::{Request, run, store};
 
 /// Mode of a report: it holds no secret, but says much about a cluster.
 const REPORT_MODE: u32 = 0o600;
 
-pub(crate) async fn drill(args: args::Drill, context: &Context) -> Result<Ended> {
+pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Planned<'a> {
         plan: &'a Plan,
@@ -82,6 +83,10 @@ pub(crate) async fn drill(args: args::Drill, context: &Context) -> Result<Ended>
     if let Some(path) = &args.report {
         write(path, &page::render(&report))?;
     }
+    let Measured { rpo_allowed_s, rpo_s, rto_allowed_s, rto_s, .. } = report.measured;
+    told.warnings = warnings.len() as u64;
+    told.objectives.extend(rpo_allowed_s.map(|allowed_s| ("rpo", rpo_s > allowed_s)));
+    told.objectives.extend(rto_allowed_s.map(|allowed_s| ("rto", rto_s.is_none_or(|took_s| took_s > allowed_s))));
     let shown = Shown { report: &report, stored, warnings: &warnings };
     context.output.show("drill", &shown, || summary(&report, shown.stored.as_deref()))?;
     warnings.iter().chain(&report.measured.missed).for_each(|warning| context.output.warn(warning));

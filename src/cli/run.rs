@@ -135,6 +135,11 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
             told.end(result, facts, context).await
         }
         Command::Check(args) => points::check(args, context).await,
+        Command::Prune(args) if !args.dry_run => {
+            let told = Told::begin("prune", Some(&args.policy), &args.metrics);
+            let result = retention::prune(args, context).await;
+            told.end(result, Facts::default(), context).await
+        }
         Command::Prune(args) => retention::prune(args, context).await,
         Command::Undelete(args) => retention::undelete(args, context).await,
         Command::Hold(args) => retention::hold(args, context).await,
@@ -142,7 +147,12 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
         Command::Restore(args) => restore::restore(args, context).await,
         Command::Export(args) => restore::export(args, context).await,
         Command::Import(args) => import::import(args, context).await,
-        Command::Drill(args) => drill::drill(args, context).await,
+        Command::Drill(args) if !args.dry_run => {
+            let (told, mut facts) = (Told::begin("drill", Some(&args.policy), &args.metrics), Facts::default());
+            let result = drill::drill(args, &mut facts, context).await;
+            told.end(result, facts, context).await
+        }
+        Command::Drill(args) => drill::drill(args, &mut Facts::default(), context).await,
         Command::Leash(args) => Err(drill::leash(&args)),
         Command::Copy(args) => copy::copy(args, context).await,
         Command::Snapshot(Snapshot::Save(args)) => snapshot::save(args, context).await,
