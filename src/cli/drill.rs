@@ -83,10 +83,8 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     if let Some(path) = &args.report {
         write(path, &page::render(&report))?;
     }
-    let Measured { rpo_allowed_s, rpo_s, rto_allowed_s, rto_s, .. } = report.measured;
     told.warnings = warnings.len() as u64;
-    told.objectives.extend(rpo_allowed_s.map(|allowed_s| ("rpo", rpo_s > allowed_s)));
-    told.objectives.extend(rto_allowed_s.map(|allowed_s| ("rto", rto_s.is_none_or(|took_s| took_s > allowed_s))));
+    told.objectives = objectives(&report.measured);
     let shown = Shown { report: &report, stored, warnings: &warnings };
     context.output.show("drill", &shown, || summary(&report, shown.stored.as_deref()))?;
     warnings.iter().chain(&report.measured.missed).for_each(|warning| context.output.warn(warning));
@@ -95,6 +93,14 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         Outcome::Passed if warnings.is_empty() => Ended::Well,
         Outcome::Passed | Outcome::Missed => Ended::Warned,
     })
+}
+
+/// The objectives that the policy has, and whether each is missed.
+fn objectives(measured: &Measured) -> Vec<(&'static str, bool)> {
+    let Measured { rpo_allowed_s, rpo_s, rto_allowed_s, rto_s, .. } = *measured;
+    let rpo = rpo_allowed_s.map(|allowed_s| ("rpo", rpo_s > allowed_s));
+    let rto = rto_allowed_s.map(|allowed_s| ("rto", rto_s.is_none_or(|took_s| took_s > allowed_s)));
+    rpo.into_iter().chain(rto).collect()
 }
 
 /// Becomes another program. Whoever calls this is a drill.
