@@ -213,6 +213,24 @@ fn a_passphrase_reads_what_it_wrote_and_is_changed_without_touching_data() {
 }
 
 #[test]
+fn a_copy_is_opened_by_the_same_passphrase_as_often_as_it_is_made() {
+    let vault = Vault::new();
+    vault.place.write("passphrase", "correct horse\n");
+    vault.policy("encryption = { passphrase_file = \"passphrase\" }");
+    vault.backup(0);
+    let second = format!("file://{}", vault.place.text("second"));
+    for copied in [1, 0] {
+        let answer = vault.place.with_policy(&["copy", "--to", &second, "-o", "json"]).success().json();
+        assert_eq!(answer["objects"], copied, "{answer}");
+    }
+    let configs = fs::read_dir(Path::new(&vault.place.text("second")).join("config")).unwrap().count();
+    assert_eq!(configs, 2, "one of a new repository, one that tells how the copied data is encrypted");
+    let restore = ["restore", "--repository", &second, "--cluster", "prod", "--passphrase-file", "passphrase"];
+    let into = ["--point", "latest", "--etcd-snapshot", "out/copy.db", "--yes"];
+    vault.place.run(&[&restore[..], &into].concat()).run().success();
+}
+
+#[test]
 fn new_recipients_begin_with_a_full_point_and_old_points_stay_with_old_identities() {
     let vault = Vault::new();
     vault.policy("encryption = \"none\"");
