@@ -24,9 +24,9 @@ BUDGETS = [
     ("compat", ["--test", "compat"], 120),
     ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
-    ("interop", ["--test", "interop"], 150),
-    ("e2e", ["--test", "e2e"], 150),
-    ("stores", ["--test", "stores"], 150),
+    ("interop", ["--test", "interop"], 200),
+    ("e2e", ["--test", "e2e"], 200),
+    ("stores", ["--test", "stores"], 240),
 ]
 # Only when named: they need what `make test` must not need.
 NAMED = [("system", ["--test", "system"], 120)]
