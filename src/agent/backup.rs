@@ -128,10 +128,7 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     warnings.extend(taken.written.warnings());
     stages.end("store and prove");
     let stats = taken.written.stats.clone();
-    let manifest = Manifest {
-        recipients: repository.recipients(),
-        ..manifest_of(job, &context, taken, compared, descriptor, repository.clock().now())
-    };
+    let manifest = manifest_of(repository, job, &context, taken, compared, descriptor);
     let publishing = publish(repository, plan.opened.as_ref(), &manifest, &job.steps);
     let Published { name, doubts } = job.stop.or(publishing).await?;
     warnings.extend(doubts);
@@ -343,12 +340,12 @@ async fn ask(client: &Client, job: &Job, spool: &Spool, scope: Scope) -> Asked {
 }
 
 fn manifest_of(
+    repository: &Repository,
     job: &Job,
     context: &Context<'_>,
     taken: Taken,
     hash_at_source: HashAtSource,
     descriptor: manifest::Descriptor,
-    finished: Time,
 ) -> Manifest {
     let Context { started, attempt, spool, plan } = *context;
     let objects = [&plan.objects[..], &taken.written.objects].concat();
@@ -358,7 +355,7 @@ fn manifest_of(
         kind: plan.choice.kind,
         attempt,
         started,
-        finished,
+        finished: repository.clock().now(),
         tool: manifest::Tool::this(),
         source: manifest::Source {
             endpoint: spool.choice.endpoint.to_string(),
@@ -374,7 +371,7 @@ fn manifest_of(
         samples: taken.proof.samples,
         tail: taken.proof.tail,
         segments: [&plan.segments[..], &[taken.segment]].concat(),
-        recipients: vec![],
+        recipients: repository.recipients(),
         objects,
     }
 }
