@@ -386,7 +386,7 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
         ok: bool,
     }
     let place = Place::of(&args)?;
-    let repository = Repository::attach(&place.options(context)).await?;
+    let repository = context.stop.or(Repository::attach(&place.options(context))).await?;
     let checks = context.stop.or(probe(&repository)).await?;
     let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {

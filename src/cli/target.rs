@@ -210,7 +210,7 @@ impl Place {
 
     /// Opens the repository, which must exist.
     pub(crate) async fn open(&self, context: &Context) -> Result<Repository> {
-        Repository::open(&self.options(context)).await
+        context.stop.or(Repository::open(&self.options(context))).await
     }
 
     /// Opens the repository and lists the cluster's points.
