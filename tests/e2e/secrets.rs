@@ -144,6 +144,13 @@ fn a_host_with_recipients_alone_writes_what_only_the_identity_reads() {
         vault.denied(args, "--identity FILE");
         vault.denied(&[args, &["--identity", &stranger]].concat(), "opens it");
     }
+    // As deep as the policy says, so that one unit serves every host.
+    let schedule = "[schedule]\nverify = { level = 2, cron = \"30 3 * * *\" }";
+    vault.policy(&format!("{}\n{schedule}", recipients(&[&recipient])));
+    let verified = vault.place.with_policy(&["verify", "latest", "-o", "json"]).success().json();
+    assert_eq!(verified["level"], 2);
+    vault.policy(&recipients(&[&recipient]));
+    vault.denied(&["verify", "latest"], "--identity FILE");
     // With it.
     vault.restores("latest", &["--identity", &identity], 2);
     vault.restores(full["point"].as_str().unwrap(), &["--identity", &identity], 1);
