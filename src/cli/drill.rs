@@ -23,6 +23,7 @@ use crate::recovery::drill::report::{Measured, Outcome, Report, Verdict};
 use crate::recovery::drill::{Request, run, store};
 use crate::recovery::facts::target;
 
+const HINT_SCRATCH: &str = "name a folder on a local disk that this user may write to with --scratch";
 /// Mode of a report: it holds no secret, but says much about a cluster.
 const REPORT_MODE: u32 = 0o600;
 
@@ -52,9 +53,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         None => None,
     };
     let scratch = args.scratch.folder.clone();
-    let free_bytes = free_bytes(&scratch).map_err(|error| {
-        error.kind_of(Kind::Usage).hint("name a folder on a local disk that this user may write to with --scratch")
-    })?;
+    let free_bytes = free_bytes(&scratch).map_err(|error| error.kind_of(Kind::Usage).hint(HINT_SCRATCH))?;
     let facts = Facts { manifest: &manifest, etcd_version: etcd_version.as_deref(), scratch: &scratch, free_bytes };
     let plan = plan(&facts)?;
     if args.dry_run {
