@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -30,6 +30,8 @@ use crate::client::{Client, Endpoint, Options};
 
 /// What scratch folders are called, before 16 digits of their own.
 const FOLDER_PREFIX: &str = "holdfast-drill-";
+/// Names that are tried for a folder.
+const FOLDER_TRIES_MAX: u32 = 4;
 /// The file in it that its user keeps locked.
 const LOCK: &str = "lock";
 /// The user that etcd lets do everything; whoever enables authentication must have made it.
@@ -95,22 +97,31 @@ async fn version_of(name: &str, program: &Path, ask: &str, prefixes: &[&str], st
 pub struct Folder {
     path: PathBuf,
     /// Locked for as long as the folder is in use.
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
     /// A new one in `scratch`; what killed drills left there goes first.
     pub fn create(scratch: &Path) -> Result<Self> {
         sweep(scratch);
+        for _ in 1..FOLDER_TRIES_MAX {
+            let folder = Folder::attempt(scratch)?;
+            // Before it was locked, another drill may have taken it for a leftover.
+            if lock(&folder.lock) && folder.lock.metadata().is_ok_and(|there| there.nlink() == 1) {
+                return Ok(folder);
+            }
+        }
+        // A file system without locks: there nothing is ever swept.
+        Folder::attempt(scratch)
+    }
+
+    fn attempt(scratch: &Path) -> Result<Self> {
         let path = std::path::absolute(scratch.join(format!("{FOLDER_PREFIX}{}", id::random()?)));
         let path = path.during(|| format!("resolve {}", scratch.display()))?;
         let made = DirBuilder::new().mode(0o700).create(&path).during(|| format!("create {}", path.display()));
         made.map_err(|error| error.hint("name a folder on a local disk that this user may write to with --scratch"))?;
-        let lock_file = File::create(path.join(LOCK)).during(|| format!("create {}/{LOCK}", path.display()))?;
-        let folder = Folder { path, _lock: lock_file };
-        // Where no lock can be had nothing is swept either.
-        lock(&folder._lock);
-        Ok(folder)
+        let lock = File::create(path.join(LOCK)).during(|| format!("create {}/{LOCK}", path.display()))?;
+        Ok(Folder { path, lock })
     }
 
     /// A path in it.

@@ -27,7 +27,7 @@ mod s3;
 mod throttle;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -235,9 +235,10 @@ impl Store {
 
     /// Every object below `folder`, in no particular order.
     pub(crate) fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed>> {
-        let (during, provider) = (format!("list {folder}"), self.provider);
+        let (during, provider, remote) = (format!("list {folder}"), self.provider, self.is_remote());
         self.objects
             .list(Some(&StorePath::from(folder)))
+            .try_filter(move |meta| std::future::ready(!(remote && is_marker(meta))))
             .map(move |meta| match meta {
                 Ok(meta) => {
                     Ok(Listed { path: meta.location.to_string(), bytes: meta.size, modified: meta.last_modified })
@@ -255,7 +256,8 @@ impl Store {
             listed.map_err(|error| self.provider.name(Right::List, failed(format!("list {folder}"), error)))?;
         let name = |path: &StorePath| path.filename().unwrap_or_default().to_owned();
         let mut folders: Vec<String> = listed.common_prefixes.iter().map(name).collect();
-        let mut objects: Vec<String> = listed.objects.iter().map(|meta| name(&meta.location)).collect();
+        let objects = listed.objects.iter().filter(|meta| !(self.is_remote() && is_marker(meta)));
+        let mut objects: Vec<String> = objects.map(|meta| name(&meta.location)).collect();
         folders.sort();
         objects.sort();
         Ok((folders, objects))
@@ -266,6 +268,12 @@ impl Store {
         let deleted = self.objects.delete(&key(path)?).await;
         deleted.map_err(|error| self.provider.name(Right::Delete, failed(format!("delete {path}"), error)))
     }
+}
+
+/// Whether this stands for a folder: consoles and mounts of buckets make empty objects called `folder/` when somebody makes a
+/// folder. No object of a repository is empty, and none but markers lacks a dot and is.
+fn is_marker(meta: &ObjectMeta) -> bool {
+    meta.size == 0 && !meta.location.filename().unwrap_or_default().contains('.')
 }
 
 fn key(path: &str) -> Result<StorePath> {
@@ -290,6 +298,9 @@ fn failed(message: String, error: object_store::Error) -> Error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => Error::new(Kind::Denied, message)
             .source(error)
             .hint("the credentials must allow to list, read and create objects in the repository"),
+        E::InvalidPath { .. } => Error::new(Kind::Failed, message)
+            .source(error)
+            .hint("Holdfast gives no object such a name: move that one out of the repository"),
         _ => match io_kind(&error) {
             // The system's own code says more than "generic"; its hint comes with it.
             Some(kind) => Error::io(message, io::Error::from(kind)).source(error),
@@ -347,7 +358,6 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::TryStreamExt;
     use std::fs::File;
 
     fn store() -> (tempfile::TempDir, Store) {
