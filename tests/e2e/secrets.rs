@@ -202,6 +202,10 @@ fn a_passphrase_reads_what_it_wrote_and_is_changed_without_touching_data() {
     let config = |n: u32| fs::read_to_string(vault.place.repository().join(format!("config/{n:08}.json"))).unwrap();
     assert!(config(1).contains("BEGIN AGE ENCRYPTED FILE") && !config(1).contains("horse"));
 
+    let place = &vault.place;
+    let keyless = ["keys", "ls", "--repository", &place.url(), "--cluster", "prod"].map(str::to_owned);
+    let outcome = place.run(&keyless.each_ref().map(String::as_str)).run().exits(1);
+    assert!(outcome.stderr.contains("--passphrase-file FILE"), "{outcome}");
     vault.place.write("passphrase", "wrong\n");
     for args in [&["backup"][..], &["verify"], &["export", "latest", "out/e.db"]] {
         vault.denied(args, "does not open");
