@@ -21,6 +21,7 @@ use crate::recovery::drill::page;
 use crate::recovery::drill::plan::{Facts, Plan, plan, render};
 use crate::recovery::drill::report::{Measured, Outcome, Report, Verdict};
 use crate::recovery::drill::{Request, run, store};
+use crate::vault::admit::{Admitted, admit, newest};
 
 /// Mode of a report: it holds no secret, but says much about a cluster.
 const REPORT_MODE: u32 = 0o600;
@@ -40,10 +41,14 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         refuse_existing(path)?;
     }
     let policy = policy(&args.policy)?;
-    let (repository, catalog) = Place::of_policy(&policy)?.catalog(context).await?;
-    let newest = context.stop.or(repository.manifest(&catalog.select("latest")?.name)).await?;
+    let (repository, catalog) = Place::of_policy(&policy)?.trusting(&args.trust)?.catalog(context).await?;
     let name = &catalog.select(args.point.as_deref().unwrap_or("latest"))?.name;
-    let manifest = context.stop.or(repository.manifest(name)).await.map_err(in_point)?;
+    let Admitted { manifest, doubt } =
+        context.stop.or(admit(&repository, &catalog, name)).await.map_err(in_point)?;
+    // What would be lost is told by the newest point that a recovery could use.
+    catalog.select("latest")?;
+    let current = catalog.points.iter().rev().filter(|point| catalog.current == Some(point.name.lineage));
+    let newest = context.stop.or(newest(&repository, current)).await?.map_or(manifest.started, |newest| newest.started);
     let programs = programs(&args, &policy)?;
     let etcd_version = match &programs {
         Some(programs) => Some(programs.version(&context.stop).await?),
@@ -51,7 +56,9 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     };
     let scratch = args.scratch.folder.clone();
     let free_bytes = free_bytes(&scratch)?;
-    let facts = Facts { manifest: &manifest, etcd_version: etcd_version.as_deref(), scratch: &scratch, free_bytes };
+    let (doubt, etcd_version_text) = (doubt.as_deref(), etcd_version.as_deref());
+    let facts =
+        Facts { manifest: &manifest, doubt, etcd_version: etcd_version_text, scratch: &scratch, free_bytes };
     let plan = plan(&facts)?;
     if args.dry_run {
         context.output.show("drill_plan", &Planned { plan: &plan }, || render(&plan))?;
@@ -62,7 +69,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         etcd_version: etcd_version.unwrap_or_default(),
         scratch,
         objectives: policy.objectives,
-        newest: newest.started,
+        newest,
         plan,
         clock: context.clock,
         progress: context.progress.clone(),

@@ -6,8 +6,8 @@
 //! seen in one listing and not sent twice.
 //!
 //! Invariants:
-//! - A point is there whole or not at all. One whose objects are missing or damaged is not copied, and is named with what
-//!   is wrong; the others are copied all the same.
+//! - A point is there whole or not at all. One whose objects are missing or damaged, or that nobody trusted has signed, is
+//!   not copied, and is named with what is wrong; the others are copied all the same.
 //! - Nothing at the destination is replaced or deleted, but for a data object whose size is not that of its name's bytes.
 //! - "Could not read" is an error and ends the copy; it is never taken for "is not there".
 //!
@@ -29,6 +29,7 @@ use crate::vault::manifest::{Manifest, ObjectEntry};
 use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::{Repository, Stored};
 use crate::vault::sealed::{self, Document};
+use crate::vault::sign::Standing;
 use crate::vault::verdict::Finding;
 
 /// Objects on their way at the same time, each of at most 16 MiB (one huge record apart).
@@ -43,7 +44,7 @@ pub enum Outcome {
     AlreadyThere,
     /// A collector is about to delete it, so it was left alone.
     Condemned,
-    /// It is not whole: what is wrong, object by object.
+    /// It is not whole, or nobody trusted has signed it: what is wrong, object by object.
     Damaged(Vec<Finding>),
 }
 
@@ -129,7 +130,13 @@ impl Copy<'_> {
     async fn point(&mut self, point: &Point, catalog: &Catalog) -> Result<Outcome> {
         let at = Location::Point(point.name.clone());
         let (bytes, manifest) = match self.stop.or(self.manifest(&point.name)).await {
-            Ok(read) => read,
+            Ok((bytes, manifest, standing)) => match self.from.signers().check(&at.to_string(), standing) {
+                Ok(()) => (bytes, manifest),
+                Err(error) => {
+                    let fault = Fault::new(Check::Signature, error.as_warning());
+                    return Ok(Outcome::Damaged(vec![Finding::of(at.to_string(), fault)]));
+                }
+            },
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
                 let fault = Fault::new(Check::Manifest, error.chain());
                 return Ok(Outcome::Damaged(vec![Finding::of(at.to_string(), fault)]));
@@ -152,17 +159,18 @@ impl Copy<'_> {
         }
     }
 
-    /// A manifest as stored: a later version may have written more into it than this one knows.
-    async fn manifest(&self, name: &PointName) -> Result<(Bytes, Manifest)> {
+    /// A manifest as stored: a later version may have written more into it than this one knows, and a signature is for
+    /// these bytes alone.
+    async fn manifest(&self, name: &PointName) -> Result<(Bytes, Manifest, Standing)> {
         let at = Location::Point(name.clone());
         let mut reads = self.from.reads_max();
         loop {
             reads -= 1;
             let bytes = self.from.get(&at, Manifest::BYTES_MAX).await?;
-            match sealed::open::<Manifest>(&at.to_string(), &bytes) {
-                Ok(manifest) => {
+            match sealed::open_signed::<Manifest>(&at.to_string(), &bytes) {
+                Ok((manifest, signer)) => {
                     manifest.validate(name)?;
-                    return Ok((bytes, manifest));
+                    return Ok((bytes, manifest, self.from.signers().standing(signer)));
                 }
                 Err(error) if error.kind() == Kind::Damaged && reads > 0 => {}
                 Err(error) => return Err(error),

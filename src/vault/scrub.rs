@@ -1,5 +1,7 @@
 //! Verification: is what is stored still what was stored, and does it mean what the manifest says?
 //!
+//! Of a point that nobody trusted has signed, that is the finding, at every level.
+//!
 //! - **L1**: all objects exist and have the right size.
 //! - **L2**: every byte is read; digests are equal, every frame opens to its declared size. On a host without identity,
 //!   encrypted objects are not opened: their digests are equal.
@@ -62,8 +64,10 @@ pub async fn verify(
     mut seen: impl FnMut(&ObjectEntry) + Send,
 ) -> Result<Verdict> {
     let Verification { level, prover, stop } = verification;
-    let findings = match repository.manifest(name).await {
-        Ok(manifest) => match level {
+    let at = Location::Point(name.clone()).to_string();
+    let findings = match admitted(repository, name, &at).await {
+        Ok(Err(fault)) => vec![Finding::of(at, fault)],
+        Ok(Ok(manifest)) => match level {
             Level::Exists => examine_existence(repository, &manifest, &stop, &mut seen).await?,
             Level::Bytes => examine_bytes(repository, &manifest, None, &stop, &mut seen).await?,
             Level::Records => {
@@ -72,7 +76,6 @@ pub async fn verify(
             }
         },
         Err(error) if error.kind() == Kind::Damaged => {
-            let at = Location::Point(name.clone()).to_string();
             vec![Finding::of(at, Fault::new(Check::Manifest, error.chain()))]
         }
         Err(error) => return Err(error),
@@ -88,6 +91,13 @@ pub async fn verify(
     verdict.findings.truncate(FINDINGS_MAX);
     verdict.store(repository, name).await?;
     Ok(verdict)
+}
+
+/// The manifest, when it is signed by somebody who may have.
+async fn admitted(repository: &Repository, name: &PointName, at: &str) -> Result<Result<Manifest, Fault>> {
+    let (manifest, standing) = repository.stored_manifest(name).await?;
+    let checked = repository.signers().check(at, standing);
+    Ok(checked.map(|()| manifest).map_err(|error| Fault::new(Check::Signature, error.as_warning())))
 }
 
 async fn examine_existence(
