@@ -43,8 +43,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     let policy = policy(&args.policy)?;
     let (repository, catalog) = Place::of_policy(&policy)?.trusting(&args.trust)?.catalog(context).await?;
     let name = &catalog.select(args.point.as_deref().unwrap_or("latest"))?.name;
-    let Admitted { manifest, doubt } =
-        context.stop.or(admit(&repository, &catalog, name)).await.map_err(in_point)?;
+    let Admitted { manifest, doubt } = context.stop.or(admit(&repository, &catalog, name)).await.map_err(in_point)?;
     // What would be lost is told by the newest point that a recovery could use.
     catalog.select("latest")?;
     let current = catalog.points.iter().rev().filter(|point| catalog.current == Some(point.name.lineage));
@@ -57,8 +56,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     let scratch = args.scratch.folder.clone();
     let free_bytes = free_bytes(&scratch)?;
     let (doubt, etcd_version_text) = (doubt.as_deref(), etcd_version.as_deref());
-    let facts =
-        Facts { manifest: &manifest, doubt, etcd_version: etcd_version_text, scratch: &scratch, free_bytes };
+    let facts = Facts { manifest: &manifest, doubt, etcd_version: etcd_version_text, scratch: &scratch, free_bytes };
     let plan = plan(&facts)?;
     if args.dry_run {
         context.output.show("drill_plan", &Planned { plan: &plan }, || render(&plan))?;

@@ -97,8 +97,7 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let holds = context.stop.or(hold::read(&repository, &catalog.cluster)).await?;
     let held = |point: &Point| holds.is_held(&point.name.stem(), context.clock.now());
     let signers = repository.signers();
-    let rows =
-        catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point), signers));
+    let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point), signers));
     let rows: Vec<Row> = rows.collect();
     let damage: Vec<String> = catalog.damage.iter().chain(&holds.damage).map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();

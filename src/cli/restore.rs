@@ -119,8 +119,7 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
             let manifest = &admitted.manifest;
             let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
             let verified = verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok));
-            let side =
-                context.stop.or(Side::of_point(&repository, manifest, &context.stop)).await.map_err(in_point)?;
+            let side = context.stop.or(Side::of_point(&repository, manifest, &context.stop)).await.map_err(in_point)?;
             let source = facts::of_point(&admitted, &side, verified, point.condemned);
             let history = facts::history(&catalog, manifest, now);
             let facts = Facts { source, members: side.members, target, history, now };

@@ -153,17 +153,17 @@ fn trusted_signers(table: &mut Table<'_>) -> Result<Vec<String>> {
                            what `openssl pkey -in FILE -pubout` prints";
     let Some(list) = table.strings("trusted_signers", EXAMPLE)? else { return Ok(vec![]) };
     if list.value.is_empty() {
-        return Err(list.wrong("trusted_signers names nobody, so no point could be used").hint(
-            "name the public key of each host that makes points, or remove the line",
-        ));
+        return Err(list
+            .wrong("trusted_signers names nobody, so no point could be used")
+            .hint("name the public key of each host that makes points, or remove the line"));
     }
     let mut signers = vec![];
     for field in list.value {
         let mut key = [0; SIGNER_BYTES];
         if field.value.contains("PRIVATE KEY") || field.value.starts_with(PRIVATE_KEY_START) {
-            return Err(field.wrong("a trusted signer is a private key").hint(
-                "put its public key there, and make a new pair: this one stood in a policy",
-            ));
+            return Err(field
+                .wrong("a trusted signer is a private key")
+                .hint("put its public key there, and make a new pair: this one stood in a policy"));
         }
         if !field.value.starts_with(SIGNER_START) || !from_base64(&field.value, &mut key) {
             return Err(field.wrong("a trusted signer is not a public key of Ed25519").hint(EXAMPLE));

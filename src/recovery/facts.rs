@@ -194,12 +194,7 @@ impl Side {
 }
 
 /// Facts about a restore point.
-pub fn of_point(
-    admitted: &Admitted,
-    side: &Side,
-    verified: Option<(u8, bool)>,
-    condemned: bool,
-) -> SourceFacts {
+pub fn of_point(admitted: &Admitted, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
     let (manifest, doubt) = (&admitted.manifest, admitted.doubt.clone());
     let descriptor = &manifest.descriptor;
     SourceFacts {

@@ -391,7 +391,12 @@ mod tests {
                 raw_bytes: 400 << 20,
                 auth_enabled: false,
                 alarms: 0,
-                trust: Trust::Point { comparison: Comparison::Equal, verified: Some((3, true)), condemned: false, doubt: None },
+                trust: Trust::Point {
+                    comparison: Comparison::Equal,
+                    verified: Some((3, true)),
+                    condemned: false,
+                    doubt: None,
+                },
             };
             let target = TargetFacts { path: "/backup/restored.db".into(), exists: false, free_bytes: 10 << 30 };
             let history = Some(History { high_water: 5_000, rate_per_s: 12.5, since_last_s: 3_600.0 });

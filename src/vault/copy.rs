@@ -275,6 +275,7 @@ mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::sign::Signers;
     use crate::vault::steps::Steps;
     use crate::vault::testing;
     use std::fs;
@@ -306,6 +307,29 @@ mod tests {
         let more = copy_all(&from, &to).await.unwrap();
         assert_eq!((more.objects, more.points.len()), (0, 2));
         testing::assert_readable(&to, &second).await;
+    }
+
+    #[tokio::test]
+    async fn a_signature_travels_with_its_bytes_and_what_nobody_trusted_signed_stays_where_it_is() {
+        let ((one, plain), (two, to)) = (testing::repository().await, testing::repository().await);
+        let unsigned = testing::publish_point(&plain, "prod", 2, &Steps::unheard()).await.unwrap();
+        let key = testing::signing_key(1);
+        let signers = |allow| Signers::new(vec![key.public()], allow);
+        let from = testing::reopened(&plain, Some(key.clone()), signers(false)).await;
+        let signed = testing::publish_point(&from, "prod", 4, &Steps::unheard()).await.unwrap();
+        // Whoever copies needs no key, and believes nobody for the destination's sake.
+        let done = copy_all(&from, &to).await.unwrap();
+        let Outcome::Damaged(findings) = &done.points[0].1 else { panic!("{done:?}") };
+        assert_eq!((findings.len(), findings[0].check), (1, Check::Signature));
+        assert_eq!(done.points[1], (signed.name(), Outcome::Copied));
+        assert_eq!(done.objects, signed.objects.len() as u64);
+        let at = |name: &PointName| Location::Point(name.clone()).to_string();
+        let bytes = |dir: &tempfile::TempDir| fs::read(dir.path().join(at(&signed.name()))).unwrap();
+        assert_eq!(bytes(&one), bytes(&two));
+        assert!(!two.path().join(at(&unsigned.name())).exists());
+        let lenient = testing::reopened(&plain, Some(key.clone()), signers(true)).await;
+        let done = copy_all(&lenient, &to).await.unwrap();
+        assert_eq!(done.points[0], (unsigned.name(), Outcome::Copied));
     }
 
     #[tokio::test]

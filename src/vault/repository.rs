@@ -116,7 +116,10 @@ impl Repository {
     pub async fn into_writable(self, options: &RepositoryOptions) -> Result<Self> {
         let Keys { signing, signers, .. } = &options.keys;
         if signing.is_none() && !signers.admits(Standing::Unsigned) {
-            let text = format!("points made here would not be believed: signers are trusted for {}, and none signs", options.url);
+            let text = format!(
+                "points made here would not be believed: signers are trusted for {}, and none signs",
+                options.url
+            );
             return Err(Error::new(Kind::Usage, text).hint(
                 "give the host that makes points a key of its own: signing_key = \"/path/signing.pem\" in [repository]",
             ));

@@ -195,6 +195,7 @@ fn records_fault(error: Error) -> Result<Fault> {
 mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
+    use crate::vault::sign::Signers;
     use crate::vault::testing;
     use std::sync::{Arc, Mutex};
 
@@ -314,6 +315,30 @@ mod tests {
         std::fs::remove_file(dir.path().join(&at)).unwrap();
         let missing = verify(&repository, &manifest.name(), level(Level::Bytes, None).0, |_| ()).await;
         assert_eq!(missing.unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_point_that_nobody_trusted_signed_is_a_finding_and_costs_no_look_at_its_objects() {
+        let (_dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 3).await;
+        let signers = |allow| Signers::new(vec![testing::signing_key(1).public()], allow);
+        let key = Some(testing::signing_key(1));
+        let strict = testing::reopened(&repository, key.clone(), signers(false)).await;
+        for depth in [Level::Exists, Level::Bytes] {
+            let mut seen = 0;
+            let verification = Verification { level: depth, prover: None, stop: Stop::new() };
+            let verdict = verify(&strict, &manifest.name(), verification, |_| seen += 1).await.unwrap();
+            assert_eq!((verdict.result, verdict.findings.len(), seen), (Outcome::Failed, 1, 0));
+            let finding = &verdict.findings[0];
+            assert_eq!((finding.check, finding.object.contains("/points/")), (Check::Signature, true));
+        }
+        let lenient = testing::reopened(&repository, key.clone(), signers(true)).await;
+        let (verdict, _) = run(&lenient, &manifest, Level::Bytes, None).await;
+        assert_eq!(verdict.result, Outcome::Ok);
+        // What is signed here is believed here.
+        let signed = testing::point(&strict, 3).await;
+        let (verdict, _) = run(&strict, &signed, Level::Bytes, None).await;
+        assert_eq!(verdict.result, Outcome::Ok);
     }
 
     #[tokio::test]

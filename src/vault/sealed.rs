@@ -175,8 +175,7 @@ fn signer(bytes: &[u8], header: &Header) -> Result<Option<PublicKey>, &'static s
     {
         return Err(FORM);
     }
-    let (signer, signature) =
-        (PublicKey::parse(&signer).ok_or(FORM)?, Signature::parse(&signature).ok_or(FORM)?);
+    let (signer, signature) = (PublicKey::parse(&signer).ok_or(FORM)?, Signature::parse(&signature).ok_or(FORM)?);
     let zeros = [b'0'; DIGITS];
     let parts = [OPENING.as_bytes(), &zeros, &bytes[OPENING.len() + DIGITS..signature_at], &bytes[rest_at..]];
     if !signer.verifies(&parts.concat(), &signature) {
@@ -238,7 +237,7 @@ mod tests {
     impl Document for Note {
         const NAME: &'static str = "note";
         const FORMAT: u32 = 2;
-        const BYTES_MAX: u64 = 400;
+        const BYTES_MAX: u64 = 1_000;
     }
 
     fn note() -> Note {
@@ -298,7 +297,7 @@ mod tests {
         assert_eq!(open_signed::<Note>("n", &seal(&note).unwrap()).unwrap().1, None);
         let lines: Vec<&str> = text.lines().collect();
         let (signer, signature) = (lines[5].split('"').nth(3).unwrap(), lines[6].split('"').nth(3).unwrap());
-        assert_eq!((lines[5].len(), lines[6].len()), (14 + 60 + 2, 17 + 88 + 2));
+        assert_eq!((lines[5].len(), lines[6].len()), (13 + 60 + 2, 16 + 88 + 2));
         // As the document says: without the seventh line, with zeros for digits.
         let message = text.replace(&lines[1][15..79], &"0".repeat(64)).replace(&format!("{}\n", lines[6]), "");
         let (signer, signature) = (PublicKey::parse(signer).unwrap(), Signature::parse(signature).unwrap());
@@ -332,7 +331,8 @@ mod tests {
         let (signer, signature) = (line(&text, 5), line(&text, 6));
         let both = format!("{signer}{signature}");
         let without = text.replace(&both, "");
-        let at_end = |lines: &str| without.replace("\"n\": 7\n", &format!("\"n\": 7,\n{}\n", lines.trim_end_matches(",\n")));
+        let at_end =
+            |lines: &str| without.replace("\"n\": 7\n", &format!("\"n\": 7,\n{}\n", lines.trim_end_matches(",\n")));
         for (wrong, why) in [
             (text.replace(&signature, &line(&other, 6)), "does not match"),
             (text.replace(&signer, &line(&signed("a", 2), 5)), "does not match"),
@@ -388,7 +388,7 @@ mod tests {
         ] {
             assert_eq!(open::<Note>("n", &resealed(from, to)).unwrap_err().kind(), Kind::Damaged, "{to}");
         }
-        assert!(seal(&Note { text: "x".repeat(400), n: 0 }).is_err());
-        assert!(open::<Note>("n", &resealed("é", &"x".repeat(400))).unwrap_err().chain().contains("larger"));
+        assert!(seal(&Note { text: "x".repeat(1_000), n: 0 }).is_err());
+        assert!(open::<Note>("n", &resealed("é", &"x".repeat(1_000))).unwrap_err().chain().contains("larger"));
     }
 }

@@ -52,16 +52,19 @@ impl PublicKey {
     /// Reads what an operator names: that line, or a PEM file around it. `name` is for messages.
     pub fn of_text(name: &str, text: &str) -> Result<Self> {
         if private_key_of(text.as_bytes()).is_some() {
-            return Err(Error::new(Kind::Usage, format!("{name} holds a private key, and a signer is trusted by the public one"))
-                .hint("give what `openssl pkey -in FILE -pubout` prints, and keep the private key where backups are made"));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{name} holds a private key, and a signer is trusted by the public one"),
+            )
+            .hint(
+                "give what `openssl pkey -in FILE -pubout` prints, and keep the private key where backups are made",
+            ));
         }
         let key = match public_key_of(text.as_bytes()) {
             Some(spki) => PublicKey::parse(&base64(&spki)),
             None => PublicKey::parse(text.trim()),
         };
-        key.ok_or_else(|| {
-            Error::new(Kind::Usage, format!("{name} holds no public key of Ed25519")).hint(HINT_PUBLIC)
-        })
+        key.ok_or_else(|| Error::new(Kind::Usage, format!("{name} holds no public key of Ed25519")).hint(HINT_PUBLIC))
     }
 
     /// Whether the owner of this key signed `message`.
@@ -71,8 +74,7 @@ impl PublicKey {
 }
 
 /// How a public key looks.
-pub const HINT_PUBLIC: &str =
-    "give the line between BEGIN and END of what `openssl pkey -in FILE -pubout` prints: MCowBQYDK2VwAyEA..., 60 characters";
+pub const HINT_PUBLIC: &str = "give the line between BEGIN and END of what `openssl pkey -in FILE -pubout` prints: MCowBQYDK2VwAyEA..., 60 characters";
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +116,8 @@ impl SigningKey {
         const MAKE: &str = "make one with `openssl genpkey -algorithm ed25519 -out FILE`";
         let wrong = |why: String, hint: &str| Error::new(Kind::Usage, why).hint(hint);
         if pem.contains("ENCRYPTED PRIVATE KEY") {
-            let hint = "take the passphrase off with `openssl pkey -in FILE -out NEW`, and let only the backup's user read it";
+            let hint =
+                "take the passphrase off with `openssl pkey -in FILE -out NEW`, and let only the backup's user read it";
             return Err(wrong(format!("the key in {name} is protected by a passphrase"), hint));
         }
         let Some(pkcs8) = private_key_of(pem.as_bytes()) else {
@@ -229,12 +232,12 @@ impl Signers {
             return Ok(());
         }
         Err(match standing {
-            Standing::Unknown(key) => Error::damaged(format!("{what} is signed by {key}, which is not trusted")).hint(
-                format!(
+            Standing::Unknown(key) => {
+                Error::damaged(format!("{what} is signed by {key}, which is not trusted")).hint(format!(
                     "if that key is yours, name it with --trust-key {key} or in trusted_signers; --allow-unsigned uses \
                      the point whoever signed it"
-                ),
-            ),
+                ))
+            }
             _ => Error::damaged(format!("{what} is not signed, and only points of trusted signers are used"))
                 .hint("if you know who made the point, use it with --allow-unsigned; otherwise treat it as forged"),
         })

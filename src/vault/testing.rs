@@ -62,12 +62,16 @@ pub(crate) fn signing_key(n: u8) -> SigningKey {
 
 /// The repository at the same place, opened to write by somebody who signs with `signing` and believes `signers`.
 pub(crate) async fn reopened(repository: &Repository, signing: Option<SigningKey>, signers: Signers) -> Repository {
-    let options = RepositoryOptions {
-        url: repository.url().to_owned(),
-        clock: repository.clock(),
-        keys: Keys { signing, signers, ..Keys::default() },
-        ..RepositoryOptions::default()
-    };
+    opened(repository, repository.clock(), Keys { signing, signers, ..Keys::default() }).await
+}
+
+/// The same, with the clock of today: what the store's own files are dated by.
+pub(crate) async fn today(repository: &Repository, signing: Option<SigningKey>, signers: Signers) -> Repository {
+    opened(repository, Clock::default(), Keys { signing, signers, ..Keys::default() }).await
+}
+
+async fn opened(repository: &Repository, clock: Clock, keys: Keys) -> Repository {
+    let options = RepositoryOptions { url: repository.url().to_owned(), clock, keys, ..RepositoryOptions::default() };
     Repository::create_or_open(&options).await.unwrap()
 }
 

@@ -364,14 +364,17 @@ pub fn plan(rules: &Retention, points: &[Point], at: &Circumstances<'_>) -> Plan
     let mut reasons: Vec<Vec<Reason>> = points.iter().map(|point| own_reasons(point, at.now)).collect();
     if rules.removes() {
         select(rules, points, &sound, at, |place, reason| reasons[place].push(reason));
-        if sound.len() < all.len() {
-            // As if they were sound, and without taking a sound point's place: neither a verifier gone wrong nor whoever
-            // puts points of his own there removes anything more.
-            select(rules, points, &all, at, |place, reason| {
-                if let beside @ Some(_) = points[place].doubt() {
-                    reasons[place].push(Reason { beside, ..reason });
-                }
-            });
+        // As if they were sound, and without taking a sound point's place: a verifier gone wrong removes nothing more; and
+        // what nobody trusted signed takes no place of one that somebody did, sound or not.
+        let believed = all.iter().copied().filter(|place| points[*place].origin == Origin::Believed).collect();
+        for (doubt, pool) in [(Doubt::Failed, believed), (Doubt::Unsigned, all)] {
+            if sound.len() < pool.len() {
+                select(rules, points, &pool, at, |place, reason| {
+                    if points[place].doubt() == Some(doubt) {
+                        reasons[place].push(Reason { beside: Some(doubt), ..reason });
+                    }
+                });
+            }
         }
     } else {
         reasons.iter_mut().for_each(|reasons| reasons.push(Reason::open(Why::NoRules)));
@@ -820,6 +823,51 @@ mod tests {
     }
 
     #[test]
+    fn rule_14_points_that_nobody_trusted_signed_take_no_place_and_go_only_when_allowed() {
+        let from = |origin, count| days(count).into_iter().map(move |point| Point { origin, ..point });
+        let (last, twelve) = (rules(|rules| rules.last = 2), under("UTC", "2026-11-21T12:30:00Z"));
+        // Three of a day later than each of ours, and verified deeper than any.
+        let others = |origin| {
+            from(origin, 3).enumerate().map(|(n, point)| {
+                let (id, taken) = (format!("other-{n}"), point.taken + HOUR);
+                Point { id, taken, revision: taken.timestamp(), verified: Some(4), ..point }
+            })
+        };
+        let with = |origin| days(4).into_iter().chain(others(origin)).collect::<Vec<_>>();
+        let foreign = kept(&last, &with(Origin::Foreign), &twelve);
+        let ours = ["11-19T12:00:00Z: last 2 of 2", "11-20T12:00:00Z: last 1 of 2; newest"];
+        let theirs = "signed by nobody trusted: kept until somebody judges it";
+        let other = |n: u32| format!("other-{n}: {theirs}");
+        assert_eq!(foreign, [other(0), ours[0].into(), other(1), ours[1].into(), other(2)]);
+        let plan_of = |origin| plan(&last, &with(origin), &twelve);
+        assert!(
+            matches!(&plan_of(Origin::Foreign).alarms[..], [one] if one.starts_with("3 points, the newest of them other-2,"))
+        );
+        let allowed = kept(&last, &with(Origin::Allowed), &twelve);
+        assert_eq!(allowed.len(), 3, "{allowed:?}");
+        assert!(ours.iter().all(|line| allowed.contains(&(*line).to_owned())), "{allowed:?}");
+        assert!(allowed[2].contains("last 1 of 2 (signed by nobody trusted: takes no place)"), "{allowed:?}");
+        // Alone, they are no reason to call backups fresh.
+        let alone: Vec<_> = from(Origin::Foreign, 3).chain(from(Origin::Allowed, 3)).collect();
+        let alone = plan(&last, &alone, &noon());
+        assert_eq!((alone.removed().count(), alone.held_back.as_deref()), (0, Some("there is no sound point")));
+        for case in cases(300) {
+            // With and without them, the same of ours stay.
+            let mut mixed = case.points.clone();
+            let cycle = [Origin::Believed, Origin::Allowed, Origin::Believed, Origin::Foreign, Origin::Believed];
+            mixed.iter_mut().zip(cycle.iter().cycle()).for_each(|(point, origin)| point.origin = *origin);
+            let ours: Vec<Point> = mixed.iter().filter(|point| point.origin == Origin::Believed).cloned().collect();
+            let stay = |points: &[Point]| {
+                let plan = plan(&case.rules, points, &Circumstances { force: true, ..case.at() });
+                let kept =
+                    plan.decisions.iter().filter(|decision| decision.keep).map(|decision| &points[decision.point]);
+                kept.filter(|point| point.origin == Origin::Believed).map(|p| p.id.clone()).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(stay(&ours), stay(&mixed), "{}", case.seed);
+        }
+    }
+
+    #[test]
     fn rule_12_a_policy_without_rules_removes_nothing() {
         for rules in [
             Retention::default(),
@@ -1077,7 +1125,7 @@ mod tests {
                     readable: below(30) > 0,
                     verified: (below(3) == 0).then(|| u8::try_from(1 + below(4)).unwrap()),
                     failed: below(12) == 0,
-                    origin: [Origin::Believed, Origin::Allowed, Origin::Foreign][below(14).saturating_sub(11) as usize],
+                    origin: Origin::Believed,
                     hold: (below(20) == 0)
                         .then(|| Hold { until: (below(2) == 0).then(|| now - HOUR * 9 + HOUR * below(20)) }),
                 }
