@@ -187,7 +187,7 @@ fn text(policy: &Policy, checked: &Checked) -> String {
         ("repository", checked.repository.clone()),
         ("encryption", encryption_text(checked)),
         ("signing", signing_text(checked)),
-        ("trusted signers", trusted_text(checked)),
+        ("trusts", trusted_text(checked)),
         ("schedule", schedule_text(policy, &checked.schedule)),
         ("retention", retention_text(policy)),
         ("objectives", objectives_text(policy)),
@@ -215,7 +215,7 @@ fn signing_text(checked: &Checked) -> String {
 /// Whose points are used.
 fn trusted_text(checked: &Checked) -> String {
     match checked.trusted_signers.is_empty() {
-        true => "none named: points are used when they are not signed".to_owned(),
+        true => "nobody named: points are used that are not signed".to_owned(),
         false => checked.trusted_signers.join("\n"),
     }
 }

@@ -128,8 +128,12 @@ fn trusted(named: &str) -> Result<PublicKey> {
         return Ok(key);
     }
     let file = Path::new(named);
-    let bytes = read_small(file, SECRETS_BYTES_MAX).map_err(|error| {
-        error.during("--trust-key is neither a key nor a file that can be read").kind_of(Kind::Usage).hint(HINT_PUBLIC)
+    let bytes = read_small(file, SECRETS_BYTES_MAX).map_err(|error| match error.kind() {
+        // What is neither may be a private key, so it is not repeated.
+        Kind::NotFound => {
+            Error::new(Kind::Usage, "--trust-key names neither a public key of Ed25519 nor a file").hint(HINT_PUBLIC)
+        }
+        _ => error.during("read the key of --trust-key").kind_of(Kind::Usage).or_hint(HINT_PUBLIC),
     })?;
     PublicKey::of_text(named, &String::from_utf8_lossy(&bytes))
 }

@@ -234,14 +234,11 @@ fn a_point_of_an_attacker_is_used_by_no_command_and_stops_no_backup() {
         assert_eq!(next["manifest"]["kind"], "incremental", "{next}");
         assert!(next["warnings"][0].as_str().unwrap().contains(&attempt), "{next}");
         assert_eq!(next["manifest"]["lineage"], row["lineage"]);
-        ours = id(&next);
         // It stays where it is until somebody takes it away.
         assert_eq!(signed.read(&path), bytes);
         signed.remove(&path);
-        signed.backup("incremental", 0);
-        ours = place.points().last().unwrap().clone();
-        let made = id(&next);
-        place.with_policy(&["keys", "ls", "--point", &made]).success();
+        ours = id(&signed.backup("incremental", 0));
+        place.with_policy(&["keys", "ls", "--point", &id(&next)]).success();
     }
     // What is allowed is used, and told.
     let forged = signed.newest().1;
