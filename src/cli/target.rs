@@ -113,9 +113,10 @@ pub(crate) fn keys(policy: &Policy) -> Result<Keys> {
         }
     };
     let signing = repository.signing_key.as_deref().map(signing_key).transpose()?;
-    let named = repository.trusted_signers.iter().filter_map(|text| PublicKey::parse(text));
-    let signers = Signers::new(named.chain(signing.as_ref().map(SigningKey::public)).collect(), false);
-    Ok(Keys { wanted: Some(wanted), identities, passphrases, signing, signers })
+    let named = repository.trusted_signers.iter().map(|text| PublicKey::of_text("trusted_signers", text));
+    let mut trusted = named.collect::<Result<Vec<_>>>()?;
+    trusted.extend(signing.as_ref().map(SigningKey::public));
+    Ok(Keys { wanted: Some(wanted), identities, passphrases, signing, signers: Signers::new(trusted, false) })
 }
 
 fn signing_key(file: &Path) -> Result<SigningKey> {

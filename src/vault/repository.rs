@@ -107,6 +107,7 @@ impl Repository {
 
     /// Opens a repository to write data into it, or makes one where there is nothing: what the first backup does.
     pub async fn create_or_open(options: &RepositoryOptions) -> Result<Self> {
+        refuse_unbelieved(options)?;
         Store::create(&Address::parse(&options.url)?)?;
         Self::attach(options).await?.into_writable(options).await
     }
@@ -114,16 +115,7 @@ impl Repository {
     /// The same repository, to write data into it as the options say. Where data is to be sealed for somebody else than
     /// before, or there is no config, the next config is written.
     pub async fn into_writable(self, options: &RepositoryOptions) -> Result<Self> {
-        let Keys { signing, signers, .. } = &options.keys;
-        if signing.is_none() && !signers.admits(Standing::Unsigned) {
-            let text = format!(
-                "points made here would not be believed: signers are trusted for {}, and none signs",
-                options.url
-            );
-            return Err(Error::new(Kind::Usage, text).hint(
-                "give the host that makes points a key of its own: signing_key = \"/path/signing.pem\" in [repository]",
-            ));
-        }
+        refuse_unbelieved(options)?;
         let mut opened = self;
         // Each turn finds a newer config, or ends: nobody writes configs but whoever changes recipients.
         for _ in 0..SETTLE_TURNS_MAX {
@@ -436,6 +428,18 @@ impl Repository {
     }
 }
 
+/// A writer whose points its own host would not use makes none.
+fn refuse_unbelieved(options: &RepositoryOptions) -> Result<()> {
+    let Keys { signing, signers, .. } = &options.keys;
+    if signing.is_some() || signers.admits(Standing::Unsigned) {
+        return Ok(());
+    }
+    let url = &options.url;
+    let text = format!("points made here would not be believed: signers are trusted for {url}, and none signs");
+    Err(Error::new(Kind::Usage, text)
+        .hint("give the host that makes points a key of its own: signing_key = \"/path/signing.pem\" in [repository]"))
+}
+
 /// A document; read again when its checksum is wrong and the wire may be to blame.
 async fn read_document<D: Document>(store: &Store, path: &str) -> Result<D> {
     read_signed(store, path).await.map(|(document, _)| document)
@@ -537,6 +541,24 @@ mod tests {
         assert_eq!(Repository::open(&options).await.unwrap().config().unwrap().n, 1);
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(dir.path().join("deep/er")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn whoever_would_not_believe_what_he_makes_makes_nothing() {
+        use crate::vault::sign::Signers;
+        let dir = tempfile::tempdir().unwrap();
+        let key = testing::signing_key(1);
+        let with = |signing, allow| {
+            let signers = Signers::new(vec![key.public()], allow);
+            RepositoryOptions { keys: Keys { signing, signers, ..Keys::default() }, ..options(&dir.path().join("new")) }
+        };
+        let error = Repository::create_or_open(&with(None, false)).await.unwrap_err();
+        assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Usage, true));
+        assert!(!dir.path().join("new").exists());
+        Repository::create_or_open(&with(Some(key.clone()), false)).await.unwrap();
+        let opened = Repository::open(&with(None, false)).await.unwrap();
+        assert_eq!(opened.into_writable(&with(None, false)).await.unwrap_err().kind(), Kind::Usage);
+        Repository::create_or_open(&with(None, true)).await.unwrap();
     }
 
     #[tokio::test]
