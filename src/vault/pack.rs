@@ -27,6 +27,8 @@ const HELD_BACK_BYTES_MAX: usize = 2 * zstd_safe::BLOCKSIZE_MAX as usize;
 pub enum Check {
     /// The manifest reads, matches its name and does not contradict itself.
     Manifest,
+    /// Somebody who is trusted signed the manifest.
+    Signature,
     /// The object exists.
     Exists,
     /// The disk gives its bytes.
@@ -51,6 +53,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Check::Manifest => "manifest",
+            Check::Signature => "signature",
             Check::Exists => "exists",
             Check::Read => "read",
             Check::Size => "size",

@@ -28,5 +28,6 @@ mod modes;
 mod place;
 mod retention;
 mod secrets;
+mod signing;
 mod streams;
 mod tell;
