@@ -176,6 +176,7 @@ fn points(stored: &[Made]) -> Vec<Point> {
         readable: true,
         verified: made.verified,
         failed: false,
+        imported: false,
         hold: None,
     };
     (1..).zip(stored).map(point).collect()

@@ -17,6 +17,7 @@ use crate::policy::retention;
 use crate::vault::catalog::{self, is_damage};
 use crate::vault::hold;
 use crate::vault::layout::{Location, PointName, folder};
+use crate::vault::lineage;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
 use crate::vault::verdict::{Outcome, Verdict};
@@ -79,6 +80,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     let holds = hold::read(repository, cluster).await?;
     survey.warnings.extend(holds.damage.iter().map(Error::as_warning));
     let mut verdicts = verdicts(repository, cluster).await?;
+    let imported = lineage::imported(cluster);
     let facts = listed.into_iter().map(|point| {
         let said = verdicts.remove(&point.name.stem()).unwrap_or_default();
         async move {
@@ -99,6 +101,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
             readable: true,
             verified: judged.passed,
             failed: judged.failed,
+            imported: point.name.lineage == imported,
             hold,
         };
         let (mut objects, mut stored_bytes) = (vec![], 0);
