@@ -252,16 +252,19 @@ impl Run<'_> {
         if look.intent.delete_points.is_empty() {
             return Ok(());
         }
-        // Somebody may have said `hold` since.
-        let holds = hold::read(self.repository, self.cluster).await?;
-        let is_held = |place: &usize| holds.is_held(&look.survey.points[*place].name.stem(), look.now);
-        let held: Vec<usize> = look.intent.delete_points.iter().copied().filter(is_held).collect();
-        look.intent.spare_points(&look.survey, &held);
+        let mut held = vec![];
         for place in &look.intent.delete_points {
+            let name = &look.survey.points[*place].name;
             self.epoch.check(self.repository).await?;
-            let at = Location::Point(look.survey.points[*place].name.clone());
+            // Somebody may have said `hold` since; a thousand deletions take their time.
+            if hold::is_held(self.repository, name, look.now).await? {
+                held.push(*place);
+                continue;
+            }
+            let at = Location::Point(name.clone());
             self.pruning.steps.step("delete a manifest", self.repository.delete_if_there(&at)).await?;
         }
+        look.intent.spare_points(&look.survey, &held);
         Ok(())
     }
 

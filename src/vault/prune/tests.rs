@@ -9,7 +9,7 @@ use crate::base::stop::Stop;
 use crate::policy::retention::Hold;
 use crate::vault::layout::{ObjectName, PointName};
 use crate::vault::manifest::{Manifest, ObjectEntry, Tool};
-use crate::vault::publish::{publish, settle};
+use crate::vault::publish::{look as look_at, publish};
 use crate::vault::repository::RepositoryOptions;
 use crate::vault::scrub::missing;
 use crate::vault::steps::Edge;
@@ -260,6 +260,32 @@ async fn a_hold_said_while_a_run_is_about_to_delete_is_heard() {
 }
 
 #[tokio::test]
+async fn a_hold_said_while_other_points_are_deleted_is_heard_or_fails() {
+    let yard = Yard::keeping(1).await;
+    let (first, second) = (yard.point(&[1, 2], 50).await, yard.point(&[2, 3], 40).await);
+    yard.point(&[5], 10).await;
+    yard.prune().await.unwrap();
+    // Somebody holds both at the moment at which the first manifest has just been deleted.
+    let hold = Some(Hold { until: None });
+    crate::vault::hold::say(&yard.repository, &second, hold.as_ref(), None).await.unwrap();
+    let said = Location::Hold("prod".into(), second.stem(), 1).to_string();
+    let (path, aside) = (yard.dir.path().join(&said), yard.dir.path().join("aside"));
+    std::fs::rename(&path, &aside).unwrap();
+    let steps = Steps::heard_by(move |step| {
+        if step.name == "delete a manifest" && step.edge == Edge::After && aside.exists() {
+            std::fs::rename(&aside, &path).unwrap();
+        }
+        Ok(())
+    });
+    let run = prune(&yard.repository, "prod", &yard.pruning(steps)).await.unwrap();
+    assert_eq!((run.deleted.points.len(), run.spared.len(), run.deleted.objects), (1, 1, 1));
+    assert_eq!([&first, &second].map(|name| yard.has(name)), [false, true]);
+    yard.assert_whole("held while others went").await;
+    let error = crate::vault::hold::say(&yard.repository, &first, hold.as_ref(), None).await.unwrap_err();
+    assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::NotFound, true), "{error}");
+}
+
+#[tokio::test]
 async fn the_newest_verified_point_and_what_cannot_be_read_stay() {
     let yard = Yard::keeping(1).await;
     let now = yard.now().await;
@@ -386,8 +412,7 @@ async fn a_backup_that_publishes_in_between_keeps_its_objects_or_withdraws() {
     yard.prune().await.unwrap();
     let manifest = yard.manifest(&entries, 5).await;
     publish(&yard.repository, None, &manifest, &Steps::unheard()).await.unwrap();
-    let findings = missing(&yard.repository, &manifest, &Stop::new()).await.unwrap();
-    let error = settle(&yard.repository, &manifest.name(), &findings).await.unwrap_err();
+    let error = look_at(&yard.repository, &manifest.name(), &Stop::new()).await.unwrap_err();
     assert!(error.hint_text().unwrap().contains("stored anew"), "{error}");
     assert!(!yard.has(&manifest.name()));
     // Whoever stores it anew has a whole point.
@@ -457,13 +482,12 @@ async fn disorder(seed: u64) -> [u32; 4] {
                 minutes -= 5;
                 let manifest = yard.manifest(&entries, minutes).await;
                 let published = publish(&yard.repository, None, &manifest, &Steps::unheard()).await;
-                let findings = missing(&yard.repository, &manifest, &Stop::new()).await.unwrap();
                 let settled = match published {
-                    Ok(_) => settle(&yard.repository, &manifest.name(), &findings).await,
+                    Ok(_) => look_at(&yard.repository, &manifest.name(), &Stop::new()).await,
                     Err(error) => Err(error),
                 };
                 match settled {
-                    Ok(()) => points.push(manifest.name()),
+                    Ok(_) => points.push(manifest.name()),
                     Err(_) => counts[0] += 1,
                 }
             }
@@ -482,7 +506,9 @@ async fn disorder(seed: u64) -> [u32; 4] {
             }
             6 => {
                 let hold = (rng.below(3) == 0).then_some(Hold { until: None });
-                crate::vault::hold::say(&yard.repository, &any(&mut rng), hold.as_ref(), None).await.unwrap();
+                let point = any(&mut rng);
+                let said = crate::vault::hold::say(&yard.repository, &point, hold.as_ref(), None).await;
+                assert!(said.is_ok() || !yard.has(&point), "{when}: a point that is there can be held");
             }
             _ => {
                 let back = undelete(&yard.repository, &any(&mut rng), &Steps::unheard(), &Stop::new()).await;
