@@ -13,7 +13,7 @@ use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, cache_folder, policy};
 use crate::policy::objective::{Measured, Objectives};
-use crate::vault::catalog::{Catalog, Point};
+use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
@@ -215,13 +215,15 @@ pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ende
         verdict: Option<&'a Verdict>,
     }
     let place = Place::of(&args.repository)?;
-    let (repository, mut catalog) = place.catalog(context).await?;
-    context.stop.or(catalog.load_verdicts(&repository)).await?;
+    let (repository, catalog) = place.catalog(context).await?;
     let point = catalog.select(&args.point)?;
     let manifest = context.stop.or(repository.manifest(&point.name)).await?;
-    let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
-    let shown =
-        Shown { point: point.name.attempt.to_string(), condemned: point.condemned, manifest: &manifest, verdict };
+    let verdict = match context.stop.or(Verdict::newest(&repository, &point.name)).await {
+        Err(error) if is_damage(&error) => None,
+        verdict => verdict?,
+    };
+    let (condemned, verdict) = (catalog.condemns(&manifest), verdict.as_ref());
+    let shown = Shown { point: point.name.attempt.to_string(), condemned, manifest: &manifest, verdict };
     context.output.show("show", &shown, || describe(&manifest, verdict))?;
     Ok(Ended::Well)
 }
@@ -310,10 +312,17 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         None => catalog.points.iter().rev().collect(),
     };
     let show = Show::start(&context.progress, &context.output);
-    let (mut verdicts, mut unsound) = (vec![], vec![]);
+    let (mut verdicts, mut unsound, mut gone) = (vec![], vec![], 0);
     for point in points {
         context.progress.stage("verifying", 0);
-        let verdict = verify_one(&repository, &point.name, level, context).await?;
+        let verdict = match verify_one(&repository, &point.name, level, context).await {
+            // All points were asked for, and a prune took this one since they were listed.
+            Err(error) if error.kind() == Kind::NotFound && args.point.is_none() => {
+                gone += 1;
+                continue;
+            }
+            verdict => verdict?,
+        };
         if verdict.result == Outcome::Failed {
             unsound.push(&point.name);
         }
@@ -341,6 +350,9 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         }
         text
     })?;
+    if gone > 0 {
+        context.output.remark(&format!("{gone} points were deleted while the others were verified"));
+    }
     let failed = verdicts.iter().filter(|verdict| verdict.result == Outcome::Failed).count();
     if failed > 0 {
         context.output.warn(&format!("{failed} of {} points do not verify; do not restore from them", verdicts.len()));
