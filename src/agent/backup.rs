@@ -110,11 +110,10 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let mut warnings = vec![];
     // Before the cluster is asked anything: see `history`.
     let history = job.stop.or(History::load(repository, &job.cluster, &mut warnings)).await?;
-    let known_revision = history.newest.as_ref().map_or(0, |newest| newest.manifest.descriptor.revision);
     let request = Request {
         scratch: &job.scratch,
         hash_on_leader: job.hash_on_leader,
-        known_revision,
+        known_revision: history.reached,
         stop: &job.stop,
         progress: &job.progress,
     };

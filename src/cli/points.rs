@@ -96,7 +96,7 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let held = |point: &Point| holds.is_held(&point.name.stem(), context.clock.now());
     let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point)));
     let rows: Vec<Row> = rows.collect();
-    let damage: Vec<String> = catalog.damage.iter().chain(&holds.damage).map(Error::as_warning).collect();
+    let damage: Vec<String> = catalog.damage().chain(&holds.damage).map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
     context.output.show("list", &listed, || {
@@ -187,8 +187,9 @@ impl Row {
         };
         let note = match (&self.damage, self.condemned, self.held, self.current) {
             (Some(_), ..) => "DAMAGED",
-            (None, true, ..) => "condemned",
-            (None, false, true, _) => "held",
+            // What is held stays, condemned or not.
+            (None, _, true, _) => "held",
+            (None, true, false, _) => "condemned",
             (None, false, false, false) => "other branch",
             (None, false, false, true) => "",
         };

@@ -19,7 +19,7 @@ use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
 use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::intake::{self, Intake};
-use crate::vault::layout::{Attempt, PointKind, PointName};
+use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::{self, LineageDocument};
 use crate::vault::manifest::{self, Comparison, Fidelity, HashAtSource, Manifest};
 use crate::vault::publish::{look, publish};
@@ -126,14 +126,7 @@ pub async fn import(
         objects: taken.written.objects,
     };
     let known = lineage::list(repository, cluster).await?.has(lineage);
-    let opened = LineageDocument {
-        lineage,
-        parent: None,
-        fork_revision: None,
-        reason: "files imported from elsewhere".to_owned(),
-        cluster_id: EtcdId(0),
-        opened: now,
-    };
+    let opened = branch(lineage, now);
     let published = publish(repository, (!known).then_some(&opened), &manifest, &Steps::unheard()).await?;
     warnings.extend(published.doubts);
     let verdict = look(repository, &published.name, stop).await?;
@@ -142,6 +135,12 @@ pub async fn import(
         return Err(Error::damaged(text).hint("look after what stores the repository, and import the file again"));
     }
     Ok(Imported::Point { manifest: Box::new(manifest), warnings })
+}
+
+/// The branch of imported files, opened now.
+fn branch(lineage: Lineage, opened: Time) -> LineageDocument {
+    let reason = "files imported from elsewhere".to_owned();
+    LineageDocument { lineage, parent: None, fork_revision: None, reason, cluster_id: EtcdId(0), opened }
 }
 
 fn uncompared() -> HashAtSource {

@@ -15,7 +15,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
 use crate::vault::condemned::{self, Condemned};
 use crate::vault::layout::{Lineage, Location, PointName, folder};
-use crate::vault::lineage::{self, Current, LineageDocument, Lineages};
+use crate::vault::lineage::{self, Current, Lineages};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::{Repository, stray};
 
@@ -41,31 +41,35 @@ pub struct Catalog {
     pub url: String,
     /// All points, the newest of the current lineage last.
     pub points: Vec<Point>,
-    /// The lineages that could be read, oldest first.
-    pub lineages: Vec<LineageDocument>,
+    /// The branches that are registered, with points and without.
+    pub lineages: Lineages,
     /// The branch that `latest` means; none when damage makes it unknowable.
     pub current: Option<Lineage>,
-    /// What is wrong beside the points: strange names, damaged lineage documents or condemned lists.
-    pub damage: Vec<Error>,
+    /// Strange names among the points, and condemned lists that cannot be read.
+    pub(crate) damage: Vec<Error>,
     condemned: Condemned,
 }
 
 impl Catalog {
     /// Lists the points of a cluster. None at all is an error of kind `NotFound` that names the clusters there are.
     pub async fn load(repository: &Repository, cluster: &str) -> Result<Self> {
+        let catalog = Catalog::look(repository, cluster).await?;
+        if catalog.points.is_empty() && catalog.damage.is_empty() {
+            return Err(nothing(repository, cluster).await);
+        }
+        Ok(catalog)
+    }
+
+    /// The same where there may be none yet.
+    pub async fn look(repository: &Repository, cluster: &str) -> Result<Self> {
         id::check_name("cluster", cluster)?;
         let mut damage = vec![];
         let mut points = list_points(repository, cluster, &mut damage).await?;
-        if points.is_empty() && damage.is_empty() {
-            return Err(nothing(repository, cluster).await);
-        }
         let lineages = lineage::list(repository, cluster).await?;
         let mut condemned = condemned::read(repository, cluster).await?;
         let current = current_lineage(&points, &lineages);
-        let Lineages { known: lineages, damage: of_lineages, .. } = lineages;
-        damage.extend(of_lineages);
         damage.append(&mut condemned.damage);
-        let opened: HashMap<Lineage, Time> = lineages.iter().map(|l| (l.lineage, l.opened)).collect();
+        let opened: HashMap<Lineage, Time> = lineages.known.iter().map(|l| (l.lineage, l.opened)).collect();
         points.sort_by_key(|p| {
             let lineage = p.name.lineage;
             (
@@ -82,6 +86,11 @@ impl Catalog {
         }
         let (cluster, url) = (cluster.to_owned(), repository.url().to_owned());
         Ok(Catalog { cluster, url, points, lineages, current, damage, condemned })
+    }
+
+    /// What is wrong beside the points: strange names, damaged lineage documents or condemned lists.
+    pub fn damage(&self) -> impl Iterator<Item = &Error> {
+        self.lineages.damage.iter().chain(&self.damage)
     }
 
     /// Whether a collector is about to delete the point or an object of its chain.
@@ -148,7 +157,7 @@ impl Catalog {
     /// A catalog of points that no store holds.
     pub(crate) fn of(points: Vec<Point>, current: Option<Lineage>, condemned: Condemned) -> Self {
         let (cluster, url) = ("prod".to_owned(), "file:///backups".to_owned());
-        Catalog { cluster, url, points, lineages: vec![], current, damage: vec![], condemned }
+        Catalog { cluster, url, points, lineages: Lineages::default(), current, damage: vec![], condemned }
     }
 }
 
@@ -157,6 +166,7 @@ mod tests {
     use super::*;
     use crate::base::id::EtcdId;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::lineage::LineageDocument;
     use crate::vault::testing;
     use chrono::TimeDelta;
 
@@ -199,7 +209,7 @@ mod tests {
         let order: Vec<i64> = catalog.points.iter().map(|p| p.name.revision).collect();
         assert_eq!(order, [20, 100, 900, 510, 600]);
         assert_eq!(catalog.current, Some(lineage_of('b')));
-        assert!(catalog.damage.is_empty());
+        assert_eq!(catalog.damage().count(), 0);
     }
 
     #[tokio::test]
@@ -248,15 +258,15 @@ mod tests {
         let path = |c| dir.path().join(Location::Lineage("prod".into(), lineage_of(c)).to_string());
         testing::damage(&path('a'));
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('a')), 1));
+        assert_eq!((catalog.current, catalog.damage().count()), (Some(lineage_of('a')), 1));
         register(&repository, 'b', Some('a'), 1).await;
         add(&repository, 'b', 2).await;
         // `b` says that it continues `a`: what the document of `a` said does not matter any more.
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('b')), 1));
+        assert_eq!((catalog.current, catalog.damage().count()), (Some(lineage_of('b')), 1));
         testing::damage(&path('b'));
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (None, 2));
+        assert_eq!((catalog.current, catalog.damage().count()), (None, 2));
         let error = catalog.select("latest").unwrap_err();
         assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true));
         // A document that is missing tells as little.

@@ -119,11 +119,11 @@ pub async fn copy(
         in_the_clear: 0,
         counted: HashSet::new(),
         faulty: BTreeMap::new(),
-        lineages: catalog.lineages.clone(),
+        lineages: catalog.lineages.known.clone(),
         registered: HashSet::new(),
         copied: Copied::default(),
     };
-    copy.copied.warnings.extend(catalog.damage.iter().chain(&doubts).map(Error::as_warning));
+    copy.copied.warnings.extend(catalog.damage().chain(&doubts).map(Error::as_warning));
     progress.stage("copying", 0);
     for point in points {
         let outcome = copy.point(point, catalog).await?;

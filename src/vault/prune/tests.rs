@@ -445,6 +445,41 @@ async fn a_condemned_point_is_taken_back_while_it_is_whole() {
 }
 
 #[tokio::test]
+async fn an_undelete_killed_at_any_step_is_run_again_and_loses_nothing() {
+    let mut walked = 0;
+    loop {
+        let yard = Yard::keeping(1).await;
+        let (wanted, other) = (yard.point(&[1, 2, 3], 50).await, yard.point(&[1, 4], 40).await);
+        yard.point(&[5], 10).await;
+        // Several lists, so that what is wanted stands in more than one of them, beside what is not.
+        let pruning = Pruning { paths_max: 2, ..yard.pruning(Steps::unheard()) };
+        prune(&yard.repository, "prod", &pruning).await.unwrap();
+        let edge = if walked % 2 == 0 { Edge::Before } else { Edge::After };
+        let steps = killing_at(walked / 2 + 1, edge);
+        let first = undelete(&yard.repository, &wanted, &steps, &Stop::new()).await;
+        let when = format!("step {}, {edge:?}", walked / 2 + 1);
+        yard.assert_whole(&when).await;
+        if first.is_err() {
+            // Whatever is left to do is done, or all was.
+            let again = undelete(&yard.repository, &wanted, &Steps::unheard(), &Stop::new()).await;
+            assert!(again.is_ok() || again.is_err_and(|error| error.kind() == Kind::NotFound), "{when}");
+        }
+        let condemned = condemned::read(&yard.repository, "prod").await.unwrap();
+        let path = |name: &PointName| Location::Point(name.clone()).to_string();
+        assert!(!condemned.points.contains(&path(&wanted)) && condemned.points.contains(&path(&other)), "{when}");
+        let run = yard.prune().await.unwrap();
+        assert_eq!((yard.has(&wanted), yard.has(&other), run.deleted.points.len()), (true, false, 1), "{when}");
+        yard.assert_whole(&when).await;
+        if first.is_ok() {
+            break;
+        }
+        walked += 1;
+    }
+    // The claim, what is left of a list, and each of the old ones.
+    assert!(walked >= 8, "{walked} edges");
+}
+
+#[tokio::test]
 async fn two_collectors_at_once_delete_what_one_would() {
     for _ in 0..10 {
         let yard = Yard::keeping(1).await;
