@@ -337,6 +337,8 @@ mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::encryption::{Recipients, Wanted};
+    use crate::vault::repository::{Keys, RepositoryOptions};
     use crate::vault::steps::Steps;
     use crate::vault::testing;
     use std::fs;
@@ -456,6 +458,25 @@ mod tests {
             assert_eq!(to.manifest(&newer.name()).await.unwrap_err().kind(), Kind::NotFound);
             testing::assert_readable(&to, &older).await;
         }
+    }
+
+    #[tokio::test]
+    async fn data_in_the_clear_beside_encrypted_is_told() {
+        let (_one, from) = testing::repository().await;
+        testing::publish_point(&from, "prod", 2, &Steps::unheard()).await.unwrap();
+        let recipient = age::x25519::Identity::generate().to_public().to_string();
+        let wanted = Some(Wanted::For(Recipients::parse([recipient.as_str()]).unwrap()));
+        let dir = tempfile::tempdir().unwrap();
+        let options = RepositoryOptions {
+            url: format!("file://{}", dir.path().display()),
+            keys: Keys { wanted, ..Keys::default() },
+            ..RepositoryOptions::default()
+        };
+        let to = Repository::create_or_open(&options).await.unwrap();
+        let done = copy_all(&from, &to).await.unwrap();
+        assert!(matches!(&done.warnings[..], [one] if one.contains("not encrypted")), "{:?}", done.warnings);
+        // Once: what was there before is nothing new.
+        assert_eq!(copy_all(&from, &to).await.unwrap().warnings, Vec::<String>::new());
     }
 
     #[tokio::test]

@@ -274,7 +274,7 @@ impl Run<'_> {
             return Ok(());
         }
         // A backup may have published since: what it lists stays.
-        let needed = newcomers(self.repository, self.cluster, &mut look.survey).await?;
+        let needed = newcomers(self.repository, self.cluster, &mut look.survey, &look.intent.delete_points).await?;
         look.intent.spare_objects(&needed, !look.survey.blind.is_empty());
         for chunk in look.intent.delete_objects.chunks(CHUNK) {
             self.epoch.check(self.repository).await?;

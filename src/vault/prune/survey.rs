@@ -123,10 +123,19 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     Ok(survey)
 }
 
-/// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed.
-pub(super) async fn newcomers(repository: &Repository, cluster: &str, survey: &mut Survey) -> Result<HashSet<String>> {
+/// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed; one
+/// of those it has `deleted` that is there all the same was copied here once more, and is new.
+pub(super) async fn newcomers(
+    repository: &Repository,
+    cluster: &str,
+    survey: &mut Survey,
+    deleted: &[usize],
+) -> Result<HashSet<String>> {
     let (mut strays, mut needed) = (vec![], HashSet::new());
-    let known: HashSet<PointName> = survey.points.iter().map(|point| point.name.clone()).collect();
+    let mut known: HashSet<PointName> = survey.points.iter().map(|point| point.name.clone()).collect();
+    for place in deleted {
+        known.remove(&survey.points[*place].name);
+    }
     for point in catalog::list_points(repository, cluster, &mut strays).await? {
         if known.contains(&point.name) {
             continue;

@@ -421,6 +421,26 @@ async fn a_backup_that_publishes_in_between_keeps_its_objects_or_withdraws() {
 }
 
 #[tokio::test]
+async fn a_point_that_is_copied_here_again_while_it_goes_keeps_its_objects() {
+    let yard = Yard::keeping(1).await;
+    let old = yard.point(&[1, 2], 50).await;
+    yard.point(&[5], 10).await;
+    yard.prune().await.unwrap();
+    // A copy publishes the same manifest under the same name as soon as it is gone.
+    let (path, aside) = (yard.path(&old), yard.dir.path().join("aside"));
+    std::fs::copy(&path, &aside).unwrap();
+    let steps = Steps::heard_by(move |step| {
+        if step.name == "delete a manifest" && step.edge == Edge::After {
+            std::fs::copy(&aside, &path).unwrap();
+        }
+        Ok(())
+    });
+    let run = prune(&yard.repository, "prod", &yard.pruning(steps)).await.unwrap();
+    assert_eq!((run.deleted.objects, yard.has(&old), yard.files("data")), (0, true, 3));
+    yard.assert_whole("copied again").await;
+}
+
+#[tokio::test]
 async fn a_condemned_point_is_taken_back_while_it_is_whole() {
     let yard = Yard::keeping(1).await;
     let (wanted, other) = (yard.point(&[1, 2], 50).await, yard.point(&[1, 3], 40).await);
