@@ -4,7 +4,7 @@ PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PEERS := $(TARGET)/peers/bin
 
-.PHONY: help run tour test test-system bench lint fmt peers clean
+.PHONY: help run tour test test-system bench bench-day bench-keys lint fmt peers clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,6 +24,12 @@ test-system: ## tests against Debian's etcd 3.4, zstd, protoc, systemd and promt
 
 bench: peers ## backup and restore side by side with etcd's own tools, on about 1 GiB
 	cargo bench --locked --bench backup
+
+bench-day: peers ## what a day of hourly points weighs, beside gzipped snapshots
+	cargo bench --locked --bench backup -- day
+
+bench-keys: peers ## memory of backups of a live cluster of three million keys
+	cargo bench --locked --bench backup -- keys
 
 lint: peers ## formatting, clippy, licences and banned crates
 	cargo fmt --check

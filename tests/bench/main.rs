@@ -1,10 +1,14 @@
 //! `make bench`: backup and restore side by side with etcd's own tools, on one live etcd with Kubernetes-like data.
 //!
 //! Everything is measured in one run on one machine, alternating, and the median of the rounds is printed: absolute times
-//! are this machine's, ratios are what to read. The program exits with 1 when a goal is missed.
+//! are this machine's, ratios are what to read. The program exits with 1 when a goal is missed. The
+//! arguments `day` and `keys` ask for something else: the bytes of a day of hourly points (`day.rs`), and memory where
+//! there are millions of keys (`keys.rs`).
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "a program for people")]
 
+mod day;
+mod keys;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -30,6 +34,11 @@ const PEAK_RSS_MAX_BYTES: u64 = 256 << 20;
 const INCREMENT_PERCENT_MAX: f64 = 3.0;
 
 fn main() -> ExitCode {
+    for (name, program) in [("day", day::day as fn() -> bool), ("keys", keys::keys)] {
+        if std::env::args().any(|arg| arg == name) {
+            return if program() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    }
     let objects = std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"));
     let bench = Bench::start(objects);
     let mut met = vec![bench.backups()];

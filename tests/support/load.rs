@@ -9,7 +9,7 @@ use holdfast::api::etcdserverpb::auth_client::AuthClient;
 use holdfast::api::etcdserverpb::kv_client::KvClient;
 use holdfast::api::etcdserverpb::lease_client::LeaseClient;
 use holdfast::base::rng::Seeded;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::sync::Arc;
@@ -118,6 +118,60 @@ pub fn fill(etcd: &Etcd, seed: u64, first: u64, count: u64) -> i64 {
         let mut revision = 0;
         for lane in lanes {
             revision = revision.max(lane.await.expect("no panic"));
+        }
+        revision
+    });
+    runtime.shutdown_background();
+    revision
+}
+
+/// A write of `apply`.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Put(String, Vec<u8>),
+    Delete(String),
+}
+
+impl Change {
+    fn key(&self) -> &str {
+        match self {
+            Change::Put(key, _) | Change::Delete(key) => key,
+        }
+    }
+
+    fn operation(self) -> pb::RequestOp {
+        let request = match self {
+            Change::Put(key, value) => {
+                let put = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+                pb::request_op::Request::RequestPut(put)
+            }
+            Change::Delete(key) => {
+                let delete = pb::DeleteRangeRequest { key: key.into(), ..Default::default() };
+                pb::request_op::Request::RequestDeleteRange(delete)
+            }
+        };
+        pb::RequestOp { request: Some(request) }
+    }
+}
+
+/// Makes these changes in order, many in a transaction; the revision after the last. A transaction may name a key once.
+pub fn apply(etcd: &Etcd, changes: impl IntoIterator<Item = Change>) -> i64 {
+    let runtime = runtime();
+    let endpoint = Endpoint::of(etcd, 0);
+    let revision = runtime.block_on(async {
+        let mut client = Client::connect(&endpoint).await.expect("the cluster answers");
+        let (mut revision, mut keys, mut operations) = (0, BTreeSet::new(), vec![]);
+        for change in changes {
+            let full = operations.len() as u64 == TXN_OPERATIONS;
+            if full || keys.contains(change.key()) {
+                revision = client.txn(std::mem::take(&mut operations)).await.expect("the cluster takes writes");
+                keys.clear();
+            }
+            keys.insert(change.key().to_owned());
+            operations.push(change.operation());
+        }
+        if !operations.is_empty() {
+            revision = client.txn(operations).await.expect("the cluster takes writes");
         }
         revision
     });
@@ -281,11 +335,10 @@ impl Client {
     }
 
     async fn txn_puts(&mut self, pairs: Vec<(String, Vec<u8>)>) -> Answer<i64> {
-        let operation = |(key, value): (String, Vec<u8>)| {
-            let put = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
-            pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
-        };
-        let success = pairs.into_iter().map(operation).collect();
+        self.txn(pairs.into_iter().map(|(key, value)| Change::Put(key, value).operation()).collect()).await
+    }
+
+    async fn txn(&mut self, success: Vec<pb::RequestOp>) -> Answer<i64> {
         let request = pb::TxnRequest { success, ..Default::default() };
         let answer = self.kv.txn(request).await?.into_inner();
         Ok(revision(answer.header))
