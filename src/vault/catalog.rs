@@ -113,7 +113,8 @@ pub(crate) async fn list_points(repository: &Repository, cluster: &str, damage: 
     while let Some(object) = listed.try_next().await? {
         match Location::parse(&object.path) {
             Ok(Location::Point(name)) => {
-                points.push(Point { name, manifest_bytes: object.bytes, modified: object.modified, condemned: false })
+                let (manifest_bytes, modified) = (object.bytes, object.modified);
+                points.push(Point { name, manifest_bytes, modified, condemned: false });
             }
             Ok(_) => damage.push(stray(Error::damaged(format!("{} is no restore point", object.path)))),
             Err(error) => damage.push(stray(error)),
