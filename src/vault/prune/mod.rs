@@ -14,6 +14,7 @@
 //! manifests again before it deletes; the backup publishes its manifest, and looks at the lists afterwards. Whoever comes
 //! second sees the other: the collector lets the object be, or the backup withdraws its point and fails. The list goes
 //! last, so a backup that is too late to see it finds its objects gone, in the look that every backup takes at its point.
+//! Deletions of a run that was overtaken may come late; so lists outlive a run that did not end, by an hour and a run.
 //!
 //! Invariants:
 //! - **No listed object is ever missing**: an object is deleted when no manifest but those deleted before it lists it.
@@ -53,6 +54,8 @@ pub const GRACE_DEFAULT: Duration = Duration::from_hours(24);
 /// Data that no manifest lists is what a killed backup left, or what a running one has not published yet: this old, it is
 /// the former.
 pub const ORPHAN_AGE_DEFAULT: Duration = Duration::from_hours(7 * 24);
+/// How long deletions of a run may be under way after it was overtaken: a request is tried again for at most this long.
+const STRAGGLER_MAX: Duration = Duration::from_hours(1);
 /// Objects that are deleted between two looks whether the epoch is still ours.
 const CHUNK: usize = 100;
 /// Objects that are deleted at the same time.
@@ -142,6 +145,10 @@ pub async fn prune(repository: &Repository, cluster: &str, pruning: &Pruning<'_>
     let epoch = steps.step("claim the epoch", Epoch::claim(repository, cluster, "prune")).await?;
     let mut look = look(repository, cluster, pruning, epoch.now).await?;
     epoch.check(repository).await?;
+    if epoch.has_stragglers(repository, pruning.grace.min(STRAGGLER_MAX)).await? {
+        // Their lists stay for one run more: whoever publishes meanwhile must see what may still be deleted.
+        look.intent.ripe.clear();
+    }
     let run = Run { repository, cluster, epoch: &epoch, pruning };
     run.delete_points(&mut look).await?;
     run.delete_objects(&mut look).await?;

@@ -185,6 +185,31 @@ async fn nothing_goes_before_its_grace_is_over_by_the_stores_clock() {
 }
 
 #[tokio::test]
+async fn lists_outlive_a_run_that_may_still_be_deleting() {
+    let yard = Yard::keeping(1).await;
+    let old = yard.point(&[1, 2], 50).await;
+    yard.point(&[1, 3], 10).await;
+    let hour = |steps| Pruning { grace: Duration::from_hours(1), ..yard.pruning(steps) };
+    prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    let age = |folder: &str| {
+        for file in std::fs::read_dir(yard.dir.path().join("clusters/prod").join(folder)).unwrap() {
+            let file = std::fs::File::options().append(true).open(file.unwrap().path()).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(modified - Duration::from_mins(61)).unwrap();
+        }
+    };
+    age("condemned");
+    // A run dies, or hangs, right before it deletes the manifest; the next one does all of its work but for the list.
+    let killed = prune(&yard.repository, "prod", &hour(killing_at(2, Edge::Before))).await.unwrap_err();
+    assert_eq!(killed.kind(), Kind::Interrupted);
+    let next = prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    assert_eq!((next.deleted.points.len(), next.deleted.objects, next.lists), (1, 1, 0));
+    assert!(!yard.has(&old) && yard.files("condemned") == 1);
+    let last = prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    assert_eq!((last.lists, yard.files("condemned"), yard.files("epochs")), (1, 0, 1));
+}
+
+#[tokio::test]
 async fn killed_before_or_after_any_step_the_next_runs_go_on() {
     for phase in 0..2 {
         let mut walked = 0;
