@@ -15,7 +15,7 @@ use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::GIB;
 use crate::policy::Policy;
-use crate::policy::retention::{Circumstances, Plan, Point, plan};
+use crate::policy::retention::{Circumstances, Origin, Plan, Point, plan};
 use crate::policy::schedule::Job;
 
 /// Points that are simulated: one every five minutes of a year. More belong into continuous capture.
@@ -182,6 +182,7 @@ fn points(stored: &[Made]) -> Vec<Point> {
         verified: made.verified,
         failed: false,
         imported: false,
+        origin: Origin::Believed,
         hold: None,
     };
     (1..).zip(stored).map(point).collect()

@@ -12,11 +12,13 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::side::SIDE_ENTRIES_MAX;
 use crate::snapshot::decode::Records;
 use crate::snapshot::record::Record;
+use crate::vault::admit::{Admitted, PASSED_OVER_MAX};
 use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::get::{Direction, Reader};
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::sign::Standing;
 
 /// Points whose manifests are read to learn how fast history went; with their chains that is some days of hourly ones.
 const RECENT_POINTS_MAX: usize = 12;
@@ -76,6 +78,8 @@ pub enum Trust {
         verified: Option<(u8, bool)>,
         /// Whether a collector is about to delete it.
         condemned: bool,
+        /// What speaks against who made it, and was allowed.
+        doubt: Option<String>,
     },
     /// A file with its SHA-256 behind it, which is right.
     Sealed,
@@ -195,7 +199,8 @@ impl Side {
 }
 
 /// Facts about a restore point.
-pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
+pub fn of_point(admitted: &Admitted, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
+    let (manifest, doubt) = (&admitted.manifest, admitted.doubt.clone());
     let descriptor = &manifest.descriptor;
     SourceFacts {
         name: format!("point {} of cluster {}", manifest.attempt, manifest.cluster),
@@ -209,7 +214,7 @@ pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, 
         raw_bytes: manifest.counts.raw_bytes,
         auth_enabled: side.auth_enabled,
         alarms: manifest.counts.alarms,
-        trust: Trust::Point { comparison: manifest.comparison(), verified, condemned },
+        trust: Trust::Point { comparison: manifest.comparison(), verified, condemned, doubt },
     }
 }
 
@@ -252,16 +257,27 @@ pub async fn history(
     let mut names: Vec<&PointName> =
         catalog.points.iter().map(|point| &point.name).filter(|name| name.lineage == manifest.lineage).collect();
     names.sort_by_key(|name| std::cmp::Reverse((name.revision, name.attempt)));
-    let Some(high_water) = names.first().map(|name| name.revision) else { return Ok(None) };
-    names.truncate(RECENT_POINTS_MAX);
-    let loads = names.into_iter().map(|name| repository.manifest(name));
+    if names.is_empty() {
+        return Ok(None);
+    }
+    // Where somebody has to sign, a name tells nothing by itself.
+    let named = repository.signers().believes(Standing::Unsigned);
+    let mut high_water = if named { names[0].revision } else { manifest.descriptor.revision };
+    let loads = names.into_iter().take(PASSED_OVER_MAX).map(|name| repository.manifest(name));
     let mut loaded = stream::iter(loads).buffered(LOADS_MAX);
-    let mut moments = moments_of(manifest);
+    let (mut moments, mut believed) = (moments_of(manifest), 0);
     while let Some(recent) = loaded.next().await {
         match recent {
-            Ok(recent) => moments.extend(moments_of(&recent)),
+            Ok(recent) => {
+                high_water = high_water.max(recent.descriptor.revision);
+                moments.extend(moments_of(&recent));
+                believed += 1;
+            }
             Err(error) if is_damage(&error) => {}
             Err(error) => return Err(error),
+        }
+        if believed == RECENT_POINTS_MAX {
+            break;
         }
     }
     moments.sort_unstable();

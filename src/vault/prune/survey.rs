@@ -20,6 +20,7 @@ use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::lineage;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::sign::{Signers, Standing};
 use crate::vault::verdict::{Outcome, Verdict};
 
 /// A point as a collector sees it.
@@ -84,7 +85,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     let facts = listed.into_iter().map(|point| {
         let said = verdicts.remove(&point.name.stem()).unwrap_or_default();
         async move {
-            let manifest = repository.manifest(&point.name).await;
+            let manifest = repository.stored_manifest(&point.name).await;
             let judged = judge(repository, &point.name, &said).await?;
             Ok::<_, Error>((point, manifest, judged))
         }
@@ -102,11 +103,13 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
             verified: judged.passed,
             failed: judged.failed,
             imported: point.name.lineage == imported,
+            origin: retention::Origin::Believed,
             hold,
         };
         let (mut objects, mut stored_bytes) = (vec![], 0);
         match manifest {
-            Ok(manifest) => {
+            Ok((manifest, standing)) => {
+                fact.origin = origin(repository.signers(), standing);
                 fact.taken = manifest.started;
                 // What is not the state of the cluster takes no place of what is.
                 fact.failed |= manifest.comparison() == Comparison::Differs;
@@ -121,6 +124,16 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
         survey.points.push(Surveyed { name: point.name, fact, stored_bytes, objects });
     }
     Ok(survey)
+}
+
+/// Whether a point counts. One that nobody trusted has signed does not, so that whoever can write to the repository cannot
+/// push points out of their places by adding newer ones.
+fn origin(signers: &Signers, standing: Standing) -> retention::Origin {
+    match (signers.believes(standing), signers.admits(standing)) {
+        (true, _) => retention::Origin::Believed,
+        (false, true) => retention::Origin::Allowed,
+        (false, false) => retention::Origin::Foreign,
+    }
 }
 
 /// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed; one
@@ -140,8 +153,9 @@ pub(super) async fn newcomers(
         if known.contains(&point.name) {
             continue;
         }
-        match repository.manifest(&point.name).await {
-            Ok(manifest) => needed.extend(manifest.objects.into_iter().map(|entry| entry.name)),
+        match repository.stored_manifest(&point.name).await {
+            // Whoever signed it: nothing is deleted that any manifest lists.
+            Ok((manifest, _)) => needed.extend(manifest.objects.into_iter().map(|entry| entry.name)),
             Err(error) if is_damage(&error) => survey.unread(&point.name, &error),
             Err(error) => return Err(error),
         }
