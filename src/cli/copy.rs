@@ -107,6 +107,7 @@ fn row<'a>(name: &PointName, outcome: &'a Outcome) -> Row<'a> {
         Outcome::Copied => ("copied", &[]),
         Outcome::AlreadyThere => ("already_there", &[]),
         Outcome::Condemned => ("condemned", &[]),
+        Outcome::CondemnedThere => ("condemned_there", &[]),
         Outcome::Damaged(findings) => ("damaged", findings),
     };
     Row { id: name.attempt.to_string(), revision: name.revision, kind: name.kind.name(), outcome, findings }

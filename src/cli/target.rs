@@ -227,20 +227,7 @@ impl Place {
 
     /// How the repository is opened.
     pub(crate) fn options(&self, context: &Context) -> RepositoryOptions {
-        let bucket = self.bucket.clone();
-        let bucket = BucketOptions {
-            endpoint: bucket.endpoint,
-            region: bucket.region,
-            storage_class: bucket.storage_class,
-            credentials_file: bucket.credentials_file,
-            profile: bucket.profile,
-            ca: bucket.ca,
-            limit_upload: bucket.limit_upload,
-            limit_download: bucket.limit_download,
-            stall: bucket.stall,
-            patience: bucket.patience,
-            environment: environment(),
-        };
+        let bucket = BucketOptions { said: self.bucket.clone(), environment: environment() };
         RepositoryOptions { url: self.url.clone(), clock: context.clock, bucket, keys: self.keys.clone() }
     }
 

@@ -90,7 +90,7 @@ struct Answer {
 
 impl Transport {
     pub(super) fn new(options: &BucketOptions, checksum: Checksum) -> Result<Self> {
-        let ca = options.ca.clone().or_else(|| options.environment.path("AWS_CA_BUNDLE"));
+        let ca = options.said.ca.clone().or_else(|| options.environment.path("AWS_CA_BUNDLE"));
         let tls = TlsFiles { ca, ..TlsFiles::default() }.load()?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls.client_config()?)
@@ -106,10 +106,10 @@ impl Transport {
         Ok(Transport {
             client,
             checksum,
-            stall: options.stall.unwrap_or(STALL),
-            patience: options.patience.unwrap_or(PATIENCE),
-            upload: Throttle::new(options.limit_upload),
-            download: Throttle::new(options.limit_download),
+            stall: options.said.stall.unwrap_or(STALL),
+            patience: options.said.patience.unwrap_or(PATIENCE),
+            upload: Throttle::new(options.said.limit_upload),
+            download: Throttle::new(options.said.limit_download),
         })
     }
 

@@ -106,7 +106,7 @@ impl Store {
             prefix => Arc::new(PrefixStore::new(objects, prefix)),
         };
         let mut attributes = Attributes::new();
-        if let Some(class) = &options.storage_class {
+        if let Some(class) = &options.said.storage_class {
             attributes.insert(Attribute::StorageClass, class.clone().into());
         }
         Ok(Store { objects, folders: None, attributes, provider: Provider::of(address) })
