@@ -98,6 +98,12 @@ impl History {
         (!version.is_tombstone()).then_some(version)
     }
 
+    /// Of a key that is alive: the first revision of its generation, its newest revision, and that version's number.
+    pub fn alive(&self) -> Option<(i64, i64, i64)> {
+        let newest = self.newest();
+        (!newest.is_tombstone()).then_some((self.created, newest.main, self.version))
+    }
+
     /// The newest version up to a main revision, a tombstone or not.
     pub fn at_or_tombstone(&self, main: i64) -> Option<&Version> {
         let versions = self.versions();

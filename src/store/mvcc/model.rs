@@ -200,7 +200,7 @@ fn whatever_happens_the_past_stays_what_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let mut backend = Arc::new(Backend::create(&path, CACHE_BYTES).unwrap());
-        let mut writer = Writer::open(Arc::clone(&backend), 0).unwrap();
+        let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
         let mut model = Model { states: [(FIRST_REVISION, State::new())].into(), compact_revision: 0 };
         let (mut kept, mut gone) = (Vec::<View>::new(), vec![]);
         for _ in 0..600 {
@@ -243,7 +243,7 @@ fn whatever_happens_the_past_stays_what_it_was() {
                     flush(&writer, &backend, &mut gone, true);
                     drop((writer, backend));
                     backend = Arc::new(Backend::open(&path, CACHE_BYTES).unwrap());
-                    writer = Writer::open(Arc::clone(&backend), model.compact_revision).unwrap();
+                    writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_, _| {}).unwrap();
                     gone.clear();
                     "restart"
                 }

@@ -48,12 +48,15 @@ struct Pruning {
 }
 
 impl Writer {
-    /// The store in `backend`, whose last compaction was at `compact_revision`; 0 when there was none.
-    pub fn open(backend: Arc<Backend>, compact_revision: i64) -> Result<Self> {
+    /// The store in `backend`, whose last compaction was at `compact_revision`; 0 when there was none. `sees` is shown every
+    /// version on the way, in order, and whether it is a tombstone.
+    pub fn open(backend: Arc<Backend>, compact_revision: i64, mut sees: impl FnMut(&KeyValue, bool)) -> Result<Self> {
         let (mut index, mut last) = (Index::default(), Rev::of(FIRST_REVISION.max(compact_revision)));
         backend.scan(Rev::default(), Rev::of(i64::MAX), &mut |stored| {
             last = last.max(stored.rev);
-            load(&mut index, stored)
+            let kv = load(&mut index, stored)?;
+            sees(&kv, stored.tombstone);
+            Ok(())
         })?;
         let pruning = (compact_revision > 0).then_some(Pruning { compact_revision, after: None });
         Ok(Writer {
@@ -190,7 +193,7 @@ impl fmt::Debug for Writer {
 }
 
 /// Puts what is stored into the index.
-fn load(index: &mut Index, stored: Stored<'_>) -> Result<()> {
+fn load(index: &mut Index, stored: Stored<'_>) -> Result<KeyValue> {
     let damaged = |why: &str| {
         Error::damaged(format!("revision {} of the state {why}", stored.rev))
             .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
@@ -201,5 +204,5 @@ fn load(index: &mut Index, stored: Stored<'_>) -> Result<()> {
     }
     let version = Version::new(stored.rev, stored.tombstone, stored.message.len());
     index.load(&kv.key, version, kv.create_revision, kv.version);
-    Ok(())
+    Ok(kv)
 }
