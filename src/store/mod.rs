@@ -6,6 +6,7 @@
 //! Invariant: the store does not know that backups exist.
 
 pub mod backend;
+pub mod consensus;
 pub mod lease;
 pub mod machine;
 pub mod mvcc;
