@@ -113,6 +113,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rcgen", &["base::authority"]),
     ("redb", &["store::backend"]),
     ("reqwest", &["vault", "agent::notify"]),
+    ("ring", &["vault::sign"]),
     ("rustix", &["base"]),
     ("rustls", &["base::tls"]),
     ("rustls_native_certs", &["base::tls"]),

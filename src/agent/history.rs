@@ -3,17 +3,21 @@
 //! The order matters. A backup that reads the repository after it has streamed may find a newer point, made by another
 //! one meanwhile, and take its own, older file for a cluster that went back. Whatever was published before the cluster was
 //! asked is not newer than the cluster.
+//!
+//! What nobody trusted has signed does not count as history: whoever can write to the repository could have put it there.
 
 use crate::agent::ancestry::Position;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::base::stop::Stop;
+use crate::vault::admit::PASSED_OVER_MAX;
 use crate::vault::catalog::Catalog;
 use crate::vault::layout::{Lineage, PointName};
 use crate::vault::lineage::{self, Current};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::scrub;
+use crate::vault::sign::Standing;
 use crate::vault::verdict::{Outcome, Verdict};
 
 /// The history that a new point may continue.
@@ -25,7 +29,7 @@ pub struct History {
     current: Option<(Lineage, EtcdId)>,
     /// The branch that may be the current one, and whose document cannot be read.
     pub lost: Option<Lineage>,
-    /// The newest point of the current branch that can be believed.
+    /// The newest point of the current branch that is believed.
     pub newest: Option<Newest>,
 }
 
@@ -60,12 +64,19 @@ impl History {
             Err(error) => return Err(error),
         };
         let current = history.current.map(|(lineage, _)| lineage);
+        let mut foreign: Vec<(&PointName, Standing)> = vec![];
         for point in catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage)) {
-            match repository.manifest(&point.name).await {
-                Ok(manifest) => {
+            match repository.stored_manifest(&point.name).await {
+                Ok((manifest, standing)) if repository.signers().believes(standing) => {
                     let condemned = point.condemned || catalog.condemns(&manifest);
                     history.newest = Some(Newest { name: point.name.clone(), manifest, condemned });
                     break;
+                }
+                Ok((_, standing)) => {
+                    foreign.push((&point.name, standing));
+                    if foreign.len() == PASSED_OVER_MAX {
+                        break;
+                    }
                 }
                 Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
                     warnings.push(error.as_warning());
@@ -73,6 +84,7 @@ impl History {
                 Err(error) => return Err(error),
             }
         }
+        warnings.extend(passed_over(&foreign));
         Ok(history)
     }
 
@@ -88,6 +100,22 @@ impl History {
         };
         Some((lineage, position))
     }
+}
+
+/// What is said of points that nobody trusted has signed. No increment stands on them: it would be signed, and with it the
+/// objects of whoever wrote them.
+fn passed_over(foreign: &[(&PointName, Standing)]) -> Option<String> {
+    let (newest, standing) = foreign.first()?;
+    let how = match standing.signer() {
+        Some(key) => format!("signed by {key}, which is not trusted"),
+        None => "not signed".to_owned(),
+    };
+    let (count, attempt) = (foreign.len(), newest.attempt);
+    let others = if count == 1 { String::new() } else { format!(", and {} before it,", count - 1) };
+    Some(format!(
+        "point {attempt}{others} was passed over: it is {how}, and nothing is built on it; `holdfast list` marks such \
+         points: find out who made them"
+    ))
 }
 
 impl Newest {

@@ -1,7 +1,9 @@
-//! SHA-256 (FIPS 180-4) and hexadecimal text: the only module that names the digest library.
+//! SHA-256 (FIPS 180-4), hexadecimal and base64 text: the only module that names the digest library.
 //!
 //! SHA-256 is used everywhere a digest leaves the program, because anyone can check it again with `sha256sum`.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::Digest as _; // also that of sha1: both come from the same trait
 use std::fmt;
 
@@ -99,8 +101,23 @@ pub fn crc32c(parts: &[&[u8]]) -> u32 {
 
 /// The CRC32C of `bytes` as Google writes it: big-endian, in base64.
 pub fn crc32c_base64(bytes: &[u8]) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(crc32c::crc32c(bytes).to_be_bytes())
+    base64(&crc32c::crc32c(bytes).to_be_bytes())
+}
+
+/// `bytes` in base64 (RFC 4648, 4), padded.
+pub fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// Reads exactly `bytes.len()` bytes of padded base64; false when `text` is anything else, or not the one text that these
+/// bytes have.
+pub fn from_base64(text: &str, bytes: &mut [u8]) -> bool {
+    let Ok(read) = STANDARD.decode(text) else { return false };
+    if read.len() != bytes.len() || base64(&read) != text {
+        return false;
+    }
+    bytes.copy_from_slice(&read);
+    true
 }
 
 /// Lower-case hexadecimal digits of `bytes`.
@@ -143,6 +160,17 @@ mod tests {
         // RFC 3720, B.4: 32 bytes of zeros have 0x8a9136aa.
         assert_eq!(crc32c_base64(&[0; 32]), "ipE2qg==");
         assert_eq!(crc32c_base64(b""), "AAAAAA==");
+    }
+
+    #[test]
+    fn base64_is_strict() {
+        let mut two = [0; 2];
+        assert!(from_base64("Cv8=", &mut two) && two == [0x0a, 0xff]);
+        assert_eq!(base64(&two), "Cv8=");
+        // Bits that mean nothing, no padding, line ends, another alphabet, other lengths.
+        for wrong in ["Cv9=", "Cv8", "Cv8=\n", " Cv8=", "Cv_=", "Cv==", "Cv8A", "", "é8="] {
+            assert!(!from_base64(wrong, &mut two), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
@@ -111,6 +111,16 @@ impl TlsFiles {
         };
         Ok(Tls { ca, identity })
     }
+}
+
+/// The first private key of a PEM text, in PKCS #8; none when it holds none.
+pub fn private_key_of(pem: &[u8]) -> Option<Vec<u8>> {
+    Some(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der().to_vec())
+}
+
+/// The first public key of a PEM text, as a SubjectPublicKeyInfo; none when it holds none.
+pub fn public_key_of(pem: &[u8]) -> Option<Vec<u8>> {
+    Some(SubjectPublicKeyInfoDer::from_pem_slice(pem).ok()?.to_vec())
 }
 
 /// What a file must hold at least one of.

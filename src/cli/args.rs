@@ -162,6 +162,19 @@ pub(crate) struct Repository {
     /// The passphrase that opens encrypted data, on the first line; instead of the policy's
     #[arg(long, value_name = "FILE", env = "HOLDFAST_PASSPHRASE_FILE", help_heading = "Repository")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
+}
+
+/// Whose restore points are used.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Trust {
+    /// Use what this key signed, beside the policy's signers: the line that `openssl pkey -pubout` prints, or its file
+    #[arg(long = "trust-key", value_name = "KEY|FILE", help_heading = "Repository")]
+    pub(crate) trust_keys: Vec<String>,
+    /// Use points that nobody trusted has signed
+    #[arg(long, help_heading = "Repository")]
+    pub(crate) allow_unsigned: bool,
 }
 
 /// `list`.
@@ -264,6 +277,8 @@ pub(crate) struct Prune {
     /// Data that no point lists is a leftover from this age on, by the store's clock; longer than any backup takes
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = units::parse_duration)]
     pub(crate) orphan_age: Duration,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
     #[command(flatten)]
     pub(crate) metrics: Metrics,
 }
@@ -394,6 +409,8 @@ pub(crate) struct Drill {
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
     #[command(flatten)]
     pub(crate) scratch: Scratch,
     #[command(flatten)]

@@ -74,7 +74,7 @@ pub(crate) async fn copy(args: args::Copy, context: &Context) -> Result<Ended> {
         let all = copied.points.len();
         context
             .output
-            .warn(&format!("{damaged} of {all} points are damaged and were not copied; make a new backup now"));
+            .warn(&format!("{damaged} of {all} points do not verify and were not copied; make a new backup now"));
         return Ok(Ended::Damaged);
     }
     Ok(if copied.warnings.is_empty() { Ended::Well } else { Ended::Warned })

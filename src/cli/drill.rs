@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::agent::report::Facts as Told;
+use crate::base::clock::Time;
 use crate::base::durable::{NewFile, refuse_existing};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::file::free_bytes;
@@ -21,6 +22,10 @@ use crate::recovery::drill::page;
 use crate::recovery::drill::plan::{Facts, Plan, plan, render};
 use crate::recovery::drill::report::{Measured, Outcome, Report, Verdict};
 use crate::recovery::drill::{Request, run, store};
+use crate::vault::admit::{Admitted, admit, newest};
+use crate::vault::catalog::Catalog;
+use crate::vault::manifest::Manifest;
+use crate::vault::repository::Repository;
 
 /// Mode of a report: it holds no secret, but says much about a cluster.
 const REPORT_MODE: u32 = 0o600;
@@ -40,10 +45,10 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         refuse_existing(path)?;
     }
     let policy = policy(&args.policy)?;
-    let (repository, catalog) = Place::of_policy(&policy)?.catalog(context).await?;
-    let newest = context.stop.or(repository.manifest(&catalog.select("latest")?.name)).await?;
+    let (repository, catalog) = Place::of_policy(&policy)?.trusting(&args.trust)?.catalog(context).await?;
     let name = &catalog.select(args.point.as_deref().unwrap_or("latest"))?.name;
-    let manifest = context.stop.or(repository.manifest(name)).await.map_err(in_point)?;
+    let Admitted { manifest, doubt } = context.stop.or(admit(&repository, &catalog, name)).await.map_err(in_point)?;
+    let newest = newest_started(&repository, &catalog, &manifest, context).await?;
     let programs = programs(&args, &policy)?;
     let etcd_version = match &programs {
         Some(programs) => Some(programs.version(&context.stop).await?),
@@ -51,7 +56,8 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     };
     let scratch = args.scratch.folder.clone();
     let free_bytes = free_bytes(&scratch)?;
-    let facts = Facts { manifest: &manifest, etcd_version: etcd_version.as_deref(), scratch: &scratch, free_bytes };
+    let (doubt, version) = (doubt.as_deref(), etcd_version.as_deref());
+    let facts = Facts { manifest: &manifest, doubt, etcd_version: version, scratch: &scratch, free_bytes };
     let plan = plan(&facts)?;
     if args.dry_run {
         context.output.show("drill_plan", &Planned { plan: &plan }, || render(&plan))?;
@@ -62,7 +68,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         etcd_version: etcd_version.unwrap_or_default(),
         scratch,
         objectives: policy.objectives,
-        newest: newest.started,
+        newest,
         plan,
         clock: context.clock,
         progress: context.progress.clone(),
@@ -93,6 +99,19 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         Outcome::Passed if warnings.is_empty() => Ended::Well,
         Outcome::Passed | Outcome::Missed => Ended::Warned,
     })
+}
+
+/// When the newest point was begun that a recovery could use: what came after it would be lost.
+async fn newest_started(
+    repository: &Repository,
+    catalog: &Catalog,
+    drilled: &Manifest,
+    context: &Context,
+) -> Result<Time> {
+    catalog.select("latest")?;
+    let current = catalog.points.iter().rev().filter(|point| catalog.current == Some(point.name.lineage));
+    let found = context.stop.or(newest(repository, current)).await?;
+    Ok(found.map_or(drilled.started, |found| found.started))
 }
 
 /// The objectives that the policy has, and whether each is missed.

@@ -20,6 +20,7 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::diff::{self, Diff};
 use crate::snapshot::find::{ByKind, Find, Wanted};
 use crate::snapshot::record::{KeyValue, Record};
+use crate::vault::admit::{Admitted, admit};
 use crate::vault::manifest::Manifest;
 use crate::vault::replay;
 use crate::vault::repository::Repository;
@@ -35,7 +36,8 @@ impl State {
         let place = Place::of(args)?;
         let (repository, catalog) = place.catalog(context).await?;
         let name = catalog.select(selector)?.name.clone();
-        let manifest = context.stop.or(repository.manifest(&name)).await?;
+        let Admitted { manifest, doubt } = context.stop.or(admit(&repository, &catalog, &name)).await?;
+        doubt.iter().for_each(|doubt| context.output.warn(&format!("point {} is {doubt}", name.attempt)));
         Ok(State::Point(repository, Box::new(manifest)))
     }
 

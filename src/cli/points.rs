@@ -13,6 +13,7 @@ use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, cache_folder, policy};
 use crate::policy::objective::{Measured, Objectives};
+use crate::vault::admit::newest;
 use crate::vault::catalog::{Catalog, Point};
 use crate::vault::hold;
 use crate::vault::layout::PointName;
@@ -21,6 +22,7 @@ use crate::vault::probe::{ProbeCheck, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Examiner, Verification, verify as scrub};
+use crate::vault::sign::{Signers, Standing};
 use crate::vault::summary::{self, Cache, FRESH_MAX};
 use crate::vault::verdict::{Level, Outcome, Verdict};
 
@@ -94,7 +96,8 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let later = told.iter().filter(|row| !row.complete).count() as u64;
     let holds = context.stop.or(hold::read(&repository, &catalog.cluster)).await?;
     let held = |point: &Point| holds.is_held(&point.name.stem(), context.clock.now());
-    let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point)));
+    let signers = repository.signers();
+    let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point), signers));
     let rows: Vec<Row> = rows.collect();
     let damage: Vec<String> = catalog.damage.iter().chain(&holds.damage).map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
@@ -131,6 +134,10 @@ struct Row {
     raw_bytes: Option<u64>,
     stored_bytes: Option<u64>,
     compared: Option<Comparison>,
+    signature: Option<&'static str>,
+    signer: Option<String>,
+    /// Whether no command uses it, because nobody trusted has signed it.
+    refused: bool,
     verified_level: Option<u8>,
     verified: Option<bool>,
     verified_time: Option<String>,
@@ -141,9 +148,10 @@ struct Row {
 }
 
 impl Row {
-    fn of(point: &Point, told: &summary::Row, catalog: &Catalog, held: bool) -> Self {
+    fn of(point: &Point, told: &summary::Row, catalog: &Catalog, held: bool, signers: &Signers) -> Self {
         let manifest = told.summary.as_ref().and_then(|summary| summary.as_ref().ok());
         let verdict = told.checked.as_ref().and_then(|checked| checked.as_ref().ok());
+        let standing = manifest.map(|manifest| manifest.standing(signers));
         Row {
             id: point.name.attempt.to_string(),
             lineage: point.name.lineage.to_string(),
@@ -160,6 +168,9 @@ impl Row {
             raw_bytes: manifest.map(|manifest| manifest.raw_bytes),
             stored_bytes: manifest.map(|manifest| manifest.stored_bytes),
             compared: manifest.map(|manifest| manifest.compared),
+            signature: standing.map(Standing::name),
+            signer: standing.and_then(Standing::signer).map(|key| key.to_string()),
+            refused: standing.is_some_and(|standing| !signers.believes(standing)),
             verified_level: verdict.map(|verdict| verdict.level),
             verified: verdict.map(|verdict| verdict.result == Outcome::Ok),
             verified_time: verdict.map(|verdict| rfc3339(verdict.time)),
@@ -187,6 +198,8 @@ impl Row {
         };
         let note = match (&self.damage, self.condemned, self.held, self.current) {
             (Some(_), ..) => "DAMAGED",
+            _ if self.refused && self.signer.is_some() => "UNKNOWN SIGNER",
+            _ if self.refused => "UNSIGNED",
             (None, true, ..) => "condemned",
             (None, false, true, _) => "held",
             (None, false, false, false) => "other branch",
@@ -211,6 +224,8 @@ pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ende
     struct Shown<'a> {
         point: String,
         condemned: bool,
+        signature: &'static str,
+        signer: Option<String>,
         manifest: &'a Manifest,
         verdict: Option<&'a Verdict>,
     }
@@ -218,11 +233,20 @@ pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ende
     let (repository, mut catalog) = place.catalog(context).await?;
     context.stop.or(catalog.load_verdicts(&repository)).await?;
     let point = catalog.select(&args.point)?;
-    let manifest = context.stop.or(repository.manifest(&point.name)).await?;
+    let (manifest, standing) = context.stop.or(repository.stored_manifest(&point.name)).await?;
     let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
-    let shown =
-        Shown { point: point.name.attempt.to_string(), condemned: point.condemned, manifest: &manifest, verdict };
-    context.output.show("show", &shown, || describe(&manifest, verdict))?;
+    let shown = Shown {
+        point: point.name.attempt.to_string(),
+        condemned: point.condemned,
+        signature: standing.name(),
+        signer: standing.signer().map(|key| key.to_string()),
+        manifest: &manifest,
+        verdict,
+    };
+    context.output.show("show", &shown, || describe(&manifest, standing, verdict))?;
+    if !repository.signers().believes(standing) {
+        context.output.warn("nobody who is trusted has signed this point: no command uses it without --allow-unsigned");
+    }
     Ok(Ended::Well)
 }
 
@@ -234,7 +258,16 @@ fn readers_text(manifest: &Manifest) -> String {
     }
 }
 
-fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
+/// Who made a point, as far as that is told.
+fn signature_text(standing: Standing) -> String {
+    match standing {
+        Standing::Trusted(key) => format!("by {key}, which is trusted"),
+        Standing::Unknown(key) => format!("by {key}, which is NOT trusted"),
+        Standing::Unsigned => "no".to_owned(),
+    }
+}
+
+fn describe(manifest: &Manifest, standing: Standing, verdict: Option<&Verdict>) -> String {
     let (descriptor, counts) = (&manifest.descriptor, &manifest.counts);
     let kv = &manifest.proofs.hash_kv;
     let verified = verdict.map_or("never".to_owned(), |verdict| {
@@ -253,6 +286,7 @@ fn describe(manifest: &Manifest, verdict: Option<&Verdict>) -> String {
             if manifest.source.version.is_empty() { "unknown".into() } else { manifest.source.version.clone() },
         ),
         ("made by", format!("{} {}", manifest.tool.name, manifest.tool.version)),
+        ("signed", signature_text(standing)),
         ("revision", format!("{}, compacted to {}", descriptor.revision, descriptor.compact_revision)),
         ("raft", format!("term {}, index {}", descriptor.raft_term, descriptor.raft_index)),
         ("compared", comparison_text(manifest)),
@@ -362,11 +396,8 @@ async fn missed(
     context: &Context,
 ) -> Result<Vec<String>> {
     let current = catalog.points.iter().filter(|point| catalog.current == Some(point.name.lineage) && !point.condemned);
-    let sound = current.filter(|point| !unsound.contains(&&point.name)).max_by_key(|point| point.name.revision);
-    let newest = match sound {
-        Some(point) => Some(context.stop.or(repository.manifest(&point.name)).await?.started),
-        None => None,
-    };
+    let sound = current.filter(|point| !unsound.contains(&&point.name)).rev();
+    let newest = context.stop.or(newest(repository, sound)).await?.map(|manifest| manifest.started);
     let measured = Measured { now: context.clock.now(), newest, restore: None };
     let promised = Objectives { rpo: Some(rpo), rto: None };
     Ok(promised.missed(&measured).iter().map(ToString::to_string).collect())

@@ -17,7 +17,7 @@ use crate::policy::hooks::Event;
 use crate::policy::retention::Rule;
 use crate::policy::schedule::{Crontab, Job};
 use crate::policy::{Encryption, HashOnLeader, Policy};
-use crate::vault::repository::check_url;
+use crate::vault::repository::{Keys, check_url};
 
 /// What a policy means.
 #[derive(Serialize)]
@@ -31,6 +31,8 @@ struct Checked {
     encryption: &'static str,
     recipients: Vec<String>,
     reads_data: bool,
+    signer: Option<String>,
+    trusted_signers: Vec<String>,
     schedule: Schedule,
     retention: Retention,
     objectives: Objectives,
@@ -86,8 +88,8 @@ pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
     check_url(&policy.repository.url)?;
     // Reading certificates and passwords now is better than at the first backup.
     target::client(&policy, STALL_DEFAULT)?;
-    target::keys(&policy)?;
-    let checked = checked(&policy, context.clock.now());
+    let keys = target::keys(&policy)?;
+    let checked = checked(&policy, &keys, context.clock.now());
     context
         .output
         .show("policy_check", &checked, || format!("{} is valid\n\n{}", file.display(), text(&policy, &checked)))?;
@@ -97,7 +99,7 @@ pub(crate) fn check(file: &Path, context: &Context) -> Result<Ended> {
     Ok(if checked.warnings.is_empty() { Ended::Well } else { Ended::Warned })
 }
 
-fn checked(policy: &Policy, now: Time) -> Checked {
+fn checked(policy: &Policy, keys: &Keys, now: Time) -> Checked {
     let cluster = &policy.cluster;
     let hooks = &policy.hooks;
     let addresses = [("webhook", &hooks.webhook), ("ping_url", &hooks.ping_url)];
@@ -129,6 +131,8 @@ fn checked(policy: &Policy, now: Time) -> Checked {
             Encryption::None | Encryption::PassphraseFile(_) => vec![],
         },
         reads_data: policy.reads_data(),
+        signer: keys.signing.as_ref().map(|key| key.public().to_string()),
+        trusted_signers: keys.signers.trusted().iter().map(ToString::to_string).collect(),
         schedule: schedule(policy, now),
         retention: retention(policy),
         objectives: Objectives { rpo_s: seconds(policy.objectives.rpo), rto_s: seconds(policy.objectives.rto) },
@@ -182,6 +186,8 @@ fn text(policy: &Policy, checked: &Checked) -> String {
         ("hash on leader", checked.hash_on_leader.to_owned()),
         ("repository", checked.repository.clone()),
         ("encryption", encryption_text(checked)),
+        ("signing", signing_text(checked)),
+        ("trusts", trusted_text(checked)),
         ("schedule", schedule_text(policy, &checked.schedule)),
         ("retention", retention_text(policy)),
         ("objectives", objectives_text(policy)),
@@ -195,6 +201,23 @@ fn encryption_text(checked: &Checked) -> String {
         "this host cannot read: restore, export, verify --level 3, drill, keys and diff need an identity";
     let lines = [checked.encryption].into_iter().chain(checked.recipients.iter().map(String::as_str));
     lines.chain((!checked.reads_data).then_some(NOT_HERE)).collect::<Vec<_>>().join("\n")
+}
+
+/// By whom points made here are signed.
+fn signing_text(checked: &Checked) -> String {
+    match (&checked.signer, checked.trusted_signers.is_empty()) {
+        (Some(key), _) => format!("by {key}"),
+        (None, true) => "points made here are not signed".to_owned(),
+        (None, false) => "this host makes no points: backup and import need signing_key".to_owned(),
+    }
+}
+
+/// Whose points are used.
+fn trusted_text(checked: &Checked) -> String {
+    match checked.trusted_signers.is_empty() {
+        true => "nobody named: points are used that are not signed".to_owned(),
+        false => checked.trusted_signers.join("\n"),
+    }
 }
 
 /// One line for each job, with when it runs next.

@@ -21,13 +21,13 @@ use crate::recovery::plan::{Bump, Plan, Request, parse_initial_cluster, plan, re
 use crate::recovery::restore::{Report, from_file, from_point};
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
-use crate::vault::manifest::Manifest;
+use crate::vault::admit::{Admitted, admit};
 use crate::vault::repository::Repository;
 use crate::vault::verdict::Outcome;
 
 /// What is restored.
 enum Origin {
-    Point(Repository, Box<Manifest>),
+    Point(Repository, Box<Admitted>),
     File(ReadAt),
 }
 
@@ -75,11 +75,11 @@ pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ende
     let place = Place::of(&args.repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let name = catalog.select(&args.point)?.name.clone();
-    let manifest = context.stop.or(repository.manifest(&name)).await?;
+    let Admitted { manifest, doubt } = context.stop.or(admit(&repository, &catalog, &name)).await?;
     let show = Show::start(&context.progress, &context.output);
     let report = from_point(&repository, &manifest, &path, &context.progress, &context.stop).await.map_err(in_point);
     drop(show);
-    let report = report?;
+    let report = Report { doubt, ..report? };
     context.output.show("export", &report, || render_report(&report))?;
     Ok(Ended::Well)
 }
@@ -115,15 +115,15 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
             context.stop.or(catalog.load_manifests(&repository)).await?;
             context.stop.or(catalog.load_verdicts(&repository)).await?;
             let point = catalog.select(point.as_deref().unwrap_or("latest"))?;
-            let manifest = context.stop.or(repository.manifest(&point.name)).await?;
+            let admitted = context.stop.or(admit(&repository, &catalog, &point.name)).await?;
+            let manifest = &admitted.manifest;
             let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
             let verified = verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok));
-            let side =
-                context.stop.or(Side::of_point(&repository, &manifest, &context.stop)).await.map_err(in_point)?;
-            let source = facts::of_point(&manifest, &side, verified, point.condemned);
-            let history = facts::history(&catalog, &manifest, now);
+            let side = context.stop.or(Side::of_point(&repository, manifest, &context.stop)).await.map_err(in_point)?;
+            let source = facts::of_point(&admitted, &side, verified, point.condemned);
+            let history = facts::history(&catalog, manifest, now);
             let facts = Facts { source, members: side.members, target, history, now };
-            Ok((Origin::Point(repository, Box::new(manifest)), facts))
+            Ok((Origin::Point(repository, Box::new(admitted)), facts))
         }
         (Some(_), Some(_)) => unreachable!("the command line refuses both"),
     }
@@ -131,8 +131,10 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
 
 async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Report> {
     match origin {
-        Origin::Point(repository, manifest) => {
-            from_point(&repository, &manifest, path, &context.progress, &context.stop).await.map_err(in_point)
+        Origin::Point(repository, admitted) => {
+            let Admitted { manifest, doubt } = *admitted;
+            let report = from_point(&repository, &manifest, path, &context.progress, &context.stop).await;
+            Ok(Report { doubt, ..report.map_err(in_point)? })
         }
         Origin::File(file) => {
             let (path, progress, stop) = (path.to_owned(), context.progress.clone(), context.stop.clone());
@@ -163,7 +165,7 @@ fn parse_bump(text: &str) -> Result<Bump> {
 }
 
 fn render_report(report: &Report) -> String {
-    let text = lines(&[
+    let mut rows = vec![
         ("file", format!("{} ({})", report.path, units::bytes(report.bytes))),
         ("SHA-256", report.sha256.to_string()),
         ("revision", format!("{}, compacted to {}", report.revision, report.compact_revision)),
@@ -172,6 +174,7 @@ fn render_report(report: &Report) -> String {
         ("state digest", report.state_digest.clone()),
         ("read back and equal", report.checks.join(", ")),
         ("took", format!("{:.1} s", report.duration_s)),
-    ]);
-    format!("Restored and proved.\n\n{text}")
+    ];
+    rows.extend(report.doubt.as_ref().map(|doubt| ("the point is", doubt.clone())));
+    format!("Restored and proved.\n\n{}", lines(&rows))
 }

@@ -14,6 +14,7 @@ use crate::cli::run::{Context, Ended, confirm};
 use crate::cli::target::{Place, policy};
 use crate::policy::Policy;
 use crate::policy::retention::{Decision, Hold};
+use crate::vault::admit::admit;
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::prune::{self, Pruned, Pruning, Share};
@@ -61,7 +62,7 @@ struct Part {
 
 pub(crate) async fn prune(args: args::Prune, context: &Context) -> Result<Ended> {
     let policy = policy(&args.policy)?;
-    let place = Place::of_policy(&policy)?;
+    let place = Place::of_policy(&policy)?.trusting(&args.trust)?;
     let repository = place.open(context).await?;
     let pruning = Pruning {
         grace: args.grace,
@@ -228,6 +229,14 @@ async fn say(
     let place = Place::of(repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let name: PointName = catalog.select(point)?.name.clone();
+    if hold.is_some() {
+        // Whoever holds a point relies on it. One that is damaged may be put right by a copy.
+        match context.stop.or(repository.stored_manifest(&name)).await {
+            Ok(_) => drop(context.stop.or(admit(&repository, &catalog, &name)).await?),
+            Err(error) if error.kind() == Kind::Damaged => {}
+            Err(error) => return Err(error),
+        }
+    }
     let said = context.stop.or(hold::say(&repository, &name, hold.as_ref(), reason)).await?;
     let shown = Said {
         point: name.attempt.to_string(),

@@ -16,6 +16,7 @@ use crate::vault::catalog::Catalog;
 use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::foreign::{ForeignOptions, Origin, UNPACKED_BYTES_MAX, open};
 use crate::vault::repository::{BucketOptions, Environment, Keys, Repository, RepositoryOptions};
+use crate::vault::sign::{HINT_PUBLIC, PublicKey, Signers, SigningKey};
 
 /// The longest password file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 4096;
@@ -50,6 +51,7 @@ pub(crate) fn policy(file: &Path) -> Result<Policy> {
     policy.repository.bucket.credentials_file.iter_mut().for_each(resolve);
     policy.repository.bucket.ca.iter_mut().for_each(resolve);
     policy.repository.identity.iter_mut().for_each(resolve);
+    policy.repository.signing_key.iter_mut().for_each(resolve);
     if let Encryption::PassphraseFile(file) = &mut policy.repository.encryption {
         resolve(file);
     }
@@ -96,7 +98,7 @@ pub(crate) fn password(path: &Path) -> Result<Secret> {
     Ok(Secret::new(text.lines().next().unwrap_or_default()))
 }
 
-/// What seals and opens the data of a policy's repository.
+/// What seals and opens the data of a policy's repository, what signs its manifests, and whose signatures count.
 pub(crate) fn keys(policy: &Policy) -> Result<Keys> {
     let repository = &policy.repository;
     let identities = repository.identity.as_deref().map(identities).transpose()?;
@@ -110,7 +112,31 @@ pub(crate) fn keys(policy: &Policy) -> Result<Keys> {
             (Wanted::Passphrase(passphrases.clone()), Some(passphrases))
         }
     };
-    Ok(Keys { wanted: Some(wanted), identities, passphrases })
+    let signing = repository.signing_key.as_deref().map(signing_key).transpose()?;
+    let named = repository.trusted_signers.iter().map(|text| PublicKey::of_text("trusted_signers", text));
+    let mut trusted = named.collect::<Result<Vec<_>>>()?;
+    trusted.extend(signing.as_ref().map(SigningKey::public));
+    Ok(Keys { wanted: Some(wanted), identities, passphrases, signing, signers: Signers::new(trusted, false) })
+}
+
+fn signing_key(file: &Path) -> Result<SigningKey> {
+    SigningKey::parse(&file.display().to_string(), &secret_text(file, "signing key")?)
+}
+
+/// A key that is trusted for one command: itself, or a file with it.
+fn trusted(named: &str) -> Result<PublicKey> {
+    if let Some(key) = PublicKey::parse(named) {
+        return Ok(key);
+    }
+    let file = Path::new(named);
+    let bytes = read_small(file, SECRETS_BYTES_MAX).map_err(|error| match error.kind() {
+        // What is neither may be a private key, so it is not repeated.
+        Kind::NotFound => {
+            Error::new(Kind::Usage, "--trust-key names neither a public key of Ed25519 nor a file").hint(HINT_PUBLIC)
+        }
+        _ => error.during("read the key of --trust-key").kind_of(Kind::Usage).or_hint(HINT_PUBLIC),
+    })?;
+    PublicKey::of_text(named, &String::from_utf8_lossy(&bytes))
 }
 
 fn in_policy(error: Error) -> Error {
@@ -175,7 +201,17 @@ impl Place {
         if let Some(file) = &args.passphrase_file {
             place.keys.passphrases = Some(passphrases(file)?);
         }
-        Ok(place)
+        place.trusting(&args.trust)
+    }
+
+    /// The same place, with whom flags trust beside the policy's signers.
+    pub(crate) fn trusting(mut self, args: &args::Trust) -> Result<Self> {
+        let mut keys = self.keys.signers.trusted().to_vec();
+        for named in &args.trust_keys {
+            keys.push(trusted(named)?);
+        }
+        self.keys.signers = Signers::new(keys, args.allow_unsigned);
+        Ok(self)
     }
 
     /// The place that a policy names.

@@ -5,6 +5,8 @@
 //! url = "s3://my-cluster-backups/etcd"
 //! encryption = { recipients = ["age1..."] }      # or { passphrase_file = "..." }, or "none"
 //! identity = "/etc/holdfast/age.key"             # only on hosts that may read
+//! signing_key = "/etc/holdfast/signing.pem"      # only on hosts that make points
+//! trusted_signers = ["MCowBQYDK2VwAyEA..."]      # whose points are used, beside those of signing_key
 //! endpoint = "https://minio.example:9000"        # where it is not the provider's own
 //! region = "eu-central-1"
 //! storage_class = "STANDARD_IA"
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::Url;
 
+use crate::base::digest::from_base64;
 use crate::base::error::Result;
 use crate::base::units;
 use crate::policy::Policy;
@@ -44,6 +47,10 @@ pub struct Repository {
     pub encryption: Encryption,
     /// A file of keys that open it; none on hosts that may not read.
     pub identity: Option<PathBuf>,
+    /// A file with the key that signs manifests; none: they are not signed.
+    pub signing_key: Option<PathBuf>,
+    /// Public keys whose manifests are believed.
+    pub trusted_signers: Vec<String>,
     /// How its bucket is reached; nothing of it is set for a directory.
     pub bucket: Bucket,
 }
@@ -96,7 +103,7 @@ pub struct Bucket {
 }
 
 /// The fields of every repository.
-const FIELDS: [&str; 3] = ["url", "encryption", "identity"];
+const FIELDS: [&str; 5] = ["url", "encryption", "identity", "signing_key", "trusted_signers"];
 /// The fields of a bucket.
 const BUCKET_FIELDS: [&str; 10] = [
     "endpoint",
@@ -113,6 +120,12 @@ const BUCKET_FIELDS: [&str; 10] = [
 
 /// What `encryption` can be.
 const ENCRYPTION: &str = "write encryption = { recipients = [\"age1...\"] }, { passphrase_file = \"...\" } or \"none\"";
+/// Bytes of a public key of Ed25519 (RFC 8410), in base64 in a policy.
+const SIGNER_BYTES: usize = 44;
+/// What tells in each of them that it is one.
+const SIGNER_START: &str = "MCowBQYDK2VwAyEA";
+/// How a private key of Ed25519 begins.
+const PRIVATE_KEY_START: &str = "MC4CAQAwBQYDK2Vw";
 /// Length of an age public key: `age1`, 52 digits and 6 of a checksum.
 const RECIPIENT_BYTES: usize = 62;
 
@@ -127,8 +140,37 @@ pub(super) fn read(root: &mut Table<'_>) -> Result<Repository> {
             .wrong("identity opens encrypted data, and encryption is \"none\"")
             .hint("remove identity; data that was encrypted before is read with --identity FILE"));
     }
+    let signing_key = table.path("signing_key")?.map(|field| field.value);
+    let trusted_signers = trusted_signers(&mut table)?;
     let bucket = bucket(&mut table, url.value.starts_with("file:"))?;
-    Ok(Repository { url: url.value, encryption, identity: identity.map(|field| field.value), bucket })
+    let identity = identity.map(|field| field.value);
+    Ok(Repository { url: url.value, encryption, identity, signing_key, trusted_signers, bucket })
+}
+
+/// Public keys of Ed25519 as `openssl pkey -pubout` writes them. What is none is not repeated: it may be a secret one.
+fn trusted_signers(table: &mut Table<'_>) -> Result<Vec<String>> {
+    const EXAMPLE: &str = "for example trusted_signers = [\"MCowBQYDK2VwAyEA...\"]: the line between BEGIN and END of \
+                           what `openssl pkey -in FILE -pubout` prints";
+    let Some(list) = table.strings("trusted_signers", EXAMPLE)? else { return Ok(vec![]) };
+    if list.value.is_empty() {
+        return Err(list
+            .wrong("trusted_signers names nobody, so no point could be used")
+            .hint("name the public key of each host that makes points, or remove the line"));
+    }
+    let mut signers = vec![];
+    for field in list.value {
+        let mut key = [0; SIGNER_BYTES];
+        if field.value.contains("PRIVATE KEY") || field.value.starts_with(PRIVATE_KEY_START) {
+            return Err(field
+                .wrong("a trusted signer is a private key")
+                .hint("put its public key there, and make a new pair: this one stood in a policy"));
+        }
+        if !field.value.starts_with(SIGNER_START) || !from_base64(&field.value, &mut key) {
+            return Err(field.wrong("a trusted signer is not a public key of Ed25519").hint(EXAMPLE));
+        }
+        signers.push(field.value);
+    }
+    Ok(signers)
 }
 
 fn encryption(table: &mut Table<'_>) -> Result<Encryption> {

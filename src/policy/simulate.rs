@@ -14,7 +14,7 @@ use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::GIB;
 use crate::policy::Policy;
-use crate::policy::retention::{Circumstances, Plan, Point, plan};
+use crate::policy::retention::{Circumstances, Origin, Plan, Point, plan};
 use crate::policy::schedule::Job;
 
 /// Points that are simulated: one every five minutes of a year. More belong into continuous capture.
@@ -176,6 +176,7 @@ fn points(stored: &[Made]) -> Vec<Point> {
         readable: true,
         verified: made.verified,
         failed: false,
+        origin: Origin::Believed,
         hold: None,
     };
     (1..).zip(stored).map(point).collect()

@@ -12,6 +12,7 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::side::SIDE_ENTRIES_MAX;
 use crate::snapshot::decode::Records;
 use crate::snapshot::record::Record;
+use crate::vault::admit::Admitted;
 use crate::vault::catalog::Catalog;
 use crate::vault::get::{Direction, Reader};
 use crate::vault::manifest::{Comparison, Manifest};
@@ -72,6 +73,8 @@ pub enum Trust {
         verified: Option<(u8, bool)>,
         /// Whether a collector is about to delete it.
         condemned: bool,
+        /// What speaks against who made it, and was allowed.
+        doubt: Option<String>,
     },
     /// A file with its SHA-256 behind it, which is right.
     Sealed,
@@ -191,7 +194,8 @@ impl Side {
 }
 
 /// Facts about a restore point.
-pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
+pub fn of_point(admitted: &Admitted, side: &Side, verified: Option<(u8, bool)>, condemned: bool) -> SourceFacts {
+    let (manifest, doubt) = (&admitted.manifest, admitted.doubt.clone());
     let descriptor = &manifest.descriptor;
     SourceFacts {
         name: format!("point {} of cluster {}", manifest.attempt, manifest.cluster),
@@ -205,7 +209,7 @@ pub fn of_point(manifest: &Manifest, side: &Side, verified: Option<(u8, bool)>, 
         raw_bytes: manifest.counts.raw_bytes,
         auth_enabled: side.auth_enabled,
         alarms: manifest.counts.alarms,
-        trust: Trust::Point { comparison: manifest.comparison(), verified, condemned },
+        trust: Trust::Point { comparison: manifest.comparison(), verified, condemned, doubt },
     }
 }
 

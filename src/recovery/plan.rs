@@ -197,7 +197,8 @@ fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<Str
     let source = &facts.source;
     let mut risks: Vec<String> = vec![];
     match &source.trust {
-        Trust::Point { comparison, verified, condemned } => {
+        Trust::Point { comparison, verified, condemned, doubt } => {
+            risks.extend(doubt.as_ref().map(|doubt| format!("the point is {doubt}")));
             match comparison {
                 Comparison::Equal => {}
                 Comparison::Differs => risks.push("the point DIFFERS from the cluster it was taken from".to_owned()),
@@ -390,7 +391,12 @@ mod tests {
                 raw_bytes: 400 << 20,
                 auth_enabled: false,
                 alarms: 0,
-                trust: Trust::Point { comparison: Comparison::Equal, verified: Some((3, true)), condemned: false },
+                trust: Trust::Point {
+                    comparison: Comparison::Equal,
+                    verified: Some((3, true)),
+                    condemned: false,
+                    doubt: None,
+                },
             };
             let target = TargetFacts { path: "/backup/restored.db".into(), exists: false, free_bytes: 10 << 30 };
             let history = Some(History { high_water: 5_000, rate_per_s: 12.5, since_last_s: 3_600.0 });
@@ -401,7 +407,7 @@ mod tests {
             }
         }
 
-        /// `point [compared=] [verified=LEVEL:ok|failed|never] [condemned=true]`
+        /// `point [compared=] [verified=LEVEL:ok|failed|never] [condemned=true] [doubt=]`
         fn point(&mut self, command: &Command) -> Result<(), Box<dyn StdError>> {
             let mut args = command.consume_args();
             let comparison = match args.take_key("compared").unwrap_or("equal") {
@@ -414,7 +420,8 @@ mod tests {
                 None => None,
             };
             let condemned = args.take_key("condemned").is_some();
-            self.facts.source.trust = Trust::Point { comparison, verified, condemned };
+            let doubt = args.take_key("doubt").map(str::to_owned);
+            self.facts.source.trust = Trust::Point { comparison, verified, condemned, doubt };
             args.reject_next()
         }
 

@@ -58,6 +58,8 @@ pub struct Report {
     pub state_digest: String,
     /// What was held against the source and is equal.
     pub checks: Vec<String>,
+    /// What speaks against the source, and was allowed.
+    pub doubt: Option<String>,
     /// Seconds it took.
     pub duration_s: f64,
 }
@@ -154,6 +156,7 @@ fn write(
         live_keys: proof.counts.live_keys,
         hash_kv: proof.hash_kv,
         state_digest: proof.state_digest.to_string(),
+        doubt: None,
         checks: ["state digest", "HashKV", "counts", "sampled keys"].map(str::to_owned).to_vec(),
         duration_s: watch.elapsed().as_secs_f64(),
     })

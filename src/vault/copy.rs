@@ -6,8 +6,8 @@
 //! seen in one listing and not sent twice.
 //!
 //! Invariants:
-//! - A point is there whole or not at all. One whose objects are missing or damaged is not copied, and is named with what
-//!   is wrong; the others are copied all the same.
+//! - A point is there whole or not at all. One whose objects are missing or damaged, or that nobody trusted has signed, is
+//!   not copied, and is named with what is wrong; the others are copied all the same.
 //! - Nothing at the destination is replaced or deleted, but for a data object whose size is not that of its name's bytes.
 //! - "Could not read" is an error and ends the copy; it is never taken for "is not there".
 //!
@@ -29,6 +29,7 @@ use crate::vault::manifest::{Manifest, ObjectEntry};
 use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::{Repository, Stored};
 use crate::vault::sealed::{self, Document};
+use crate::vault::sign::Standing;
 use crate::vault::verdict::Finding;
 
 /// Objects on their way at the same time, each of at most 16 MiB (one huge record apart).
@@ -43,7 +44,7 @@ pub enum Outcome {
     AlreadyThere,
     /// A collector is about to delete it, so it was left alone.
     Condemned,
-    /// It is not whole: what is wrong, object by object.
+    /// It is not whole, or nobody trusted has signed it: what is wrong, object by object.
     Damaged(Vec<Finding>),
 }
 
@@ -129,7 +130,13 @@ impl Copy<'_> {
     async fn point(&mut self, point: &Point, catalog: &Catalog) -> Result<Outcome> {
         let at = Location::Point(point.name.clone());
         let (bytes, manifest) = match self.stop.or(self.manifest(&point.name)).await {
-            Ok(read) => read,
+            Ok((bytes, manifest, standing)) => match self.from.signers().check(&at.to_string(), standing) {
+                Ok(()) => (bytes, manifest),
+                Err(error) => {
+                    let fault = Fault::new(Check::Signature, error.as_warning());
+                    return Ok(Outcome::Damaged(vec![Finding::of(at.to_string(), fault)]));
+                }
+            },
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
                 let fault = Fault::new(Check::Manifest, error.chain());
                 return Ok(Outcome::Damaged(vec![Finding::of(at.to_string(), fault)]));
@@ -152,17 +159,18 @@ impl Copy<'_> {
         }
     }
 
-    /// A manifest as stored: a later version may have written more into it than this one knows.
-    async fn manifest(&self, name: &PointName) -> Result<(Bytes, Manifest)> {
+    /// A manifest as stored: a later version may have written more into it than this one knows, and a signature is for
+    /// these bytes alone.
+    async fn manifest(&self, name: &PointName) -> Result<(Bytes, Manifest, Standing)> {
         let at = Location::Point(name.clone());
         let mut reads = self.from.reads_max();
         loop {
             reads -= 1;
             let bytes = self.from.get(&at, Manifest::BYTES_MAX).await?;
-            match sealed::open::<Manifest>(&at.to_string(), &bytes) {
-                Ok(manifest) => {
+            match sealed::open_signed::<Manifest>(&at.to_string(), &bytes) {
+                Ok((manifest, signer)) => {
                     manifest.validate(name)?;
-                    return Ok((bytes, manifest));
+                    return Ok((bytes, manifest, self.from.signers().standing(signer)));
                 }
                 Err(error) if error.kind() == Kind::Damaged && reads > 0 => {}
                 Err(error) => return Err(error),
@@ -267,6 +275,7 @@ mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::sign::Signers;
     use crate::vault::steps::Steps;
     use crate::vault::testing;
     use std::fs;
@@ -298,6 +307,29 @@ mod tests {
         let more = copy_all(&from, &to).await.unwrap();
         assert_eq!((more.objects, more.points.len()), (0, 2));
         testing::assert_readable(&to, &second).await;
+    }
+
+    #[tokio::test]
+    async fn a_signature_travels_with_its_bytes_and_what_nobody_trusted_signed_stays_where_it_is() {
+        let ((one, plain), (two, to)) = (testing::repository().await, testing::repository().await);
+        let unsigned = testing::publish_point(&plain, "prod", 2, &Steps::unheard()).await.unwrap();
+        let key = testing::signing_key(1);
+        let signers = |allow| Signers::new(vec![key.public()], allow);
+        let from = testing::reopened(&plain, Some(key.clone()), signers(false)).await;
+        let signed = testing::publish_point(&from, "prod", 4, &Steps::unheard()).await.unwrap();
+        // Whoever copies needs no key, and believes nobody for the destination's sake.
+        let done = copy_all(&from, &to).await.unwrap();
+        let Outcome::Damaged(findings) = &done.points[0].1 else { panic!("{done:?}") };
+        assert_eq!((findings.len(), findings[0].check), (1, Check::Signature));
+        assert_eq!(done.points[1], (signed.name(), Outcome::Copied));
+        assert_eq!(done.objects, signed.objects.len() as u64);
+        let at = |name: &PointName| Location::Point(name.clone()).to_string();
+        let bytes = |dir: &tempfile::TempDir| fs::read(dir.path().join(at(&signed.name()))).unwrap();
+        assert_eq!(bytes(&one), bytes(&two));
+        assert!(!two.path().join(at(&unsigned.name())).exists());
+        let lenient = testing::reopened(&plain, Some(key.clone()), signers(true)).await;
+        let done = copy_all(&lenient, &to).await.unwrap();
+        assert_eq!(done.points[0], (unsigned.name(), Outcome::Copied));
     }
 
     #[tokio::test]

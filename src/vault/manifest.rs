@@ -463,6 +463,36 @@ mod tests {
         }
     }
 
+    /// Signed with openssl, by the commands of docs/formats/repository.md turned round.
+    const SIGNED: &[u8] = include_bytes!("../../tests/fixtures/signed/manifest.json");
+
+    #[test]
+    fn a_signed_manifest_of_format_1_is_read_for_ever() {
+        let (manifest, signer) = sealed::open_signed::<Manifest>("m", SIGNED).unwrap();
+        manifest.validate(&manifest.name()).unwrap();
+        assert_eq!((manifest.attempt.to_string().as_str(), manifest.descriptor.revision), ("00853cc280e83678", 71));
+        assert_eq!(signer, Some(testing::signing_key(9).public()));
+        assert_eq!(sealed::seal_signed(&manifest, &testing::signing_key(9)).unwrap(), SIGNED);
+    }
+
+    #[test]
+    fn no_byte_of_a_signed_manifest_changes_under_a_new_checksum() {
+        let from = SIGNED.iter().position(|byte| *byte == b',').unwrap();
+        let mut refused = 0;
+        for at in (from..SIGNED.len()).step_by(5) {
+            let mut wrong = SIGNED.to_vec();
+            wrong[at] ^= 1;
+            let digits = wrong.iter().position(|byte| *byte == b':').unwrap() + 3;
+            wrong[digits..digits + 64].fill(b'0');
+            let checksum = Sha256::of(&wrong).to_string();
+            wrong[digits..digits + 64].copy_from_slice(checksum.as_bytes());
+            let error = sealed::open_signed::<Manifest>("m", &wrong).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "byte {at}");
+            refused += u32::from(error.chain().contains("signature does not match"));
+        }
+        assert!(refused > 1_000, "{refused}");
+    }
+
     #[test]
     fn what_contradicts_itself_is_refused_by_name() {
         type Change = fn(&mut Manifest);

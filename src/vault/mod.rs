@@ -24,11 +24,13 @@
 //!   resolved by comparing content: our own lost reply is success, anything else is a conflict. Only a data object whose
 //!   bytes do not hash to its name is put right by whoever holds those that do: it was no object, and is one again.
 //! - **Every byte is checked before it is believed**: JSON documents carry a checksum of themselves, data objects are
-//!   named after their digest, and a name that does not format back to itself is refused.
+//!   named after their digest, and a name that does not format back to itself is refused. Whoever names signers uses no
+//!   point that none of them signed.
 //! - **An unreadable listing is an error**, never "no data"; a damaged point stays visible as damaged.
 //! - **Memory is bounded by named limits** in both directions, whatever the size of the cluster.
 //! - Order is by revision within a lineage, never by clock.
 
+pub mod admit;
 mod budget;
 pub mod catalog;
 pub mod chain;
@@ -55,6 +57,7 @@ pub mod repository;
 pub mod scrub;
 pub mod sealed;
 mod select;
+pub mod sign;
 pub mod steps;
 mod store;
 pub mod summary;

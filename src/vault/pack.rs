@@ -27,6 +27,8 @@ const HELD_BACK_BYTES_MAX: usize = 2 * zstd_safe::BLOCKSIZE_MAX as usize;
 pub enum Check {
     /// The manifest reads, matches its name and does not contradict itself.
     Manifest,
+    /// Somebody who is trusted signed the manifest.
+    Signature,
     /// The object exists.
     Exists,
     /// It has the stored size that the manifest says.
@@ -47,6 +49,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Check::Manifest => "manifest",
+            Check::Signature => "signature",
             Check::Exists => "exists",
             Check::Size => "size",
             Check::Sha256 => "sha256",

@@ -43,7 +43,7 @@ pub async fn publish(
         steps.step("register the lineage", lineage::register(repository, &name.cluster, document)).await?;
     }
     let at = Location::Point(name.clone());
-    let stored = steps.step("publish the manifest", repository.put_document(&at, manifest)).await?;
+    let stored = steps.step("publish the manifest", repository.put_manifest(manifest)).await?;
     let condemned = condemned::read(repository, &name.cluster).await.map_err(unsure)?;
     let safe = condemned.check([at.to_string().as_str()], manifest.objects.iter().map(|entry| entry.name.as_str()));
     if let Err(error) = safe {

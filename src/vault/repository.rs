@@ -24,6 +24,7 @@ use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::sealed::{self, Document, HINT_DAMAGED};
+use crate::vault::sign::{PublicKey, Signers, SigningKey, Standing};
 use crate::vault::store::{Address, Store};
 pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STALL, Stored};
 
@@ -45,7 +46,7 @@ pub struct RepositoryOptions {
     pub keys: Keys,
 }
 
-/// What seals and opens data objects.
+/// What seals and opens data objects, what signs manifests, and whose signatures count.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     /// For whom new data is sealed; none when nobody said, and then nothing is written where data is encrypted.
@@ -54,6 +55,10 @@ pub struct Keys {
     pub identities: Option<Identities>,
     /// Opens the identities that lie in the repository.
     pub passphrases: Option<Passphrases>,
+    /// Signs the manifests of new points.
+    pub signing: Option<SigningKey>,
+    /// Whose manifests are believed.
+    pub signers: Signers,
 }
 
 /// The documents of a folder: those that can be believed, and what else lies there.
@@ -102,6 +107,7 @@ impl Repository {
 
     /// Opens a repository to write data into it, or makes one where there is nothing: what the first backup does.
     pub async fn create_or_open(options: &RepositoryOptions) -> Result<Self> {
+        refuse_unbelieved(options)?;
         Store::create(&Address::parse(&options.url)?)?;
         Self::attach(options).await?.into_writable(options).await
     }
@@ -109,6 +115,7 @@ impl Repository {
     /// The same repository, to write data into it as the options say. Where data is to be sealed for somebody else than
     /// before, or there is no config, the next config is written.
     pub async fn into_writable(self, options: &RepositoryOptions) -> Result<Self> {
+        refuse_unbelieved(options)?;
         let mut opened = self;
         // Each turn finds a newer config, or ends: nobody writes configs but whoever changes recipients.
         for _ in 0..SETTLE_TURNS_MAX {
@@ -307,11 +314,34 @@ impl Repository {
         self.store.reads_max()
     }
 
-    /// A restore point's manifest, checked in all that does not need its objects.
+    /// A restore point's manifest, checked in all that does not need its objects. One that nobody signed who is believed
+    /// here is an error.
     pub async fn manifest(&self, name: &PointName) -> Result<Manifest> {
-        let manifest: Manifest = self.get_document(&Location::Point(name.clone())).await?;
-        manifest.validate(name)?;
+        let (manifest, standing) = self.stored_manifest(name).await?;
+        self.signers().check(&format!("the manifest {}", Location::Point(name.clone())), standing)?;
         Ok(manifest)
+    }
+
+    /// The same whoever signed it, and what that signature is worth: for those who only tell of points.
+    pub async fn stored_manifest(&self, name: &PointName) -> Result<(Manifest, Standing)> {
+        let path = Location::Point(name.clone()).to_string();
+        let (manifest, signer): (Manifest, _) = read_signed(&self.store, &path).await?;
+        manifest.validate(name)?;
+        Ok((manifest, self.signers().standing(signer)))
+    }
+
+    /// Publishes a manifest, signed where there is a key.
+    pub async fn put_manifest(&self, manifest: &Manifest) -> Result<Stored> {
+        let bytes = match &self.about.keys.signing {
+            Some(key) => sealed::seal_signed(manifest, key)?,
+            None => sealed::seal(manifest)?,
+        };
+        self.put_new(&Location::Point(manifest.name()), bytes.into()).await
+    }
+
+    /// Whose manifests are believed here.
+    pub fn signers(&self) -> &Signers {
+        &self.about.keys.signers
     }
 
     /// Size and time of an object.
@@ -398,12 +428,28 @@ impl Repository {
     }
 }
 
+/// A writer whose points its own host would not use makes none.
+fn refuse_unbelieved(options: &RepositoryOptions) -> Result<()> {
+    let Keys { signing, signers, .. } = &options.keys;
+    if signing.is_some() || signers.admits(Standing::Unsigned) {
+        return Ok(());
+    }
+    let url = &options.url;
+    let text = format!("points made here would not be believed: signers are trusted for {url}, and none signs");
+    Err(Error::new(Kind::Usage, text)
+        .hint("give the host that makes points a key of its own: signing_key = \"/path/signing.pem\" in [repository]"))
+}
+
 /// A document; read again when its checksum is wrong and the wire may be to blame.
 async fn read_document<D: Document>(store: &Store, path: &str) -> Result<D> {
+    read_signed(store, path).await.map(|(document, _)| document)
+}
+
+async fn read_signed<D: Document>(store: &Store, path: &str) -> Result<(D, Option<PublicKey>)> {
     let mut reads = store.reads_max();
     loop {
         reads -= 1;
-        match sealed::open(path, &store.get(path, D::BYTES_MAX).await?) {
+        match sealed::open_signed(path, &store.get(path, D::BYTES_MAX).await?) {
             Err(error) if error.kind() == Kind::Damaged && reads > 0 => {}
             result => return result,
         }
@@ -495,6 +541,24 @@ mod tests {
         assert_eq!(Repository::open(&options).await.unwrap().config().unwrap().n, 1);
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(dir.path().join("deep/er")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn whoever_would_not_believe_what_he_makes_makes_nothing() {
+        use crate::vault::sign::Signers;
+        let dir = tempfile::tempdir().unwrap();
+        let key = testing::signing_key(1);
+        let with = |signing, allow| {
+            let signers = Signers::new(vec![key.public()], allow);
+            RepositoryOptions { keys: Keys { signing, signers, ..Keys::default() }, ..options(&dir.path().join("new")) }
+        };
+        let error = Repository::create_or_open(&with(None, false)).await.unwrap_err();
+        assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Usage, true));
+        assert!(!dir.path().join("new").exists());
+        Repository::create_or_open(&with(Some(key.clone()), false)).await.unwrap();
+        let opened = Repository::open(&with(None, false)).await.unwrap();
+        assert_eq!(opened.into_writable(&with(None, false)).await.unwrap_err().kind(), Kind::Usage);
+        Repository::create_or_open(&with(None, true)).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Verification: is what is stored still what was stored, and does it mean what the manifest says?
 //!
+//! Of a point that nobody trusted has signed, that is the finding, at every level.
+//!
 //! - **L1**: all objects exist and have the right size.
 //! - **L2**: every byte is read; digests are equal, every frame opens to its declared size. On a host without identity,
 //!   encrypted objects are not opened: their digests are equal.
@@ -62,8 +64,10 @@ pub async fn verify(
     mut seen: impl FnMut(&ObjectEntry) + Send,
 ) -> Result<Verdict> {
     let Verification { level, prover, stop } = verification;
-    let findings = match repository.manifest(name).await {
-        Ok(manifest) => match level {
+    let at = Location::Point(name.clone()).to_string();
+    let findings = match admitted(repository, name, &at).await {
+        Ok(Err(fault)) => vec![Finding::of(at, fault)],
+        Ok(Ok(manifest)) => match level {
             Level::Exists => examine_existence(repository, &manifest, &stop, &mut seen).await?,
             Level::Bytes => examine_bytes(repository, &manifest, None, &stop, &mut seen).await?,
             Level::Records => {
@@ -72,7 +76,6 @@ pub async fn verify(
             }
         },
         Err(error) if error.kind() == Kind::Damaged => {
-            let at = Location::Point(name.clone()).to_string();
             vec![Finding::of(at, Fault::new(Check::Manifest, error.chain()))]
         }
         Err(error) => return Err(error),
@@ -88,6 +91,13 @@ pub async fn verify(
     verdict.findings.truncate(FINDINGS_MAX);
     verdict.store(repository, name).await?;
     Ok(verdict)
+}
+
+/// The manifest, when it is signed by somebody who may have.
+async fn admitted(repository: &Repository, name: &PointName, at: &str) -> Result<Result<Manifest, Fault>> {
+    let (manifest, standing) = repository.stored_manifest(name).await?;
+    let checked = repository.signers().check(at, standing);
+    Ok(checked.map(|()| manifest).map_err(|error| Fault::new(Check::Signature, error.as_warning())))
 }
 
 async fn examine_existence(
@@ -185,6 +195,7 @@ fn records_fault(error: Error) -> Result<Fault> {
 mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
+    use crate::vault::sign::Signers;
     use crate::vault::testing;
     use std::sync::{Arc, Mutex};
 
@@ -304,6 +315,30 @@ mod tests {
         std::fs::remove_file(dir.path().join(&at)).unwrap();
         let missing = verify(&repository, &manifest.name(), level(Level::Bytes, None).0, |_| ()).await;
         assert_eq!(missing.unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_point_that_nobody_trusted_signed_is_a_finding_and_costs_no_look_at_its_objects() {
+        let (_dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 3).await;
+        let signers = |allow| Signers::new(vec![testing::signing_key(1).public()], allow);
+        let key = Some(testing::signing_key(1));
+        let strict = testing::reopened(&repository, key.clone(), signers(false)).await;
+        for depth in [Level::Exists, Level::Bytes] {
+            let mut seen = 0;
+            let verification = Verification { level: depth, prover: None, stop: Stop::new() };
+            let verdict = verify(&strict, &manifest.name(), verification, |_| seen += 1).await.unwrap();
+            assert_eq!((verdict.result, verdict.findings.len(), seen), (Outcome::Failed, 1, 0));
+            let finding = &verdict.findings[0];
+            assert_eq!((finding.check, finding.object.contains("/points/")), (Check::Signature, true));
+        }
+        let lenient = testing::reopened(&repository, key.clone(), signers(true)).await;
+        let (verdict, _) = run(&lenient, &manifest, Level::Bytes, None).await;
+        assert_eq!(verdict.result, Outcome::Ok);
+        // What is signed here is believed here.
+        let signed = testing::point(&strict, 3).await;
+        let (verdict, _) = run(&strict, &signed, Level::Bytes, None).await;
+        assert_eq!(verdict.result, Outcome::Ok);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! - The cache is only ever a cache: sealed, bound to the repository's id; whatever is wrong with it, it is as if there
 //!   were none.
 //! - A summary counts for exactly the object it was made of: same name, same size, same time in the store.
+//! - A summary says who signed, as it was verified once; whether he is trusted is decided each time.
 //! - Nothing but a list looks here. What verifies, restores or deletes reads the documents themselves.
 
 use futures::stream::{self, StreamExt};
@@ -25,6 +26,7 @@ use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{Listed, Repository, stray};
 use crate::vault::sealed::{self, Document};
+use crate::vault::sign::{PublicKey, Signers, Standing};
 use crate::vault::verdict::{Outcome, Verdict};
 
 /// Points whose documents one list reads.
@@ -46,16 +48,35 @@ pub struct Summary {
     pub stored_bytes: u64,
     /// How it compared with the live cluster.
     pub compared: Comparison,
+    /// Whose signature it bears. What that is worth is judged when it is shown: whom one trusts changes.
+    signed: Signed,
+}
+
+/// A signer, or none; never left out, so that what an older version noted is read anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Signed {
+    Nobody,
+    By(String),
 }
 
 impl Summary {
-    fn of(manifest: &Manifest) -> Self {
+    /// What its signature is worth.
+    pub fn standing(&self, signers: &Signers) -> Standing {
+        match &self.signed {
+            Signed::Nobody => signers.standing(None),
+            Signed::By(key) => signers.standing(PublicKey::parse(key)),
+        }
+    }
+
+    fn of(manifest: &Manifest, standing: Standing) -> Self {
         Summary {
             started: manifest.started,
             live_keys: manifest.counts.live_keys,
             raw_bytes: manifest.counts.raw_bytes,
             stored_bytes: manifest.counts.stored_bytes,
             compared: manifest.comparison(),
+            signed: standing.signer().map_or(Signed::Nobody, |key| Signed::By(key.to_string())),
         }
     }
 }
@@ -231,9 +252,9 @@ async fn read<'a>(
     point: &Point,
     verdict: Option<&'a Listed>,
 ) -> Result<Read<'a>> {
-    let (manifest, summary) = match repository.manifest(&point.name).await {
-        Ok(manifest) => {
-            let summary = Summary::of(&manifest);
+    let (manifest, summary) = match repository.stored_manifest(&point.name).await {
+        Ok((manifest, standing)) => {
+            let summary = Summary::of(&manifest, standing);
             (Some(manifest), Ok(summary))
         }
         Err(error) if is_damage(&error) => (None, Err(error)),

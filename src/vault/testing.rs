@@ -5,7 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::base::clock::{Clock, Time, parse_rfc3339};
-use crate::base::digest::Sha256;
+use crate::base::digest::{Sha256, base64};
 use crate::base::error::Error;
 use crate::base::id::EtcdId;
 use crate::base::stop::{Stop, blocking};
@@ -22,7 +22,8 @@ use crate::vault::manifest::{
 };
 use crate::vault::publish::publish;
 use crate::vault::put::{Destination, Limits, Writer};
-use crate::vault::repository::{Repository, RepositoryOptions};
+use crate::vault::repository::{Keys, Repository, RepositoryOptions};
+use crate::vault::sign::{Signers, SigningKey};
 use crate::vault::steps::Steps;
 
 pub(crate) const LINEAGE: &str = "00112233445566778899aabbccddeeff";
@@ -44,6 +45,34 @@ pub(crate) async fn repository() -> (TempDir, Repository) {
     };
     let repository = Repository::create_or_open(&options).await.unwrap();
     (dir, repository)
+}
+
+/// The private key of a seed, in the PEM that openssl writes.
+pub(crate) fn key_pem(seed: &[u8]) -> String {
+    // PKCS #8, version 1, as RFC 8410 has it for Ed25519.
+    let prefix = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    let line = base64(&[&prefix[..], seed].concat());
+    format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\n")
+}
+
+/// One key for each number.
+pub(crate) fn signing_key(n: u8) -> SigningKey {
+    SigningKey::parse("key", &key_pem(&[n; 32])).unwrap()
+}
+
+/// The repository at the same place, opened to write by somebody who signs with `signing` and believes `signers`.
+pub(crate) async fn reopened(repository: &Repository, signing: Option<SigningKey>, signers: Signers) -> Repository {
+    opened(repository, repository.clock(), Keys { signing, signers, ..Keys::default() }).await
+}
+
+/// The same, with the clock of today: what the store's own files are dated by.
+pub(crate) async fn today(repository: &Repository, signing: Option<SigningKey>, signers: Signers) -> Repository {
+    opened(repository, Clock::default(), Keys { signing, signers, ..Keys::default() }).await
+}
+
+async fn opened(repository: &Repository, clock: Clock, keys: Keys) -> Repository {
+    let options = RepositoryOptions { url: repository.url().to_owned(), clock, keys, ..RepositoryOptions::default() };
+    Repository::create_or_open(&options).await.unwrap()
 }
 
 /// An entry that describes no real object.

@@ -153,6 +153,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// A place among the pods, by Zipf's law with exponent 1: the logarithm of the rank is uniform.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank from 1 to the number of pods")]
     fn often(&mut self) -> usize {
         let uniform = self.rng.below(1 << 32) as f64 / (1_u64 << 32) as f64;
         (PODS as f64).powf(uniform) as usize - 1

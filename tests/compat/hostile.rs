@@ -172,6 +172,31 @@ fn documents<D: Document + PartialEq + std::fmt::Debug>(original: &[u8], believe
     met.judge(D::NAME);
 }
 
+#[test]
+fn signed_manifests() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/signed/manifest.json");
+    let original = std::fs::read(path).unwrap();
+    let right = sealed::open_signed::<Manifest>("document", &original).unwrap();
+    let refused = std::sync::atomic::AtomicU64::new(0);
+    in_threads(|seed| {
+        let mut wrong = original.clone();
+        mutate(&mut wrong, &mut Seeded::new(seed));
+        // What an attacker does who holds no key.
+        reseal(&mut wrong);
+        match sealed::open_signed::<Manifest>("document", &wrong) {
+            Ok((_, None)) => {}
+            Ok(signed) => assert!(signed == right, "seed {seed}: another content under the same signature"),
+            Err(error) => {
+                assert!(error.hint_text().is_some(), "seed {seed}: {}", error.chain());
+                let by_signature = error.chain().contains("signature does not match");
+                refused.fetch_add(u64::from(by_signature), std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    });
+    let refused = refused.into_inner();
+    assert!(refused > 1_000, "{refused} refused by their signatures alone");
+}
+
 /// Every kind of document, as a repository holds them: path, bytes.
 fn stored() -> Vec<(String, Vec<u8>)> {
     let dir = tempfile::tempdir().unwrap();

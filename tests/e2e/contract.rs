@@ -7,6 +7,7 @@ use std::fs;
 
 use crate::files::fixture;
 use crate::place::{Place, loaded};
+use crate::signing;
 use crate::support::etcd::Etcd;
 use crate::support::peers;
 use crate::support::run::{Outcome, holdfast};
@@ -98,6 +99,8 @@ fn policy_with_advice(seen: &mut Seen, place: &Place) {
                   [objectives]\nrpo = \"1m\"\n[hooks]\nping_url = \"https://example.com/secret-token\"\n";
     let cluster = "[cluster]\nname = \"prod\"\nendpoints = [\"http://127.0.0.1:1\"]\n";
     let repository = format!("[repository]\nurl = {:?}\nencryption = \"none\"\n", place.url());
+    let signer = format!("trusted_signers = [{:?}]\n", signing::public(1));
+    let repository = repository + &signer;
     let policy = place.write("advice.toml", format!("{cluster}{repository}{tables}"));
     let checked = place.run(&["policy", "check", &policy, "-o", "json"]).run().exits(5);
     seen.json("policy_check", &checked);

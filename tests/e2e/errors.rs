@@ -12,12 +12,13 @@ use std::path::PathBuf;
 
 use crate::files::fixture;
 use crate::place::{OBJECT_VARIABLE, Place};
+use crate::signing;
 use crate::support::etcd::{Etcd, Tls};
 use crate::support::ports::Port;
 use crate::support::run::{Outcome, Run};
 
 /// What no output may hold: passwords, and the value of a key.
-const SECRETS: &[&str] = &["hunter2-right", "hunter2-wrong", "value-nobody-may-see"];
+const SECRETS: &[&str] = &["hunter2-right", "hunter2-wrong", "value-nobody-may-see", "MC4CAQAwBQYDK2Vw"];
 const LINE: &str = "----------------------------------------------------------------\n";
 
 /// What was provoked so far, as the golden file has it.
@@ -143,6 +144,7 @@ fn every_error_says_what_to_do_next_and_leaves_everything_as_it_was() {
     repositories(&mut book);
     points(&mut book);
     restores(&mut book);
+    signers(&mut book);
     files(&mut book);
     book.compare();
     assert!(book.faults.is_empty(), "{} faults\n{}", book.faults.len(), book.faults.join("\n"));
@@ -466,6 +468,76 @@ fn restores(book: &mut Book) {
         (Some(1), Some("error"), Some("conflict"))
     );
     assert!(error["hint"].as_str().is_some_and(|hint| !hint.is_empty()) && error["exit_code"] == 1, "{error}");
+}
+
+/// Points of somebody who is not trusted, and keys that are none.
+fn signers(book: &mut Book) {
+    book.heading("Signers");
+    let (ours, theirs) = (signing::public(1), signing::public(2));
+    book.name(ours.clone(), "<OURS>");
+    book.name(theirs.clone(), "<THEIRS>");
+    for seed in [1, 2] {
+        book.place.write(&format!("{seed}.pem"), signing::pem(seed));
+    }
+    book.place.write("public.pem", format!("-----BEGIN PUBLIC KEY-----\n{ours}\n-----END PUBLIC KEY-----\n"));
+    book.place
+        .write("locked.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    let url = book.place.url();
+    let place = ["--repository", &url, "--cluster", "prod"];
+    for named in ["nothing.pem", "1.pem", "etcd.db", "locked.pem", "out", &ours[..50]] {
+        book.case(2, &[&["list", "--trust-key", named][..], &place].concat());
+    }
+    // A slip: the line of the private key. What was typed is in the book, so it is asked about apart.
+    let slip = signing::pem(1).lines().nth(1).unwrap().to_owned();
+    let outcome = book.place.run(&["list", "--trust-key", &slip]).args(&place).run().exits(2);
+    assert!(hint(&outcome) && !outcome.stderr.contains(&slip[..16]), "{outcome}");
+    let policy = |place: &Place, lines: &str| {
+        let cluster = "[cluster]\nname = \"prod\"\nendpoints = [\"http://127.0.0.1:1\"]\n";
+        let repository = format!("[repository]\nurl = {:?}\nencryption = \"none\"\n", place.url());
+        place.write("signing.toml", format!("{cluster}{repository}{lines}\n"));
+    };
+    for lines in [
+        "signing_key = \"nothing.pem\"",
+        "signing_key = \"public.pem\"",
+        "signing_key = \"locked.pem\"",
+        "signing_key = \"etcd.db\"",
+        "signing_key = \"junk.pem\"",
+    ] {
+        policy(&book.place, lines);
+        book.case(2, &["policy", "check", "signing.toml"]);
+    }
+    // Who trusts somebody and signs nothing makes no points; what nobody trusted has signed is not used.
+    policy(&book.place, &format!("trusted_signers = [{ours:?}]"));
+    book.case(2, &["import", "etcd.db", "--policy", "signing.toml"]);
+    book.case(2, &[&["import", "etcd.db", "--trust-key", "public.pem"][..], &place].concat());
+    for command in [&["export", "latest", "out/e.db"][..], &["keys", "ls"], &["hold", "latest"], &["drill"]] {
+        book.case(3, &[command, &["--policy", "signing.toml"]].concat());
+    }
+    // A repository with one point, signed by somebody.
+    let folder = book.place.path("signed");
+    let tree = book.place.tree("repository");
+    let (path, config) =
+        (tree.keys().find(|path| path.contains("/points/")), tree.keys().find(|path| path.starts_with("config")));
+    let (path, config) = (path.unwrap(), config.unwrap());
+    let manifest: Manifest = sealed::open(path, &fs::read(book.place.repository().join(path)).unwrap()).unwrap();
+    book.name(manifest.attempt.to_string(), "<SIGNED>");
+    let sealed = sealed::seal_signed(&manifest, &signing::key(2)).unwrap();
+    for (path, bytes) in [(path, sealed), (config, fs::read(book.place.repository().join(config)).unwrap())] {
+        fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+        fs::write(folder.join(path), bytes).unwrap();
+    }
+    let url = format!("file://{}", folder.display());
+    let place = ["--repository", &url, "--cluster", "prod"];
+    book.case(3, &[&["export", "latest", "out/e.db"][..], &place].concat());
+    book.case(3, &[&["keys", "ls", "--trust-key", &ours][..], &place].concat());
+    let text = fs::read_to_string(folder.join(path)).unwrap();
+    let line = text.lines().nth(6).unwrap();
+    let other = signing::key(1).sign(b"x").to_string();
+    let digits = |text: &str| text.replacen(&text[15 + 2..15 + 2 + 64], &"0".repeat(64), 1);
+    let zeroed = digits(&text.replace(line, &format!("  \"signature\": \"{other}\",")));
+    let checksum = holdfast::base::digest::Sha256::of(zeroed.as_bytes()).to_string();
+    fs::write(folder.join(path), zeroed.replacen(&"0".repeat(64), &checksum, 1)).unwrap();
+    book.case(3, &[&["export", "latest", "out/e.db", "--allow-unsigned"][..], &place].concat());
 }
 
 fn files(book: &mut Book) {

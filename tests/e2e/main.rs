@@ -27,5 +27,6 @@ mod modes;
 mod place;
 mod retention;
 mod secrets;
+mod signing;
 mod streams;
 mod tell;

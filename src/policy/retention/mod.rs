@@ -14,7 +14,8 @@
 //! - The newest verified point is never removed; nor is the newest point, a held one, one whose manifest cannot be read, or
 //!   one that is dated in the future.
 //! - Points of the future neither count nor say what "now" is: one host with a wrong clock removes nothing. Nor does a
-//!   point that failed verification take a sound one's place.
+//!   point that failed verification, or that nobody trusted has signed, take a sound one's place; one of the latter is
+//!   removed only when the operator lets the rules judge it.
 //! - Nothing is removed while backups are failing: the newest point must be fresh.
 //! - No rules, no removals. What is removed once leaves nothing for a second run.
 //! - Counting is over the whole cluster, so that a branch of history that was left behind thins out; floors are for each
@@ -165,8 +166,41 @@ pub struct Point {
     pub verified: Option<u8>,
     /// Whether the newest verification failed.
     pub failed: bool,
+    /// Whether it was made by somebody who is believed.
+    pub origin: Origin,
     /// Whether somebody holds it.
     pub hold: Option<Hold>,
+}
+
+/// Who made a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody who is believed.
+    Believed,
+    /// Nobody knows who, and the operator lets rules judge it all the same.
+    Allowed,
+    /// Nobody knows who: whoever can write to the repository.
+    Foreign,
+}
+
+impl Point {
+    /// Why it takes no place of a sound one.
+    fn doubt(&self) -> Option<Doubt> {
+        match (self.origin, self.failed) {
+            (Origin::Allowed | Origin::Foreign, _) => Some(Doubt::Unsigned),
+            (Origin::Believed, true) => Some(Doubt::Failed),
+            (Origin::Believed, false) => None,
+        }
+    }
+}
+
+/// Why a point takes no place of a sound one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It failed verification.
+    Failed,
+    /// Nobody who is believed has signed it.
+    Unsigned,
 }
 
 /// A point that must not go.
@@ -224,8 +258,8 @@ pub struct Reason {
     pub why: Why,
     /// The earliest moment at which this reason ends.
     pub until: Option<Time>,
-    /// The point failed verification: it is kept as if it were sound, beside those that are.
-    pub beside: bool,
+    /// The point is in doubt: it is kept as if it were sound, beside those that are.
+    pub beside: Option<Doubt>,
 }
 
 /// What keeps a point.
@@ -274,6 +308,8 @@ pub enum Why {
     FutureDated(Time),
     /// Nothing is known of it but its name.
     Unreadable,
+    /// Nobody who is believed has signed it.
+    Foreign,
     /// The policy says nothing about what to keep.
     NoRules,
     /// Rules would remove it, but not now.
@@ -298,10 +334,15 @@ impl fmt::Display for Reason {
             Why::Held(None) => write!(f, "held until it is released"),
             Why::FutureDated(taken) => write!(f, "dated in the future: {}", rfc3339(*taken)),
             Why::Unreadable => write!(f, "its manifest cannot be read"),
+            Why::Foreign => write!(f, "signed by nobody trusted: kept until somebody judges it"),
             Why::NoRules => write!(f, "no rule says what to keep, so everything is"),
             Why::HeldBack => write!(f, "nothing is removed now"),
         }?;
-        if self.beside { write!(f, " (failed verification: takes no place)") } else { Ok(()) }
+        match self.beside {
+            Some(Doubt::Failed) => write!(f, " (failed verification: takes no place)"),
+            Some(Doubt::Unsigned) => write!(f, " (signed by nobody trusted: takes no place)"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -316,19 +357,24 @@ impl Plan {
 pub fn plan(rules: &Retention, points: &[Point], at: &Circumstances<'_>) -> Plan {
     let order = newest_first(points);
     let counts = |place: &&usize| points[**place].readable && !is_future(&points[**place], at.now);
-    let all: Vec<usize> = order.iter().filter(counts).copied().collect();
-    let sound: Vec<usize> = all.iter().filter(|place| !points[**place].failed).copied().collect();
+    let judged = |place: &&usize| counts(place) && points[**place].origin != Origin::Foreign;
+    let all: Vec<usize> = order.iter().filter(judged).copied().collect();
+    let sound: Vec<usize> = all.iter().filter(|place| points[**place].doubt().is_none()).copied().collect();
 
     let mut reasons: Vec<Vec<Reason>> = points.iter().map(|point| own_reasons(point, at.now)).collect();
     if rules.removes() {
         select(rules, points, &sound, at, |place, reason| reasons[place].push(reason));
-        if sound.len() < all.len() {
-            // As if they were sound, and without taking a sound point's place: a verifier gone wrong removes nothing more.
-            select(rules, points, &all, at, |place, reason| {
-                if points[place].failed {
-                    reasons[place].push(Reason { beside: true, ..reason });
-                }
-            });
+        // As if they were sound, and without taking a sound point's place: a verifier gone wrong removes nothing more; and
+        // what nobody trusted signed takes no place of one that somebody did, sound or not.
+        let believed = all.iter().copied().filter(|place| points[*place].origin == Origin::Believed).collect();
+        for (doubt, pool) in [(Doubt::Failed, believed), (Doubt::Unsigned, all)] {
+            if sound.len() < pool.len() {
+                select(rules, points, &pool, at, |place, reason| {
+                    if points[place].doubt() == Some(doubt) {
+                        reasons[place].push(Reason { beside: Some(doubt), ..reason });
+                    }
+                });
+            }
         }
     } else {
         reasons.iter_mut().for_each(|reasons| reasons.push(Reason::open(Why::NoRules)));
@@ -338,18 +384,19 @@ pub fn plan(rules: &Retention, points: &[Point], at: &Circumstances<'_>) -> Plan
         let without = reasons.iter_mut().filter(|reasons| reasons.is_empty());
         without.for_each(|reasons| reasons.push(Reason::open(Why::HeldBack)));
     }
-    let alarms = order.iter().filter_map(|place| alarm(&points[*place], at.now)).collect();
+    let mut alarms: Vec<String> = order.iter().filter_map(|place| alarm(&points[*place], at.now)).collect();
+    alarms.extend(foreign_alarm(points, &order));
     let decisions = order.into_iter().map(|point| decision(point, std::mem::take(&mut reasons[point]))).collect();
     Plan { decisions, held_back, alarms }
 }
 
 impl Reason {
     fn open(why: Why) -> Self {
-        Reason { why, until: None, beside: false }
+        Reason { why, until: None, beside: None }
     }
 
     fn until(why: Why, until: Option<Time>) -> Self {
-        Reason { why, until, beside: false }
+        Reason { why, until, beside: None }
     }
 }
 
@@ -375,6 +422,8 @@ fn own_reasons(point: &Point, now: Time) -> Vec<Reason> {
     }
     if !point.readable {
         reasons.push(Reason::open(Why::Unreadable));
+    } else if point.origin == Origin::Foreign {
+        reasons.push(Reason::open(Why::Foreign));
     } else if is_future(point, now) {
         reasons.push(Reason::until(Why::FutureDated(point.taken), Some(point.taken)));
     }
@@ -398,7 +447,9 @@ fn held_back(points: &[Point], sound: &[usize], at: &Circumstances<'_>) -> Optio
 
 fn alarm(point: &Point, now: Time) -> Option<String> {
     let id = &point.id;
-    if !point.readable {
+    if point.readable && point.origin == Origin::Foreign {
+        None
+    } else if !point.readable {
         Some(format!("point {id}: its manifest cannot be read; it is kept and counts for nothing"))
     } else if is_future(point, now) {
         Some(format!("point {id} is dated {}, in the future: a clock was wrong; it is kept", rfc3339(point.taken)))
@@ -407,6 +458,17 @@ fn alarm(point: &Point, now: Time) -> Option<String> {
     } else {
         None
     }
+}
+
+/// One for all of them: whoever can write to the repository can put any number there.
+fn foreign_alarm(points: &[Point], newest_first: &[usize]) -> Option<String> {
+    let foreign = |place: &&usize| points[**place].readable && points[**place].origin == Origin::Foreign;
+    let newest = &points[*newest_first.iter().find(foreign)?].id;
+    let count = newest_first.iter().filter(foreign).count();
+    Some(format!(
+        "{count} points, the newest of them {newest}, are signed by nobody trusted: they are kept and count for nothing; \
+         when you know who made them, `holdfast prune --allow-unsigned` lets the rules judge them"
+    ))
 }
 
 fn decision(point: usize, reasons: Vec<Reason>) -> Decision {
@@ -441,7 +503,8 @@ mod tests {
         let id = rfc3339(taken).replace("2026-", "");
         let revision = taken.timestamp();
         let (lineage, hold) = ("a".to_owned(), None);
-        Point { id, lineage, revision, taken, readable: true, verified: None, failed: false, hold }
+        let origin = Origin::Believed;
+        Point { id, lineage, revision, taken, readable: true, verified: None, failed: false, origin, hold }
     }
 
     fn verified(taken: &str, level: u8) -> Point {
@@ -760,6 +823,51 @@ mod tests {
     }
 
     #[test]
+    fn rule_14_points_that_nobody_trusted_signed_take_no_place_and_go_only_when_allowed() {
+        let from = |origin, count| days(count).into_iter().map(move |point| Point { origin, ..point });
+        let (last, twelve) = (rules(|rules| rules.last = 2), under("UTC", "2026-11-21T12:30:00Z"));
+        // Three of a day later than each of ours, and verified deeper than any.
+        let others = |origin| {
+            from(origin, 3).enumerate().map(|(n, point)| {
+                let (id, taken) = (format!("other-{n}"), point.taken + HOUR);
+                Point { id, taken, revision: taken.timestamp(), verified: Some(4), ..point }
+            })
+        };
+        let with = |origin| days(4).into_iter().chain(others(origin)).collect::<Vec<_>>();
+        let foreign = kept(&last, &with(Origin::Foreign), &twelve);
+        let ours = ["11-19T12:00:00Z: last 2 of 2", "11-20T12:00:00Z: last 1 of 2; newest"];
+        let theirs = "signed by nobody trusted: kept until somebody judges it";
+        let other = |n: u32| format!("other-{n}: {theirs}");
+        assert_eq!(foreign, [other(0), ours[0].into(), other(1), ours[1].into(), other(2)]);
+        let plan_of = |origin| plan(&last, &with(origin), &twelve);
+        assert!(
+            matches!(&plan_of(Origin::Foreign).alarms[..], [one] if one.starts_with("3 points, the newest of them other-2,"))
+        );
+        let allowed = kept(&last, &with(Origin::Allowed), &twelve);
+        assert_eq!(allowed.len(), 3, "{allowed:?}");
+        assert!(ours.iter().all(|line| allowed.contains(&(*line).to_owned())), "{allowed:?}");
+        assert!(allowed[2].contains("last 1 of 2 (signed by nobody trusted: takes no place)"), "{allowed:?}");
+        // Alone, they are no reason to call backups fresh.
+        let alone: Vec<_> = from(Origin::Foreign, 3).chain(from(Origin::Allowed, 3)).collect();
+        let alone = plan(&last, &alone, &noon());
+        assert_eq!((alone.removed().count(), alone.held_back.as_deref()), (0, Some("there is no sound point")));
+        for case in cases(300) {
+            // With and without them, the same of ours stay.
+            let mut mixed = case.points.clone();
+            let cycle = [Origin::Believed, Origin::Allowed, Origin::Believed, Origin::Foreign, Origin::Believed];
+            mixed.iter_mut().zip(cycle.iter().cycle()).for_each(|(point, origin)| point.origin = *origin);
+            let ours: Vec<Point> = mixed.iter().filter(|point| point.origin == Origin::Believed).cloned().collect();
+            let stay = |points: &[Point]| {
+                let plan = plan(&case.rules, points, &Circumstances { force: true, ..case.at() });
+                let kept =
+                    plan.decisions.iter().filter(|decision| decision.keep).map(|decision| &points[decision.point]);
+                kept.filter(|point| point.origin == Origin::Believed).map(|p| p.id.clone()).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(stay(&ours), stay(&mixed), "{}", case.seed);
+        }
+    }
+
+    #[test]
     fn rule_12_a_policy_without_rules_removes_nothing() {
         for rules in [
             Retention::default(),
@@ -1017,6 +1125,7 @@ mod tests {
                     readable: below(30) > 0,
                     verified: (below(3) == 0).then(|| u8::try_from(1 + below(4)).unwrap()),
                     failed: below(12) == 0,
+                    origin: Origin::Believed,
                     hold: (below(20) == 0)
                         .then(|| Hold { until: (below(2) == 0).then(|| now - HOUR * 9 + HOUR * below(20)) }),
                 }

@@ -12,6 +12,8 @@ use crate::vault::manifest::Manifest;
 pub struct Facts<'a> {
     /// The point.
     pub manifest: &'a Manifest,
+    /// What speaks against who made it, and was allowed.
+    pub doubt: Option<&'a str>,
     /// etcd's version, when there is one to boot.
     pub etcd_version: Option<&'a str>,
     /// Where scratch data lies.
@@ -58,6 +60,7 @@ pub fn plan(facts: &Facts<'_>) -> Result<Plan> {
         "that clients reach a recovered cluster: names, certificates, load balancers".to_owned(),
         "that several members form a quorum, and that hosts and disks of a recovery are as fast as this one".to_owned(),
     ];
+    not_proved.extend(facts.doubt.map(|doubt| format!("that the point is yours: it is {doubt}")));
     match facts.etcd_version {
         Some(version) => steps.extend([
             "make a data directory of it with etcdutl: new ids, a new token, one member".to_owned(),
@@ -113,7 +116,7 @@ mod tests {
     fn a_plan_says_what_it_needs_and_what_it_will_not_prove() {
         let manifest = testing::manifest("prod", &[testing::entry("prod", 1, 9)]);
         let make = |etcd_version, free_bytes| {
-            plan(&Facts { manifest: &manifest, etcd_version, scratch: Path::new("/var/tmp"), free_bytes })
+            plan(&Facts { manifest: &manifest, doubt: None, etcd_version, scratch: Path::new("/var/tmp"), free_bytes })
         };
         let (file, member) = (make(None, 2_000).unwrap(), make(Some("3.5.1"), 4_000).unwrap());
         assert_eq!((file.scratch_bytes, member.scratch_bytes), (1_125, 3_375));

@@ -1,4 +1,7 @@
+//! The state database by itself: order, atomicity, and bytes that are flipped.
+
 use super::*;
+use crate::base::durable::replace;
 use crate::base::rng::Seeded;
 
 fn backend() -> (tempfile::TempDir, Backend) {
@@ -44,7 +47,7 @@ fn revisions_come_back_in_order_across_transactions_and_after_opening_again() {
     drop(backend);
     let backend = Backend::open(&dir.path().join("db"), CACHE_BYTES).unwrap();
     assert_eq!(scanned(&backend, 300, 400), [300, 301]);
-    assert_eq!(backend.get(Rev::of(6)).unwrap().unwrap().0, false);
+    assert!(!backend.get(Rev::of(6)).unwrap().unwrap().0);
     assert_eq!(backend.get(Rev::of(302)).unwrap(), None);
     let gone: Vec<Rev> = (2..300).map(Rev::of).collect();
     backend.write(&mut std::iter::empty(), &[], &gone).unwrap();
@@ -93,7 +96,7 @@ fn what_exists_is_not_replaced_and_what_is_no_database_is_named() {
     assert!(error.hint_text().unwrap().contains("stop the member"));
     drop(backend);
     assert_eq!(Backend::open(&dir.path().join("none"), CACHE_BYTES).unwrap_err().kind(), Kind::NotFound);
-    std::fs::write(dir.path().join("other"), vec![7; 100_000]).unwrap();
+    replace(&dir.path().join("other"), &[7; 100_000]).unwrap();
     let error = Backend::open(&dir.path().join("other"), CACHE_BYTES).unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged, "{}", error.chain());
 }
@@ -121,7 +124,7 @@ fn a_flipped_byte_is_never_served() {
         };
         bytes[at] ^= 1 << rng.below(8);
         let copy = dir.path().join("copy");
-        std::fs::write(&copy, &bytes).unwrap();
+        replace(&copy, &bytes).unwrap();
         let read = Backend::open(&copy, CACHE_BYTES).and_then(|backend| {
             let mut all = vec![];
             backend.scan(Rev::of(0), Rev::of(99), &mut |stored| {

@@ -1,3 +1,5 @@
+//! The state machine by itself: what commands do, and that a kill changes nothing of it.
+
 use super::*;
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::api::etcdserverpb::request_op::Request;
@@ -293,8 +295,11 @@ fn a_state_that_was_cut_anywhere_becomes_the_same_again() {
     assert_eq!(told.keys().copied().collect::<Vec<_>>(), expected, "{told:?}");
 }
 
+/// Revisions, the state at each of them, and the keys of each lease.
+type Picture = (i64, i64, Vec<RangeResponse>, Vec<(i64, Vec<Vec<u8>>)>);
+
 /// Everything that can be asked.
-fn picture(member: &Member) -> (i64, i64, Vec<RangeResponse>, Vec<(i64, Vec<Vec<u8>>)>) {
+fn picture(member: &Member) -> Picture {
     let state = member.machine.state();
     let (revision, compact_revision) = (state.view.revision(), state.view.compact_revision());
     let at = |revision| RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..RangeRequest::default() };

@@ -18,6 +18,7 @@ use crate::store::machine::check::target;
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, header};
+use crate::store::mvcc::history::History;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::read;
 use crate::store::mvcc::view::Ground;
@@ -157,7 +158,7 @@ fn foresee(
 
 fn check_put(ground: &Ground<'_>, lessor: &Lessor, request: &PutRequest) -> Result {
     let keeps = request.ignore_value || request.ignore_lease;
-    if keeps && ground.index.get(&request.key).and_then(|history| history.alive()).is_none() {
+    if keeps && ground.index.get(&request.key).and_then(History::alive).is_none() {
         return Err(Refusal::KeyNotFound.into());
     }
     if request.lease != 0 && lessor.get(request.lease).is_none() {

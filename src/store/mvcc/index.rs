@@ -21,6 +21,8 @@ pub struct Keys<'a> {
     end: End<'a>,
 }
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End<'a> {
     Alone,
@@ -54,7 +56,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn bounds(&self) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    fn bounds(&self) -> Option<Bounds<'a>> {
         let upper = match self.end {
             End::Alone => Bound::Included(self.first),
             End::Open => Bound::Unbounded,
@@ -194,16 +196,18 @@ mod tests {
         assert_eq!(found(&index, "b", "a"), [""; 0]);
     }
 
+    /// A length that says what it was made from.
+    fn told(created: i64, version: i64) -> usize {
+        usize::try_from(created * 10 + version).unwrap()
+    }
+
     #[test]
     fn a_copy_stays_as_it_was() {
         let mut index = index(&["a", "b"]);
         let before = index.clone();
         index.end(b"a", Rev::of(10), 3);
-        assert_eq!(
-            index.put(b"b", Rev::of(11), |created, version| (created * 10 + version) as usize).unwrap().main(),
-            3
-        );
-        assert_eq!(index.put(b"a", Rev::of(12), |created, version| (created * 10 + version) as usize), None);
+        assert_eq!(index.put(b"b", Rev::of(11), told).unwrap().main(), 3);
+        assert_eq!(index.put(b"a", Rev::of(12), told), None);
         assert_eq!(index.get(b"b").unwrap().newest().message_bytes(), 32);
         assert_eq!(index.get(b"a").unwrap().newest().message_bytes(), 121);
         assert_eq!(before.get(b"a").unwrap().versions().len(), 1);

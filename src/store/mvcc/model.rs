@@ -192,86 +192,121 @@ fn transaction(writer: &mut Writer, model: &mut Model, rng: &mut Seeded) {
     assert_eq!(writer.end(), model.revision());
 }
 
+/// The store, the model, and what is on its way between them.
+struct World {
+    path: std::path::PathBuf,
+    backend: Arc<Backend>,
+    writer: Writer,
+    model: Model,
+    kept: Vec<View>,
+    gone: Vec<Rev>,
+}
+
+impl World {
+    fn new(path: std::path::PathBuf) -> World {
+        let backend = Arc::new(Backend::create(&path, CACHE_BYTES).unwrap());
+        let writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
+        let model = Model { states: [(FIRST_REVISION, State::new())].into(), compact_revision: 0 };
+        World { path, backend, writer, model, kept: vec![], gone: vec![] }
+    }
+
+    fn compact(&mut self, rng: &mut Seeded) -> &'static str {
+        let at = i64::try_from(rng.below(self.model.revision().unsigned_abs() + 3)).unwrap();
+        match self.writer.compact(at) {
+            Err(Fault::Compacted) if at <= self.model.compact_revision => "compact again",
+            Err(Fault::Future) if at > self.model.revision() => "compact ahead",
+            Ok(()) => {
+                self.model.compact_revision = at;
+                "compact"
+            }
+            result => panic!("{at}: {result:?}"),
+        }
+    }
+
+    /// A clean end: what a crash loses, the log brings back.
+    fn restarted(mut self) -> World {
+        self.kept.clear();
+        flush(&self.writer, &self.backend, &mut self.gone, true);
+        let World { path, backend, writer, model, .. } = self;
+        drop((writer, backend));
+        let backend = Arc::new(Backend::open(&path, CACHE_BYTES).unwrap());
+        let writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_, _| {}).unwrap();
+        World { path, backend, writer, model, kept: vec![], gone: vec![] }
+    }
+
+    fn step(mut self, rng: &mut Seeded) -> (World, &'static str) {
+        let what = match rng.below(40) {
+            0 => self.compact(rng),
+            1 => {
+                self.kept.push(self.writer.view());
+                "keep"
+            }
+            2 if !self.kept.is_empty() => {
+                let n = usize::try_from(rng.below(self.kept.len() as u64)).unwrap();
+                drop(self.kept.remove(n));
+                "let go"
+            }
+            3..6 => {
+                flush(&self.writer, &self.backend, &mut self.gone, rng.below(2) == 0);
+                "flush"
+            }
+            6..12 => match self.writer.prune(5) {
+                Some(revs) => {
+                    self.gone.extend(revs);
+                    "prune"
+                }
+                None => "nothing to prune",
+            },
+            12 if rng.below(4) == 0 => return (self.restarted(), "restart"),
+            _ => {
+                transaction(&mut self.writer, &mut self.model, rng);
+                "transaction"
+            }
+        };
+        (self, what)
+    }
+
+    /// When nobody looks any more, nothing superfluous stays.
+    fn settle(mut self) {
+        self.kept.clear();
+        while let Some(revs) = self.writer.prune(100) {
+            self.gone.extend(revs);
+        }
+        flush(&self.writer, &self.backend, &mut self.gone, true);
+        let mut stored = 0;
+        let mut count = |_: Stored<'_>| {
+            stored += 1;
+            Ok(())
+        };
+        self.backend.scan(Rev::default(), Rev::of(i64::MAX), &mut count).unwrap();
+        let view = self.writer.view();
+        let named: usize =
+            view.index().range(Keys::of(b"\0", b"\0")).map(|(_, history)| history.versions().len()).sum();
+        assert_eq!(stored, named);
+    }
+}
+
 #[test]
 fn whatever_happens_the_past_stays_what_it_was() {
     let mut told = BTreeMap::<&str, u64>::new();
     for seed in 0..6 {
         let mut rng = Seeded::new(seed);
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let mut backend = Arc::new(Backend::create(&path, CACHE_BYTES).unwrap());
-        let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
-        let mut model = Model { states: [(FIRST_REVISION, State::new())].into(), compact_revision: 0 };
-        let (mut kept, mut gone) = (Vec::<View>::new(), vec![]);
+        let mut world = World::new(dir.path().join("db"));
         for _ in 0..600 {
-            let what = match rng.below(40) {
-                0 => {
-                    let at = i64::try_from(rng.below(model.revision().unsigned_abs() + 3)).unwrap();
-                    match (writer.compact(at), at) {
-                        (Err(Fault::Compacted), at) if at <= model.compact_revision => "compact again",
-                        (Err(Fault::Future), at) if at > model.revision() => "compact ahead",
-                        (Ok(()), at) => {
-                            model.compact_revision = at;
-                            "compact"
-                        }
-                        (result, at) => panic!("{at}: {result:?}"),
-                    }
-                }
-                1 => {
-                    kept.push(writer.view());
-                    "keep"
-                }
-                2 if !kept.is_empty() => {
-                    let n = usize::try_from(rng.below(kept.len() as u64)).unwrap();
-                    drop(kept.remove(n));
-                    "let go"
-                }
-                3..6 => {
-                    flush(&writer, &backend, &mut gone, rng.below(2) == 0);
-                    "flush"
-                }
-                6..12 => match writer.prune(5) {
-                    Some(revs) => {
-                        gone.extend(revs);
-                        "prune"
-                    }
-                    None => "nothing to prune",
-                },
-                12 if rng.below(4) == 0 => {
-                    // A clean end: what a crash loses, the log brings back.
-                    kept.clear();
-                    flush(&writer, &backend, &mut gone, true);
-                    drop((writer, backend));
-                    backend = Arc::new(Backend::open(&path, CACHE_BYTES).unwrap());
-                    writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_, _| {}).unwrap();
-                    gone.clear();
-                    "restart"
-                }
-                _ => {
-                    transaction(&mut writer, &mut model, &mut rng);
-                    "transaction"
-                }
-            };
+            let what;
+            (world, what) = world.step(&mut rng);
             *told.entry(what).or_default() += 1;
-            writer.seal();
-            let view = writer.view();
-            assert_eq!((view.revision(), view.compact_revision()), (model.revision(), model.compact_revision));
-            *told.entry(ask(&model, &view, &mut rng)).or_default() += 1;
-            for view in &kept {
-                ask(&model, view, &mut rng);
+            world.writer.seal();
+            let view = world.writer.view();
+            let expected = (world.model.revision(), world.model.compact_revision);
+            assert_eq!((view.revision(), view.compact_revision()), expected);
+            *told.entry(ask(&world.model, &view, &mut rng)).or_default() += 1;
+            for view in &world.kept {
+                ask(&world.model, view, &mut rng);
             }
         }
-        // Nothing superfluous stays for ever.
-        kept.clear();
-        while let Some(revs) = writer.prune(100) {
-            gone.extend(revs);
-        }
-        flush(&writer, &backend, &mut gone, true);
-        let mut stored = 0;
-        backend.scan(Rev::default(), Rev::of(i64::MAX), &mut |_| Ok(stored += 1)).unwrap();
-        let named: usize =
-            writer.view().index().range(Keys::of(b"\0", b"\0")).map(|(_, history)| history.versions().len()).sum();
-        assert_eq!(stored, named);
+        world.settle();
     }
     let expected = [
         "compact",

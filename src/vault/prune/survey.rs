@@ -19,6 +19,7 @@ use crate::vault::hold;
 use crate::vault::layout::{Location, PointName, folder};
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::sign::{Signers, Standing};
 use crate::vault::verdict::{Outcome, Verdict};
 
 /// A point as a collector sees it.
@@ -82,7 +83,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     let facts = listed.into_iter().map(|point| {
         let said = verdicts.remove(&point.name.stem()).unwrap_or_default();
         async move {
-            let manifest = repository.manifest(&point.name).await;
+            let manifest = repository.stored_manifest(&point.name).await;
             let judged = judge(repository, &point.name, &said).await?;
             Ok::<_, Error>((point, manifest, judged))
         }
@@ -99,11 +100,13 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
             readable: true,
             verified: judged.passed,
             failed: judged.failed,
+            origin: retention::Origin::Believed,
             hold,
         };
         let (mut objects, mut stored_bytes) = (vec![], 0);
         match manifest {
-            Ok(manifest) => {
+            Ok((manifest, standing)) => {
+                fact.origin = origin(repository.signers(), standing);
                 fact.taken = manifest.started;
                 // What is not the state of the cluster takes no place of what is.
                 fact.failed |= manifest.comparison() == Comparison::Differs;
@@ -120,6 +123,16 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     Ok(survey)
 }
 
+/// Whether a point counts. One that nobody trusted has signed does not, so that whoever can write to the repository cannot
+/// push points out of their places by adding newer ones.
+fn origin(signers: &Signers, standing: Standing) -> retention::Origin {
+    match (signers.believes(standing), signers.admits(standing)) {
+        (true, _) => retention::Origin::Believed,
+        (false, true) => retention::Origin::Allowed,
+        (false, false) => retention::Origin::Foreign,
+    }
+}
+
 /// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed.
 pub(super) async fn newcomers(repository: &Repository, cluster: &str, survey: &mut Survey) -> Result<HashSet<String>> {
     let (mut strays, mut needed) = (vec![], HashSet::new());
@@ -128,8 +141,9 @@ pub(super) async fn newcomers(repository: &Repository, cluster: &str, survey: &m
         if known.contains(&point.name) {
             continue;
         }
-        match repository.manifest(&point.name).await {
-            Ok(manifest) => needed.extend(manifest.objects.into_iter().map(|entry| entry.name)),
+        match repository.stored_manifest(&point.name).await {
+            // Whoever signed it: nothing is deleted that any manifest lists.
+            Ok((manifest, _)) => needed.extend(manifest.objects.into_iter().map(|entry| entry.name)),
             Err(error) if is_damage(&error) => survey.unread(&point.name, &error),
             Err(error) => return Err(error),
         }

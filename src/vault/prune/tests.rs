@@ -12,6 +12,7 @@ use crate::vault::manifest::{Manifest, ObjectEntry, Tool};
 use crate::vault::publish::{publish, settle};
 use crate::vault::repository::RepositoryOptions;
 use crate::vault::scrub::missing;
+use crate::vault::sign::Signers;
 use crate::vault::steps::Edge;
 use crate::vault::testing;
 use crate::vault::verdict::{Outcome, Verdict};
@@ -504,4 +505,60 @@ async fn in_any_disorder_no_listed_object_is_missing() {
     }
     // Withdrawn points, deleted objects, killed runs, points taken back: all of it happened.
     assert!(counts.iter().all(|count| *count >= 5), "{counts:?}");
+}
+
+#[tokio::test]
+async fn points_that_nobody_trusted_signed_push_none_out_and_go_only_when_they_are_allowed_to() {
+    let mut yard = Yard::keeping(2).await;
+    let plain = yard.repository.clone();
+    let key = testing::signing_key(1);
+    let as_whom = |allow| Signers::new(vec![key.public()], allow);
+    let strict = testing::today(&plain, Some(key.clone()), as_whom(false)).await;
+    let lenient = testing::today(&plain, Some(key.clone()), as_whom(true)).await;
+    // Ours, older than three that somebody else put there.
+    yard.repository = strict.clone();
+    let ours = [yard.point(&[1], 90).await, yard.point(&[2], 80).await, yard.point(&[3], 70).await];
+    yard.repository = plain.clone();
+    let mut forged = vec![];
+    for (revision, minutes) in [(11, 50), (12, 40), (13, 30)] {
+        forged.push(yard.point(&[revision], minutes).await);
+    }
+    yard.repository = strict.clone();
+    for _ in 0..2 {
+        let pruned = yard.prune().await.unwrap();
+        let alarms: Vec<_> = pruned.plan.alarms.iter().filter(|alarm| alarm.contains("--allow-unsigned")).collect();
+        assert!(matches!(&alarms[..], [one] if one.starts_with("3 points")), "{alarms:?}");
+    }
+    assert_eq!(ours.each_ref().map(|name| yard.has(name)), [false, true, true], "two of ours, as the rule says");
+    assert!(forged.iter().all(|name| yard.has(name)));
+    assert_eq!(yard.files("data"), 5);
+    // Somebody looked, and says that rules may judge them: as if they were sound, and in nobody's place.
+    yard.repository = lenient;
+    for _ in 0..2 {
+        yard.prune().await.unwrap();
+    }
+    assert_eq!(ours.each_ref().map(|name| yard.has(name)), [false, true, true]);
+    assert_eq!(forged.iter().map(|name| yard.has(name)).collect::<Vec<_>>(), [false, true, true]);
+    yard.repository = strict;
+    yard.assert_whole("after all").await;
+    assert_eq!(yard.files("data"), 4);
+}
+
+#[tokio::test]
+async fn what_a_point_lists_stays_whoever_signed_it_and_whenever_it_came() {
+    let mut yard = Yard::keeping(1).await;
+    let plain = yard.repository.clone();
+    let key = testing::signing_key(1);
+    let strict = testing::today(&plain, Some(key.clone()), Signers::new(vec![key.public()], false)).await;
+    yard.repository = strict;
+    let (old, newest) = (yard.point(&[1, 2], 60).await, yard.point(&[2, 3], 10).await);
+    yard.prune().await.unwrap();
+    // While the old one waits, somebody lists one of its objects.
+    let entries = yard.store(&[1]).await;
+    let manifest = yard.manifest(&entries, 50).await;
+    plain.put_manifest(&manifest).await.unwrap();
+    let foreign = manifest.name();
+    yard.prune().await.unwrap();
+    assert_eq!([&old, &newest, &foreign].map(|name| yard.has(name)), [false, true, true]);
+    assert_eq!(yard.files("data"), 3);
 }

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::base::durable::{give_name, sync_folder};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::store::consensus::log::frame::HEAD_BYTES;
 
@@ -77,8 +78,7 @@ impl Segment {
         file.write_all_at(&ended(first_frame), 0).during(|| format!("write {}", spare.display()))?;
         file.sync_data().during(|| format!("sync {}", spare.display()))?;
         let path = path_of(folder, number);
-        std::fs::rename(&spare, &path).during(|| format!("name {}", path.display()))?;
-        sync_folder(folder)?;
+        give_name(&spare, &path)?;
         Ok(Segment { number, seed, file, path, bytes, end })
     }
 
@@ -118,7 +118,7 @@ pub fn prepare(folder: &Path, bytes: u64) -> Result<File> {
     if there < bytes {
         write_zeros(&file, there, bytes).during(context)?;
         file.sync_all().during(context)?;
-        sync_folder(folder)?;
+        sync_folder(&path)?;
     }
     Ok(file)
 }
@@ -141,12 +141,8 @@ pub fn retire(folder: &Path, numbers: &[u64]) -> Result<()> {
         if spare.exists() {
             std::fs::remove_file(&path).during(|| format!("remove {}", path.display()))?;
         } else {
-            std::fs::rename(&path, &spare).during(|| format!("keep {} as the next segment", path.display()))?;
+            give_name(&path, &spare)?;
         }
     }
-    sync_folder(folder)
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).during(|| format!("sync {}", folder.display()))
+    sync_folder(&folder.join(SPARE))
 }

@@ -1,4 +1,7 @@
+//! The log by itself: what survives, what is cut off, what is refused.
+
 use super::*;
+use crate::base::durable::replace;
 use crate::base::rng::Seeded;
 use std::collections::BTreeMap;
 use std::fs;
@@ -98,7 +101,7 @@ fn a_torn_end_is_cut_off_wherever_it_is_torn() {
         // What was written up to here, or only from here on: a disk writes sectors in any order.
         for (head, tail, begun) in [(&after, &before, true), (&before, &after, false)] {
             let torn = [&head[..cut], &tail[cut..]].concat();
-            fs::write(&path, &torn).unwrap();
+            replace(&path, &torn).unwrap();
             let whole = torn == after;
             let again = opened(dir.path());
             assert_eq!(again.entries.len(), if whole { 2 } else { 1 }, "cut at {cut}");
@@ -137,7 +140,7 @@ fn a_flipped_byte_is_damage_unless_it_is_in_the_last_frame() {
             let at = usize::try_from(rng.below(whole.len() as u64)).unwrap();
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << rng.below(8);
-            fs::write(&path, &bytes).unwrap();
+            replace(&path, &bytes).unwrap();
             let what = match Log::open(dir.path(), ME, SMALL_BYTES) {
                 Err(error) => {
                     assert_eq!(error.kind(), Kind::Damaged, "{}", error.chain());
@@ -155,7 +158,7 @@ fn a_flipped_byte_is_damage_unless_it_is_in_the_last_frame() {
             };
             *found.entry(what).or_default() += 1;
         }
-        fs::write(&path, &whole).unwrap();
+        replace(&path, &whole).unwrap();
     }
     assert_eq!(found.keys().copied().collect::<Vec<_>>(), ["a tear", "damage", "nothing there"], "{found:?}");
     fs::remove_file(segment::path_of(dir.path(), numbers[0])).unwrap();
@@ -181,7 +184,7 @@ fn what_is_not_this_members_log_is_named() {
     );
     let other = Identity { cluster_id: 8, ..ME };
     assert_eq!(kind(Log::open(dir.path(), other, SMALL_BYTES).unwrap_err()), Kind::Usage);
-    fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    replace(&dir.path().join("notes.txt"), b"mine").unwrap();
     assert_eq!(kind(Log::open(dir.path(), ME, SMALL_BYTES).unwrap_err()), Kind::Usage);
 }
 
