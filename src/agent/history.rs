@@ -18,7 +18,7 @@ use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::scrub;
 use crate::vault::sign::Standing;
-use crate::vault::verdict::{Outcome, Verdict};
+use crate::vault::verdict::Verdict;
 
 /// The history that a new point may continue.
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ pub struct Newest {
     pub manifest: Manifest,
     /// Whether a collector is about to delete something it needs.
     pub condemned: bool,
+    /// All points of its branch.
+    points: Vec<PointName>,
 }
 
 impl History {
@@ -69,7 +71,9 @@ impl History {
             match repository.stored_manifest(&point.name).await {
                 Ok((manifest, standing)) if repository.signers().believes(standing) => {
                     let condemned = point.condemned || catalog.condemns(&manifest);
-                    history.newest = Some(Newest { name: point.name.clone(), manifest, condemned });
+                    let points = catalog.points.iter().map(|point| point.name.clone());
+                    let points = points.filter(|name| name.lineage == point.name.lineage).collect();
+                    history.newest = Some(Newest { name: point.name.clone(), manifest, condemned, points });
                     break;
                 }
                 Ok((_, standing)) => {
@@ -124,13 +128,11 @@ impl Newest {
         if self.condemned {
             return Ok(Some("a collector is about to delete something of the point before".to_owned()));
         }
-        match Verdict::newest(repository, &self.name).await {
-            Ok(Some(verdict)) if verdict.result == Outcome::Failed => {
-                return Ok(Some(format!("the point before fails verification at level {}", verdict.level)));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == Kind::Damaged => {}
-            Err(error) => return Err(error),
+        if let Some(verdict) = Verdict::of_damage(repository, &self.manifest, &self.points).await? {
+            let (level, point) = (verdict.level, verdict.point);
+            return Ok(Some(format!(
+                "what the point before stands on fails verification at level {level} (point {point})"
+            )));
         }
         let missing = scrub::missing(repository, &self.manifest, stop).await?;
         Ok(missing.first().map(|finding| format!("{}: {}", finding.object, finding.detail)))

@@ -60,7 +60,7 @@ impl NewFile {
             let part = part_of(path, &id::random()?);
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&part);
             let file = file.during(|| format!("create {}", part.display()))?;
-            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let locked = lock(&file);
             // Before it was locked, another writer may have taken it for a leftover.
             if locked && file.metadata().is_ok_and(|there| there.nlink() == 1) {
                 return NewFile::of(file, Some(part), path, mode);
@@ -172,9 +172,7 @@ fn remove_leftovers(path: &Path) {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&part);
         let Ok(file) = opened else { continue };
-        if file.metadata().is_ok_and(|there| there.is_file())
-            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
+        if file.metadata().is_ok_and(|there| there.is_file()) && lock(&file) {
             let _ = std::fs::remove_file(&part);
         }
     }
@@ -251,6 +249,11 @@ fn folder_of(path: &Path) -> &Path {
 /// From now on, what this process creates can be read by its user only, whatever it was started with.
 pub fn keep_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Locks a file for as long as it is open, by whatever ends its process; false when somebody else has.
+pub fn lock(file: &File) -> bool {
+    flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, cache_folder, policy};
 use crate::policy::objective::{Measured, Objectives};
+use crate::policy::schedule::VERIFY_LEVEL_DEFAULT;
 use crate::vault::admit::newest;
 use crate::vault::catalog::{Catalog, Point};
 use crate::vault::hold;
@@ -336,7 +337,9 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         verdicts: &'a [Verdict],
         missed: &'a [String],
     }
-    let level = Level::from_number(args.level)?;
+    let policy = args.repository.policy.as_deref().map(policy).transpose()?;
+    let scheduled = policy.as_ref().and_then(|policy| policy.schedule.verify.as_ref()).map(|verify| verify.level);
+    let level = Level::from_number(args.level.or(scheduled).unwrap_or(VERIFY_LEVEL_DEFAULT))?;
     let place = Place::of(&args.repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let points: Vec<&Point> = match &args.point {
@@ -352,18 +355,18 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
             unsound.push(&point.name);
         }
         told.verified =
-            Some(Verified { level: args.level, points: verdicts.len() as u64 + 1, failed: unsound.len() as u64 });
+            Some(Verified { level: level.number(), points: verdicts.len() as u64 + 1, failed: unsound.len() as u64 });
         verdicts.push(verdict);
     }
     drop(show);
-    let rpo = args.repository.policy.as_deref().map(policy).transpose()?.and_then(|policy| policy.objectives.rpo);
+    let rpo = policy.and_then(|policy| policy.objectives.rpo);
     let missed = match rpo {
         Some(rpo) => missed(rpo, &repository, &catalog, &unsound, context).await?,
         None => vec![],
     };
     told.objectives = rpo.map(|_| ("rpo", !missed.is_empty())).into_iter().collect();
     told.warnings = missed.len() as u64;
-    let shown = Shown { level: args.level, verdicts: &verdicts, missed: &missed };
+    let shown = Shown { level: level.number(), verdicts: &verdicts, missed: &missed };
     context.output.show("verify", &shown, || {
         let mut text = String::new();
         for verdict in &verdicts {
@@ -417,7 +420,7 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
         ok: bool,
     }
     let place = Place::of(&args)?;
-    let repository = Repository::attach(&place.options(context)).await?;
+    let repository = context.stop.or(Repository::attach(&place.options(context))).await?;
     let checks = context.stop.or(probe(&repository)).await?;
     let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {

@@ -269,6 +269,20 @@ pub fn lease_of(stored: &[u8]) -> Result<(i64, i64)> {
     Ok((id, ttl_s))
 }
 
+/// The seconds that a stored `leasepb.Lease` runs on for when its cluster starts anew: what was left of it where its leader
+/// noted that, or all that was granted.
+pub fn lease_runs_s(stored: &[u8]) -> Result<i64> {
+    let (mut granted_s, mut left_s) = (0, 0);
+    for field in Fields::of(stored) {
+        match field.map_err(|error| error.during("a lease cannot be read"))? {
+            (2, field) => granted_s = field.signed()?,
+            (3, field) => left_s = field.signed()?,
+            _ => {}
+        }
+    }
+    Ok(if left_s > 0 { left_s } else { granted_s })
+}
+
 /// The name in a stored `authpb.User` or `authpb.Role` (field 1 of both).
 pub fn name_of(stored: &[u8]) -> Result<&[u8]> {
     let mut name = &[][..];

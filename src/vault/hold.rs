@@ -89,7 +89,7 @@ pub async fn say(
     let mut document = HoldDocument { point, n: 0, held, until, reason, created: repository.clock().now(), tool };
     for _ in 0..TRIES_MAX {
         let newest = newest(repository, &folder::holds_on(&name.cluster, &document.point)).await?;
-        document.n = newest.places.get(&document.point).copied().unwrap_or(0) + 1;
+        document.n = newest.places.get(&document.point).copied().unwrap_or(0).saturating_add(1);
         if document.n > SAID_MAX {
             return Err(Error::new(Kind::Failed, format!("too much was said about holding {}", document.point))
                 .hint("it stays as it was said last; `holdfast list` shows it"));
