@@ -212,6 +212,12 @@ fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from, to)
 }
 
+/// Gives a file that is synced another name in the same folder, in place of whatever has it, and makes that durable.
+pub fn give_name(from: &Path, to: &Path) -> Result<()> {
+    rename(from, to).during(|| format!("name {}", to.display()))?;
+    sync_folder(to)
+}
+
 /// Refuses a path where something is already.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -226,8 +232,8 @@ fn already_there(path: &Path) -> Error {
         .hint("nothing was changed; choose a new name, or move the old file away first")
 }
 
-/// Makes the name of `path` durable in its folder.
-fn sync_folder(path: &Path) -> Result<()> {
+/// Makes the name of `path` durable in its folder, or that it is gone.
+pub fn sync_folder(path: &Path) -> Result<()> {
     let folder = folder_of(path);
     let handle = File::open(folder).during(|| format!("open {}", folder.display()))?;
     handle.sync_all().during(|| format!("sync {}", folder.display()))

@@ -3,10 +3,9 @@
 //! `stored` fields hold a message byte for byte as etcd stores it. They are protobuf messages in the schema
 //! (proto/holdfast/v1/records.proto) and opaque here, so that nothing an etcd version adds is lost on the way through.
 
-use std::fmt;
-
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
+pub use crate::base::revision::Rev;
 use crate::snapshot::wire;
 use crate::snapshot::wire::Fields;
 
@@ -18,21 +17,6 @@ pub const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// The longest message as etcd stores it that fits in a record: room is left for the record's own fields.
 pub const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX - 128;
-
-/// A point in etcd's history: `main` counts changes, `sub` the steps within one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rev {
-    /// The main revision, what etcd reports as `mod_revision`.
-    pub main: i64,
-    /// Steps within one transaction, from 0.
-    pub sub: i64,
-}
-
-impl fmt::Display for Rev {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.main, self.sub)
-    }
-}
 
 /// One fact of cluster state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
