@@ -160,7 +160,7 @@ impl Identities {
     }
 
     /// What is in the age file `sealed`.
-    pub(crate) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+    pub(crate) fn open(&self, sealed: &[u8], mut plain: Vec<u8>) -> Result<Vec<u8>, Unopened> {
         let broken = |detail: String| Unopened::Broken(Fault::new(Check::Age, detail));
         let header_bytes_max = HEADER_BYTES_MAX + STANZA_BYTES_MAX * RECIPIENTS_MAX;
         let front = &sealed[..sealed.len().min(header_bytes_max)];
@@ -174,7 +174,7 @@ impl Identities {
             DecryptError::NoMatchingKeys => Unopened::Stranger,
             error => broken(format!("age says: {error}")),
         })?;
-        let mut plain = Vec::new();
+        plain.clear();
         plain.reserve_exact(BUFFER_BYTES_MIN.max(sealed.len()));
         let mut reader = reader.take(sealed.len() as u64);
         reader.read_to_end(&mut plain).map_err(|error| broken(format!("age says: {error}")))?;
@@ -303,10 +303,10 @@ mod tests {
             let plain = vec![7; bytes];
             let sealed = both.seal(&plain).unwrap();
             assert!(sealed.len() <= bytes + both.overhead_bytes_max(bytes), "{bytes}");
-            assert_eq!(one.open(&sealed).unwrap(), plain);
-            assert_eq!(two.open(&sealed).unwrap(), plain);
-            assert_eq!(other.clone().and(Some(&two)).open(&sealed).unwrap(), plain);
-            assert!(matches!(other.open(&sealed), Err(Unopened::Stranger)));
+            assert_eq!(one.open(&sealed, vec![]).unwrap(), plain);
+            assert_eq!(two.open(&sealed, vec![]).unwrap(), plain);
+            assert_eq!(other.clone().and(Some(&two)).open(&sealed, vec![]).unwrap(), plain);
+            assert!(matches!(other.open(&sealed, vec![]), Err(Unopened::Stranger)));
         }
         assert_ne!(both.seal(b"same").unwrap(), both.seal(b"same").unwrap(), "no two objects are alike");
         let keys: Vec<_> = (0..RECIPIENTS_MAX).map(|_| identity().1.names()[0].clone()).collect();
@@ -323,11 +323,11 @@ mod tests {
         for at in 0..sealed.len() {
             let mut wrong = sealed.clone();
             wrong[at] ^= 1;
-            assert!(key.open(&wrong).is_err(), "byte {at}");
-            assert!(key.open(&sealed[..at]).is_err(), "cut at {at}");
+            assert!(key.open(&wrong, vec![]).is_err(), "byte {at}");
+            assert!(key.open(&sealed[..at], vec![]).is_err(), "cut at {at}");
         }
         let stanzas = [b"age-encryption.org/v1\n".to_vec(), b"-> X25519 a\nb\n".repeat(9_000)].concat();
-        assert!(matches!(key.open(&stanzas), Err(Unopened::Broken(fault)) if fault.check == Check::Age));
+        assert!(matches!(key.open(&stanzas, vec![]), Err(Unopened::Broken(fault)) if fault.check == Check::Age));
     }
 
     #[test]

@@ -52,15 +52,21 @@ impl RawObject {
 
 impl Drop for RawObject {
     fn drop(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.bytes));
+        self.buffers.raw.give(std::mem::take(&mut self.bytes));
     }
 }
 
-/// Buffers that were used and wait for the next object.
+/// Buffers that were used and wait for the next object: those of stored bytes, and those of records.
 #[derive(Debug, Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
+struct Buffers {
+    stored: Waiting,
+    raw: Waiting,
+}
 
-impl Buffers {
+#[derive(Debug, Default)]
+struct Waiting(Mutex<Vec<Vec<u8>>>);
+
+impl Waiting {
     fn take(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
@@ -113,14 +119,15 @@ impl Reader {
             entries.reverse();
         }
         let (repository, again, kept) = (repository.clone(), repository.clone(), repository.clone());
+        let buffers = Arc::<Buffers>::default();
+        let fetching = Arc::clone(&buffers);
         let fetched = stream::iter(entries)
             .map(move |(index, entry)| -> BoxFuture<'static, Result<Fetched>> {
                 // Tasks of their own, so that work goes on while the caller is busy.
-                let task = tokio::spawn(fetch(repository.clone(), index, entry));
+                let task = tokio::spawn(fetch(repository.clone(), index, entry, fetching.stored.take()));
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
             .buffered(FETCH_AHEAD_MAX);
-        let buffers = Arc::<Buffers>::default();
         let objects = fetched
             .map(move |fetched| -> BoxFuture<'static, Result<Read>> {
                 let (buffers, again) = (Arc::clone(&buffers), again.clone());
@@ -172,13 +179,13 @@ fn cut_off(error: tokio::task::JoinError) -> Error {
 struct Fetched {
     index: usize,
     entry: ObjectEntry,
-    stored: Result<bytes::Bytes, Fault>,
+    stored: Result<Vec<u8>, Fault>,
 }
 
-async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Result<Fetched> {
+async fn fetch(repository: Repository, index: usize, entry: ObjectEntry, buffer: Vec<u8>) -> Result<Fetched> {
     let at = Location::Data(Location::parse_data(&entry.name)?);
     // An object larger than its entry is not read at all.
-    let stored = match repository.get(&at, entry.stored_bytes).await {
+    let stored = match repository.get_into(&at, entry.stored_bytes, buffer).await {
         Ok(stored) => Ok(stored),
         Err(error) => match error.kind() {
             Kind::NotFound => Err(Fault::new(Check::Exists, "it is missing")),
@@ -206,7 +213,7 @@ async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repo
             }
             read => return Ok(read),
         }
-        fetched = fetch(repository.clone(), index, entry).await?;
+        fetched = fetch(repository.clone(), index, entry, buffers.stored.take()).await?;
     }
 }
 
@@ -222,17 +229,19 @@ async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>, identities: Option<
             (false, _) => stored,
             (true, None) => return Ok(Read::Sealed(entry)),
             (true, Some(identities)) => {
-                let opened = identities.open(&stored);
-                drop(stored);
+                let opened = identities.open(&stored, buffers.stored.take());
+                buffers.stored.give(stored);
                 match opened {
-                    Ok(frame) => frame.into(),
+                    Ok(frame) => frame,
                     Err(Unopened::Broken(fault)) => return Ok(Read::Faulty(entry, fault)),
                     Err(Unopened::Stranger) => return Err(for_others(&entry, &identities)),
                 }
             }
         };
-        let mut bytes = buffers.take();
-        Ok(match unpack(&entry, &frame, &mut bytes) {
+        let mut bytes = buffers.raw.take();
+        let unpacked = unpack(&entry, &frame, &mut bytes);
+        buffers.stored.give(frame);
+        Ok(match unpacked {
             Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers }),
             Err(fault) => Read::Faulty(entry, fault),
         })

@@ -309,6 +309,11 @@ impl Repository {
         self.store.get(&at.to_string(), bytes_max).await
     }
 
+    /// The same into a buffer that was used before.
+    pub(crate) async fn get_into(&self, at: &Location, bytes_max: u64, buffer: Vec<u8>) -> Result<Vec<u8>> {
+        self.store.get_into(&at.to_string(), bytes_max, buffer).await
+    }
+
     /// A document, its checksum and version checked.
     pub async fn get_document<D: Document>(&self, at: &Location) -> Result<D> {
         let path = at.to_string();

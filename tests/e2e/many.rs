@@ -4,6 +4,7 @@
 //! tell which version of a key is its newest. docs/performance.md has the figures for three million keys, which
 //! `HOLDFAST_TEST_KEYS=3000000 cargo test --test e2e many` prints.
 
+use holdfast::base::rng::Seeded;
 use holdfast::snapshot::bbolt::shape::Sizes;
 use holdfast::snapshot::bbolt::write::Writer;
 use holdfast::snapshot::entry::{KEY, RevisionKey};
@@ -21,8 +22,23 @@ const KEYS: u64 = 300_000;
 /// No command may hold more at this number of keys.
 const MEMORY_BYTES: u64 = 256 << 20;
 
+/// Values of noise in a state that does not compress, and bytes of each.
+const NOISE: u64 = 250;
+const NOISE_BYTES: u64 = 1 << 20;
+/// What reads objects ahead may hold of it: src/vault/get.rs reckons 192 MiB at most.
+const NOISE_MEMORY_BYTES: u64 = 192 << 20;
+
+fn small(n: u64) -> Vec<u8> {
+    format!("{:x>64}", n * 7919).into_bytes()
+}
+
+fn noise(n: u64) -> Vec<u8> {
+    let mut rng = Seeded::new(n);
+    (0..NOISE_BYTES / 8).flat_map(|_| rng.bits().to_be_bytes()).collect()
+}
+
 /// `mvccpb.KeyValue`, as Go's protobuf writes it.
-fn key_value(n: u64, main: u64, version: u64) -> Vec<u8> {
+fn key_value(n: u64, main: u64, version: u64, value: &[u8]) -> Vec<u8> {
     fn number(stored: &mut Vec<u8>, tag: u8, mut n: u64) {
         stored.push(tag);
         while n >= 0x80 {
@@ -32,7 +48,6 @@ fn key_value(n: u64, main: u64, version: u64) -> Vec<u8> {
         stored.push(u8::try_from(n).unwrap());
     }
     let key = format!("/registry/configmaps/namespace-{:03}/name-{n:09}", n % 1000);
-    let value = format!("{:x>64}", n * 7919);
     let mut stored = vec![];
     number(&mut stored, 0x0a, key.len() as u64);
     stored.extend_from_slice(key.as_bytes());
@@ -40,12 +55,12 @@ fn key_value(n: u64, main: u64, version: u64) -> Vec<u8> {
     number(&mut stored, 0x18, main);
     number(&mut stored, 0x20, version);
     number(&mut stored, 0x2a, value.len() as u64);
-    stored.extend_from_slice(value.as_bytes());
+    stored.extend_from_slice(value);
     stored
 }
 
 /// Writes an etcd file of `keys` keys, the first `changed` of which were written twice; its path.
-fn file_of(place: &Place, name: &str, keys: u64, changed: u64) -> String {
+fn file_of(place: &Place, name: &str, keys: u64, changed: u64, value: fn(u64) -> Vec<u8>) -> String {
     let sizes = Sizes::default();
     let mut file = BufWriter::new(File::create(place.path(name)).unwrap());
     file.write_all(&vec![0; 2 * sizes.page]).unwrap();
@@ -58,7 +73,7 @@ fn file_of(place: &Place, name: &str, keys: u64, changed: u64) -> String {
     for (n, main, version) in (0..keys).map(|n| (n, n + 2, 1)).chain(again) {
         let rev = Rev { main: i64::try_from(main).unwrap(), sub: 0 };
         let key = RevisionKey::new(rev, false);
-        writer.put(key.as_bytes(), &key_value(n, main, version), &mut sink).unwrap();
+        writer.put(key.as_bytes(), &key_value(n, main, version, &value(n)), &mut sink).unwrap();
     }
     writer.end_bucket(KEY, 0, &mut sink).unwrap();
     let head = writer.finish(&mut sink).unwrap();
@@ -73,7 +88,7 @@ fn a_state_of_many_keys_goes_the_whole_way_within_memory() {
     let told = std::env::var(KEYS_VARIABLE).ok();
     let keys: u64 = told.as_ref().map_or(KEYS, |told| told.parse().unwrap());
     let place = Place::new();
-    let (old, new) = (file_of(&place, "old.db", keys, 0), file_of(&place, "new.db", keys, keys / 300));
+    let (old, new) = (file_of(&place, "old.db", keys, 0, small), file_of(&place, "new.db", keys, keys / 300, small));
     let url = place.url();
     let at = ["--repository", &url, "--cluster", "prod"];
     let run = |args: &[&str]| -> Outcome {
@@ -119,4 +134,23 @@ fn a_state_of_many_keys_goes_the_whole_way_within_memory() {
         let all = all.exits(2);
         assert!(keys > KEYS && all.stderr.contains("too many") && all.stderr.contains("--limit"), "{all}");
     }
+}
+
+/// Nothing compresses, so every buffer is as large as it gets. What is held is what is read ahead, and not what the
+/// allocator kept of earlier buffers.
+#[test]
+fn a_state_of_noise_goes_the_whole_way_within_memory() {
+    let place = Place::new();
+    let file = file_of(&place, "noise.db", NOISE, 0, noise);
+    let url = place.url();
+    let at = ["--repository", &url, "--cluster", "prod"];
+    let run = |args: &[&str]| {
+        let outcome = place.run(&[args, &at].concat()).limit(Duration::from_mins(2)).run().success();
+        assert!(outcome.peak_rss_bytes < NOISE_MEMORY_BYTES, "{} bytes: {outcome}", outcome.peak_rss_bytes);
+        outcome
+    };
+    let imported = run(&["import", &file, "-o", "json"]).json();
+    assert!(imported["imported"][0]["stored_bytes"].as_u64().unwrap() > NOISE * NOISE_BYTES, "{imported}");
+    run(&["verify", "latest", "--level", "3"]);
+    run(&["restore", "--etcd-snapshot", &place.text("r.db"), "--yes"]);
 }

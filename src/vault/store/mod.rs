@@ -31,10 +31,10 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    Attribute, Attributes, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig,
+    Attribute, Attributes, GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, RetryConfig,
 };
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 pub(crate) use crate::vault::store::address::Address;
@@ -196,14 +196,43 @@ impl Store {
 
     /// A whole object of at most `bytes_max`.
     pub(crate) async fn get(&self, path: &str, bytes_max: u64) -> Result<Bytes> {
+        let there = self.open_within(path, bytes_max).await?;
+        self.read(path, there).await
+    }
+
+    /// The same into a buffer that was used before; what was in it is gone.
+    pub(crate) async fn get_into(&self, path: &str, bytes_max: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>> {
+        let there = self.open_within(path, bytes_max).await?;
+        let size = there.meta.size;
+        let during = || format!("read {path}");
+        buffer.clear();
+        buffer.reserve_exact(usize::try_from(size).map_err(|_| Error::damaged(during()))?);
+        match there.payload {
+            GetResultPayload::File(file, _) => {
+                let work = move || file.take(size).read_to_end(&mut buffer).map(|_| buffer);
+                blocking(work).await.map_err(|error| {
+                    unread(during(), object_store::Error::Generic { store: "directory", source: Box::new(error) })
+                })
+            }
+            GetResultPayload::Stream(mut chunks) => {
+                while let Some(chunk) = chunks.next().await {
+                    let chunk = chunk.map_err(|error| unread(during(), error))?;
+                    if (buffer.len() + chunk.len()) as u64 > bytes_max {
+                        return Err(too_long(path, (buffer.len() + chunk.len()) as u64, bytes_max));
+                    }
+                    buffer.extend_from_slice(&chunk);
+                }
+                Ok(buffer)
+            }
+        }
+    }
+
+    async fn open_within(&self, path: &str, bytes_max: u64) -> Result<GetResult> {
         let there = self.open_object(path, bytes_max).await?;
         if there.meta.size > bytes_max {
-            let text = format!("{path} has {} bytes, more than the {bytes_max} it may have", there.meta.size);
-            return Err(
-                Error::damaged(text).hint("it was replaced or is no object of this repository: see what put it there")
-            );
+            return Err(too_long(path, there.meta.size, bytes_max));
         }
-        self.read(path, there).await
+        Ok(there)
     }
 
     async fn open_object(&self, path: &str, bytes_max: u64) -> Result<GetResult> {
@@ -307,6 +336,11 @@ fn failed(message: String, error: object_store::Error) -> Error {
             None => Error::new(Kind::Failed, message).source(error),
         },
     }
+}
+
+fn too_long(path: &str, bytes: u64, bytes_max: u64) -> Error {
+    Error::damaged(format!("{path} has {bytes} bytes, more than the {bytes_max} it may have"))
+        .hint("it was replaced or is no object of this repository: see what put it there")
 }
 
 /// A read that failed. A disk that cannot give what it was given to keep has damaged it; to say that it could not be looked
