@@ -11,7 +11,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::base::stop::Stop;
 use crate::vault::admit::PASSED_OVER_MAX;
-use crate::vault::catalog::Catalog;
+use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::layout::{Lineage, PointName};
 use crate::vault::lineage::{self, Current};
 use crate::vault::manifest::Manifest;
@@ -65,22 +65,18 @@ impl History {
         };
         let current = history.current.map(|(lineage, _)| lineage);
         let mut foreign: Vec<(&PointName, Standing)> = vec![];
-        for point in catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage)) {
+        let newest_first = catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage));
+        // However many there are that cannot be used, a backup comes to its end.
+        for point in newest_first.take(PASSED_OVER_MAX) {
             match repository.stored_manifest(&point.name).await {
                 Ok((manifest, standing)) if repository.signers().believes(standing) => {
                     let condemned = point.condemned || catalog.condemns(&manifest);
                     history.newest = Some(Newest { name: point.name.clone(), manifest, condemned });
                     break;
                 }
-                Ok((_, standing)) => {
-                    foreign.push((&point.name, standing));
-                    if foreign.len() == PASSED_OVER_MAX {
-                        break;
-                    }
-                }
-                Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
-                    warnings.push(error.as_warning());
-                }
+                Ok((_, standing)) => foreign.push((&point.name, standing)),
+                // Also one that says that only a newer version may read it, which anybody can write into a manifest.
+                Err(error) if is_damage(&error) => warnings.push(error.as_warning()),
                 Err(error) => return Err(error),
             }
         }

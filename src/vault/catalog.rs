@@ -18,7 +18,7 @@ use crate::vault::layout::{Lineage, Location, PointName, folder};
 use crate::vault::lineage::{self, Current, LineageDocument, Lineages};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::{LOADS_MAX, Repository, stray};
-use crate::vault::verdict::Verdict;
+use crate::vault::verdict::{Rank, Verdict};
 
 /// A restore point as listed.
 #[derive(Debug)]
@@ -118,25 +118,24 @@ impl Catalog {
     /// Reads the newest verdict on each point.
     pub async fn load_verdicts(&mut self, repository: &Repository) -> Result<()> {
         let folder = folder::verdicts(&self.cluster);
-        let mut newest: BTreeMap<String, Location> = BTreeMap::new();
+        let mut newest: BTreeMap<String, (Rank, Location)> = BTreeMap::new();
         let mut listed = repository.list(&folder);
         while let Some(object) = listed.next().await {
-            match Location::parse(&object?.path) {
+            let object = object?;
+            match Location::parse(&object.path) {
                 Ok(at @ Location::Verdict(..)) => {
                     let Location::Verdict(_, stem, time, level) = &at else { continue };
-                    let key = |at: &Location| match at {
-                        Location::Verdict(_, _, time, level) => Some((*time, *level)),
-                        _ => None,
-                    };
-                    if newest.get(stem).and_then(key) < Some((*time, *level)) {
-                        newest.insert(stem.clone(), at);
+                    let rank = Rank::new(*time, *level, object.modified);
+                    if newest.get(stem).is_none_or(|(before, _)| *before < rank) {
+                        newest.insert(stem.clone(), (rank, at));
                     }
                 }
                 Ok(_) => {}
                 Err(error) => self.damage.push(stray(error)),
             }
         }
-        let wanted: Vec<Option<Location>> = self.points.iter().map(|p| newest.remove(&p.name.stem())).collect();
+        let wanted: Vec<Option<Location>> =
+            self.points.iter().map(|p| Some(newest.remove(&p.name.stem())?.1)).collect();
         let load = |at: Option<Location>| async move {
             match at {
                 Some(at) => Some(repository.get_document::<Verdict>(&at).await),

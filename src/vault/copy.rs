@@ -113,7 +113,21 @@ pub async fn copy(
         let outcome = copy.point(point, catalog).await?;
         copy.copied.points.push((point.name.clone(), outcome));
     }
+    copy.copied.warnings.extend(left_out(&copy.copied.points));
     copy.finish().await
+}
+
+/// What is said when the newest point that could be copied was left alone. No retention removes that one, so either nobody
+/// makes points any more, or somebody who can write there condemns what he wants to be kept from the second repository.
+fn left_out(points: &[(PointName, Outcome)]) -> Option<String> {
+    let (name, outcome) = points.iter().rfind(|(_, outcome)| !matches!(outcome, Outcome::Damaged(_)))?;
+    (*outcome == Outcome::Condemned).then(|| {
+        format!(
+            "point {} was not copied, because a collector is said to delete it: no retention deletes the newest point, so \
+             see who wrote the condemned lists, and take it back with `holdfast undelete`",
+            name.attempt
+        )
+    })
 }
 
 /// The data objects of a cluster with their sizes.

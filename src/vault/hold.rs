@@ -89,7 +89,7 @@ pub async fn say(
     let mut document = HoldDocument { point, n: 0, held, until, reason, created: repository.clock().now(), tool };
     for _ in 0..TRIES_MAX {
         let newest = newest(repository, &folder::holds_on(&name.cluster, &document.point)).await?;
-        document.n = newest.places.get(&document.point).copied().unwrap_or(0) + 1;
+        document.n = newest.places.get(&document.point).copied().unwrap_or(0).saturating_add(1);
         if document.n > SAID_MAX {
             return Err(Error::new(Kind::Failed, format!("too much was said about holding {}", document.point))
                 .hint("it stays as it was said last; `holdfast list` shows it"));
@@ -182,6 +182,19 @@ mod tests {
         let files = std::fs::read_dir(dir.path().join("clusters/prod/holds").join(&stem)).unwrap().count();
         assert_eq!(files, 3);
         assert!(say(&repository, &name, None, Some(&"x".repeat(1_001))).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_word_that_nobody_can_follow_is_not_followed_in_vain() {
+        for n in [SAID_MAX, 99_999_999, u32::MAX] {
+            let (_dir, repository) = testing::repository().await;
+            let name = testing::manifest("prod", &[testing::entry("prod", 1, 1)]).name();
+            let mut said = say(&repository, &name, None, None).await.unwrap();
+            said.n = n;
+            repository.put_document(&Location::Hold("prod".into(), name.stem(), n), &said).await.unwrap();
+            let error = say(&repository, &name, Some(&Hold { until: None }), None).await.unwrap_err();
+            assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Failed, true), "{n}: {error}");
+        }
     }
 
     #[tokio::test]
