@@ -18,7 +18,7 @@ use crate::vault::catalog::{Catalog, Point};
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::probe::{ProbeCheck, probe};
+use crate::vault::probe::{ProbeCheck, patience, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Examiner, Verification, verify as scrub};
@@ -417,7 +417,9 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
         ok: bool,
     }
     let place = Place::of(&args)?;
-    let repository = Repository::attach(&place.options(context)).await?;
+    let mut options = place.options(context);
+    options.bucket.patience = Some(patience(options.bucket.patience));
+    let repository = Repository::attach(&options).await?;
     let checks = context.stop.or(probe(&repository)).await?;
     let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {

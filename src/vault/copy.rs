@@ -380,5 +380,17 @@ mod tests {
         let (_three, empty) = testing::repository().await;
         let done = copy_all(&from, &empty).await.unwrap();
         assert_eq!((&done.points[0].1, done.objects), (&Outcome::Condemned, 0));
+        // Nothing else is there to be copied, which no retention does; beside a newer point nothing is said.
+        let named = done.warnings.iter().filter(|warning| warning.contains(&point.attempt.to_string()));
+        assert_eq!((done.warnings.len(), named.count()), (1, 1), "{:?}", done.warnings);
+        let newer = testing::manifest("prod", &[testing::entry("prod", 1, 9)]);
+        let left = |outcome| {
+            let points = [(point.name(), Outcome::Condemned), (newer.name(), outcome)];
+            left_out(&points).map(|warning| warning.contains(&point.attempt.to_string()))
+        };
+        assert_eq!(left(Outcome::Copied), None);
+        assert_eq!(left(Outcome::AlreadyThere), None);
+        // A forged one behind it hides nothing.
+        assert_eq!(left(Outcome::Damaged(vec![])), Some(true));
     }
 }
