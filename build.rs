@@ -3,7 +3,12 @@
 use std::error::Error;
 
 /// Everything else is imported by these.
-const ROOTS: [&str; 2] = ["etcd/api/etcdserverpb/rpc.proto", "holdfast/v1/records.proto"];
+const ROOTS: [&str; 4] = [
+    "etcd/api/etcdserverpb/rpc.proto",
+    "holdfast/v1/records.proto",
+    "holdfast/v1/command.proto",
+    "holdfast/v1/log.proto",
+];
 
 /// Imports are relative to this folder, for protox here and for anybody's `protoc -I proto`.
 const INCLUDE: &str = "proto";

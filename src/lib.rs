@@ -5,6 +5,8 @@ pub mod base;
 pub mod api;
 pub mod snapshot;
 
+pub mod store;
+
 pub mod client;
 pub mod policy;
 pub mod vault;

@@ -36,12 +36,11 @@ use crate::vault::intake::{self, Base, Intake, Taken};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::LineageDocument;
 use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
-use crate::vault::publish::{Published, publish, settle};
+use crate::vault::publish::{Published, look as look_at, publish};
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
-use crate::vault::scrub::{Verification, verify};
 use crate::vault::steps::Steps;
-use crate::vault::verdict::{Level, Verdict};
+use crate::vault::verdict::Verdict;
 
 /// Tells whether a full point is due when the last one was begun at this time.
 pub type FullDue = dyn Fn(Time) -> bool + Send + Sync;
@@ -111,11 +110,10 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let mut warnings = vec![];
     // Before the cluster is asked anything: see `history`.
     let history = job.stop.or(History::load(repository, &job.cluster, &mut warnings)).await?;
-    let known_revision = history.newest.as_ref().map_or(0, |newest| newest.manifest.descriptor.revision);
     let request = Request {
         scratch: &job.scratch,
         hash_on_leader: job.hash_on_leader,
-        known_revision,
+        known_revision: history.reached,
         stop: &job.stop,
         progress: &job.progress,
     };
@@ -133,9 +131,7 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let Published { name, doubts } = job.stop.or(publishing).await?;
     warnings.extend(doubts);
     stages.end("publish");
-    let verification = Verification { level: Level::Exists, prover: None, stop: job.stop.clone() };
-    let verdict = verify(repository, &name, verification, |_| ()).await?;
-    settle(repository, &name, &verdict.findings).await?;
+    let verdict = look_at(repository, &name, &job.stop).await?;
     stages.end("verify");
     let excused = spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off;
     let (kind_reason, stages) = (plan.choice.reason, stages.taken);

@@ -7,18 +7,18 @@
 //! What nobody trusted has signed does not count as history: whoever can write to the repository could have put it there.
 
 use crate::agent::ancestry::Position;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::base::stop::Stop;
 use crate::vault::admit::PASSED_OVER_MAX;
-use crate::vault::catalog::{Catalog, is_damage};
+use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::layout::{Lineage, PointName};
-use crate::vault::lineage::{self, Current};
+use crate::vault::lineage::Current;
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::scrub;
 use crate::vault::sign::Standing;
-use crate::vault::verdict::{Outcome, Verdict};
+use crate::vault::verdict::Verdict;
 
 /// The history that a new point may continue.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub struct History {
     current: Option<(Lineage, EtcdId)>,
     /// The branch that may be the current one, and whose document cannot be read.
     pub lost: Option<Lineage>,
+    /// The revision that it reached. Where nobody has to sign, also as the names of points tell that cannot be read.
+    pub reached: i64,
     /// The newest point of the current branch that is believed.
     pub newest: Option<Newest>,
 }
@@ -42,12 +44,15 @@ pub struct Newest {
     pub manifest: Manifest,
     /// Whether a collector is about to delete something it needs.
     pub condemned: bool,
+    /// All points of its branch.
+    points: Vec<PointName>,
 }
 
 impl History {
     /// Reads it. What is damaged is passed over with a warning: it must not stand in the way of the next backup.
     pub async fn load(repository: &Repository, cluster: &str, warnings: &mut Vec<String>) -> Result<Self> {
-        let lineages = lineage::list(repository, cluster).await?;
+        let catalog = Catalog::look(repository, cluster).await?;
+        let lineages = &catalog.lineages;
         warnings.extend(lineages.damage.iter().map(Error::as_warning));
         let mut history = History {
             lineages: lineages.known.iter().map(|document| document.lineage).collect(),
@@ -58,25 +63,28 @@ impl History {
             Current::Unreadable(lineage) => history.lost = Some(lineage),
             Current::None => {}
         }
-        let catalog = match Catalog::load(repository, cluster).await {
-            Ok(catalog) => catalog,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(history),
-            Err(error) => return Err(error),
-        };
         let current = history.current.map(|(lineage, _)| lineage);
         let mut foreign: Vec<(&PointName, Standing)> = vec![];
-        let newest_first = catalog.points.iter().rev().filter(|point| current == Some(point.name.lineage));
         // However many there are that cannot be used, a backup comes to its end.
-        for point in newest_first.take(PASSED_OVER_MAX) {
+        let on_current = |point: &&Point| current == Some(point.name.lineage);
+        for point in catalog.points.iter().rev().filter(on_current).take(PASSED_OVER_MAX) {
             match repository.stored_manifest(&point.name).await {
                 Ok((manifest, standing)) if repository.signers().believes(standing) => {
-                    let condemned = point.condemned || catalog.condemns(&manifest);
-                    history.newest = Some(Newest { name: point.name.clone(), manifest, condemned });
+                    let condemned = catalog.condemns(&manifest);
+                    let points = catalog.points.iter().map(|point| point.name.clone());
+                    let points = points.filter(|name| name.lineage == point.name.lineage).collect();
+                    history.reached = history.reached.max(point.name.revision);
+                    history.newest = Some(Newest { name: point.name.clone(), manifest, condemned, points });
                     break;
                 }
                 Ok((_, standing)) => foreign.push((&point.name, standing)),
                 // Also one that says that only a newer version may read it, which anybody can write into a manifest.
-                Err(error) if is_damage(&error) => warnings.push(error.as_warning()),
+                Err(error) if is_damage(&error) => {
+                    warnings.push(error.as_warning());
+                    if repository.signers().believes(Standing::Unsigned) {
+                        history.reached = history.reached.max(point.name.revision);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -90,7 +98,7 @@ impl History {
         let newest = self.newest.as_ref().map(|newest| &newest.manifest.descriptor);
         let position = Position {
             cluster_id,
-            revision: newest.map_or(0, |newest| newest.revision),
+            revision: self.reached,
             raft_term: newest.map_or(0, |newest| newest.raft_term),
             raft_index: newest.map_or(0, |newest| newest.raft_index),
         };
@@ -120,15 +128,38 @@ impl Newest {
         if self.condemned {
             return Ok(Some("a collector is about to delete something of the point before".to_owned()));
         }
-        match Verdict::newest(repository, &self.name).await {
-            Ok(Some(verdict)) if verdict.result == Outcome::Failed => {
-                return Ok(Some(format!("the point before fails verification at level {}", verdict.level)));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == Kind::Damaged => {}
-            Err(error) => return Err(error),
+        if let Some(verdict) = Verdict::of_damage(repository, &self.manifest, &self.points).await? {
+            let (level, point) = (verdict.level, verdict.point);
+            return Ok(Some(format!(
+                "what the point before stands on fails verification at level {level} (point {point})"
+            )));
         }
         let missing = scrub::missing(repository, &self.manifest, stop).await?;
         Ok(missing.first().map(|finding| format!("{}: {}", finding.object, finding.detail)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::layout::Location;
+    use crate::vault::testing;
+
+    #[tokio::test]
+    async fn what_cannot_be_believed_still_tells_how_far_history_came() {
+        let (dir, repository) = testing::repository().await;
+        let load = async || {
+            let mut warnings = vec![];
+            (History::load(&repository, "prod", &mut warnings).await.unwrap(), warnings.len())
+        };
+        let (none, warnings) = load().await;
+        assert_eq!((none.position(), none.reached, warnings), (None, 0, 0));
+        let older = testing::point(&repository, 4).await;
+        let newer = testing::point(&repository, 9).await;
+        testing::damage(&dir.path().join(Location::Point(newer.name()).to_string()));
+        let (history, warnings) = load().await;
+        assert_eq!((history.newest.as_ref().unwrap().name.clone(), warnings), (older.name(), 1));
+        // A cluster that was put back to revision 7 is behind its history, whatever is left of that.
+        assert_eq!(history.position().unwrap().1.revision, 9);
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::base::clock::Time;
 use crate::base::units;
-use crate::vault::chain::Segment;
+use crate::vault::chain::{SEGMENTS_MAX, Segment};
 use crate::vault::layout::PointKind;
 use crate::vault::manifest::Manifest;
 
@@ -14,6 +14,13 @@ use crate::vault::manifest::Manifest;
 pub const SEGMENTS_WANTED_MAX: usize = 168;
 /// Increments may take this share of their full point's stored bytes, in percent.
 const INCREMENTS_PERCENT_MAX: u64 = 100;
+
+/// Increments of this size that stand on a full one of that before the next full one is made, whatever is scheduled.
+pub fn increments_max(full: u64, incremental: u64) -> u64 {
+    let wanted = SEGMENTS_WANTED_MAX as u64 - 1;
+    // One more is made while those that there are weigh no more than their share.
+    (full.saturating_mul(INCREMENTS_PERCENT_MAX) / 100).checked_div(incremental).map_or(wanted, |n| wanted.min(n + 1))
+}
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +72,9 @@ pub fn choose(wanted: Wanted, ground: &Ground<'_>, full_due: impl FnOnce(Time) -
         && let Some(reason) = due(base, full_due)
     {
         return full(reason, false);
+    }
+    if base.segments.len() >= SEGMENTS_MAX {
+        return full(format!("a chain has at most {SEGMENTS_MAX} segments"), asked);
     }
     let reason = if asked { "asked for".to_owned() } else { format!("follows revision {}", base.descriptor.revision) };
     Choice { kind: PointKind::Incremental, reason, notable: false }
@@ -134,6 +144,19 @@ mod tests {
         assert_eq!(kind(Wanted::Auto, &Ground::Fit(&heavy), false), (Full, false));
         assert_eq!(kind(Wanted::Auto, &Ground::Fit(&long), false), (Full, false));
         assert_eq!(kind(Wanted::Incremental, &Ground::Fit(&long), false), (Incremental, false));
+        // Whoever asks for nothing but increments is not left without backups when a chain can grow no more.
+        let longest = chain(&[1; SEGMENTS_MAX - 1]);
+        assert_eq!(kind(Wanted::Incremental, &Ground::Fit(&longest), false), (Full, true));
+    }
+
+    #[test]
+    fn a_row_is_as_long_as_the_chain_that_calls_for_no_full_point() {
+        for increment in [0, 1, 7, 100, 333, 1_000, 4_000] {
+            let row = usize::try_from(increments_max(1_000, increment)).unwrap();
+            let kind_on = |n: usize| kind(Wanted::Auto, &Ground::Fit(&chain(&vec![increment; n])), false).0;
+            assert!((0..row).all(|n| kind_on(n) == PointKind::Incremental), "{increment}: {row}");
+            assert_eq!(kind_on(row), PointKind::Full, "{increment}: {row}");
+        }
     }
 
     #[test]

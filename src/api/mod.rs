@@ -8,6 +8,7 @@
 //! - The modules nest as the protobuf packages do, because generated code refers to its neighbours by `super::`.
 
 pub use holdfast::v1 as records;
+pub use prost::Message;
 
 /// Users and roles, as etcd stores and sends them.
 #[allow(missing_docs, clippy::all, reason = "generated; the .proto file is the document")]

@@ -4,9 +4,12 @@
 //! monotonic and is for durations, rates and stall detection.
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::error::{Error, Kind, Result};
+
+/// RFC 3339 has four digits for a year.
+const YEAR_10000_S: i64 = 253_402_300_800;
 
 /// A moment of wall time, UTC.
 pub type Time = DateTime<Utc>;
@@ -45,6 +48,13 @@ pub fn rfc3339_ms(time: Time) -> String {
 /// Reads a time in UTC written in strftime's `format`; none when it is written otherwise.
 pub fn parse_format(text: &str, format: &str) -> Option<Time> {
     NaiveDateTime::parse_from_str(text, format).ok().map(|time| time.and_utc())
+}
+
+/// The moment that a file system tells; none when it is not between 1970 and 9999, where times can be written down.
+pub fn of_file(time: SystemTime) -> Option<Time> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let time = DateTime::from_timestamp(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())?;
+    (time.timestamp() < YEAR_10000_S).then_some(time)
 }
 
 /// The moment one millisecond later.
@@ -89,5 +99,17 @@ mod tests {
         assert_eq!(rfc3339(time), "2026-05-15T02:00:00Z");
         assert_eq!(Clock::Fixed(time).now(), time);
         assert_eq!(parse_rfc3339("yesterday").unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn what_a_file_system_tells_is_a_time_that_can_be_written_and_read_or_none() {
+        let after = |seconds: u64| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
+        let last = of_file(after(253_402_300_799)).unwrap();
+        assert_eq!(parse_rfc3339(&rfc3339_ms(last)).unwrap(), last);
+        assert_eq!(of_file(SystemTime::UNIX_EPOCH).map(rfc3339).as_deref(), Some("1970-01-01T00:00:00Z"));
+        for seconds in [253_402_300_800, 999_999_999_999, 99_999_999_999_999] {
+            assert_eq!(of_file(after(seconds)), None);
+        }
+        assert_eq!(of_file(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
     }
 }

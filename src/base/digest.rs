@@ -94,6 +94,11 @@ pub fn sha1_prefix(parts: &[&[u8]]) -> u64 {
     u64::from_be_bytes(*digest.first_chunk().expect("20 bytes"))
 }
 
+/// The CRC32C (Castagnoli, RFC 3720) of `parts` one after another.
+pub fn crc32c(parts: &[&[u8]]) -> u32 {
+    parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part))
+}
+
 /// The CRC32C of `bytes` as Google writes it: big-endian, in base64.
 pub fn crc32c_base64(bytes: &[u8]) -> String {
     base64(&crc32c::crc32c(bytes).to_be_bytes())

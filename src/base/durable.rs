@@ -60,7 +60,7 @@ impl NewFile {
             let part = part_of(path, &id::random()?);
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&part);
             let file = file.during(|| format!("create {}", part.display()))?;
-            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let locked = lock(&file);
             // Before it was locked, another writer may have taken it for a leftover.
             if locked && file.metadata().is_ok_and(|there| there.nlink() == 1) {
                 return NewFile::of(file, Some(part), path, mode);
@@ -172,9 +172,7 @@ fn remove_leftovers(path: &Path) {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&part);
         let Ok(file) = opened else { continue };
-        if file.metadata().is_ok_and(|there| there.is_file())
-            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
+        if file.metadata().is_ok_and(|there| there.is_file()) && lock(&file) {
             let _ = std::fs::remove_file(&part);
         }
     }
@@ -214,6 +212,12 @@ fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from, to)
 }
 
+/// Gives a file that is synced another name in the same folder, in place of whatever has it, and makes that durable.
+pub fn give_name(from: &Path, to: &Path) -> Result<()> {
+    rename(from, to).during(|| format!("name {}", to.display()))?;
+    sync_folder(to)
+}
+
 /// Refuses a path where something is already.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -228,8 +232,8 @@ fn already_there(path: &Path) -> Error {
         .hint("nothing was changed; choose a new name, or move the old file away first")
 }
 
-/// Makes the name of `path` durable in its folder.
-fn sync_folder(path: &Path) -> Result<()> {
+/// Makes the name of `path` durable in its folder, or that it is gone.
+pub fn sync_folder(path: &Path) -> Result<()> {
     let folder = folder_of(path);
     let handle = File::open(folder).during(|| format!("open {}", folder.display()))?;
     handle.sync_all().during(|| format!("sync {}", folder.display()))
@@ -245,6 +249,11 @@ fn folder_of(path: &Path) -> &Path {
 /// From now on, what this process creates can be read by its user only, whatever it was started with.
 pub fn keep_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Locks a file for as long as it is open, by whatever ends its process; false when somebody else has.
+pub fn lock(file: &File) -> bool {
+    flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod file;
 pub mod id;
 pub mod leash;
 pub mod progress;
+pub mod revision;
 pub mod rng;
 pub mod stop;
 pub mod tls;

@@ -105,7 +105,8 @@ pub(crate) enum Command {
     Leash(Leash),
     /// Copy whole points into a second repository, checked on the way
     #[command(after_help = "Examples:\n  holdfast copy --policy prod.toml --to s3://second-bucket/etcd\n  \
-                            holdfast copy --policy prod.toml --to file:///mnt/offsite --point latest")]
+                            holdfast copy --policy prod.toml --to file:///mnt/offsite --point latest\n  \
+                            holdfast copy --policy prod.toml --to-policy prod-offsite.toml")]
     Copy(Copy),
     /// Work with etcd snapshot files, as etcdctl and etcdutl do
     #[command(subcommand)]
@@ -325,9 +326,10 @@ pub(crate) struct Verify {
     /// A point: its id or the first digits of it, latest, latest~1; without one, every point
     #[arg(value_name = "POINT")]
     pub(crate) point: Option<String>,
-    /// How deep: 1 objects are there, 2 every byte is right, 3 the records prove the manifest's digests
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
-    pub(crate) level: u8,
+    /// How deep: 1 objects are there, 2 every byte is right, 3 the records prove the manifest's digests. When not said, what
+    /// the policy's [schedule] verify says, or else 3
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub(crate) level: Option<u8>,
     #[command(flatten)]
     pub(crate) repository: Repository,
     #[command(flatten)]
@@ -433,8 +435,11 @@ pub(crate) struct Copy {
     #[command(flatten)]
     pub(crate) repository: Repository,
     /// The second repository's address; it is made when nothing is there
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: String,
+    #[arg(long, value_name = "URL", required_unless_present = "to_policy")]
+    pub(crate) to: Option<String>,
+    /// A policy whose [repository] is the second one, with its endpoint, region and credentials; for the same cluster
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    pub(crate) to_policy: Option<PathBuf>,
     /// One point: its id or the first digits of it, latest, latest~1
     #[arg(long, value_name = "POINT", conflicts_with = "all")]
     pub(crate) point: Option<String>,

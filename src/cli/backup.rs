@@ -17,7 +17,7 @@ use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
-use crate::policy::schedule::{Job as When, Schedule};
+use crate::policy::schedule::{CLOCK_SKEW_MAX, Job as When, Schedule};
 use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
@@ -146,7 +146,8 @@ fn full_due(schedule: &Schedule, clock: &Clock) -> Arc<FullDue> {
     let (schedule, now) = (schedule.clone(), clock.now());
     Arc::new(move |last| match schedule.of(When::Full) {
         Some(_) => schedule.due(When::Full, Some(last), now).is_some(),
-        None => (now - last).num_hours() >= FULL_EVERY_H,
+        // One of the future was dated by a wrong clock: it says nothing.
+        None => last > now + CLOCK_SKEW_MAX || (now - last).num_hours() >= FULL_EVERY_H,
     })
 }
 
@@ -226,4 +227,24 @@ pub(crate) fn steps() -> Steps {
 #[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
 fn hook(variable: &str) -> Option<String> {
     if cfg!(debug_assertions) { std::env::var(variable).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::parse_rfc3339;
+
+    #[test]
+    fn without_a_schedule_a_full_point_is_due_after_a_day_and_after_one_of_the_future() {
+        let time = |text: &str| parse_rfc3339(text).unwrap();
+        let due = full_due(&Schedule::default(), &Clock::Fixed(time("2026-11-20T12:00:00Z")));
+        for (last, is_due) in [
+            ("2026-11-20T11:00:00Z", false),
+            ("2026-11-20T12:04:00Z", false),
+            ("2026-11-19T12:00:00Z", true),
+            ("2027-11-20T12:00:00Z", true),
+        ] {
+            assert_eq!(due(time(last)), is_due, "{last}");
+        }
+    }
 }

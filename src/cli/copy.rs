@@ -8,7 +8,7 @@ use crate::cli::args;
 use crate::cli::output::{facts, table};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
-use crate::cli::target::Place;
+use crate::cli::target::{Place, policy};
 use crate::policy::Bucket;
 use crate::vault::catalog::Point;
 use crate::vault::copy::{Copied, Outcome, copy as copy_points};
@@ -38,17 +38,20 @@ pub(crate) async fn copy(args: args::Copy, context: &Context) -> Result<Ended> {
         warnings: &'a [String],
     }
     let place = Place::of(&args.repository)?;
-    if place.url.trim_end_matches('/') == args.to.trim_end_matches('/') {
+    let target = target(&args, &place)?;
+    let same = |a: &Place, b: &Place| {
+        a.url.trim_end_matches('/') == b.url.trim_end_matches('/') && a.bucket.endpoint == b.bucket.endpoint
+    };
+    if same(&place, &target) {
         return Err(Error::new(Kind::Usage, format!("{} would be copied onto itself", place.url))
-            .hint("name another repository with --to"));
+            .hint("name another repository with --to or --to-policy"));
     }
     let (from, catalog) = place.catalog(context).await?;
     let points: Vec<&Point> = match &args.point {
         Some(selector) if !args.all => vec![catalog.select(selector)?],
         _ => catalog.points.iter().collect(),
     };
-    let (url, cluster) = (args.to.clone(), place.cluster.clone());
-    let target = Place { url, cluster, bucket: Bucket::default(), keys: Keys::default() }.options(context);
+    let target = target.options(context);
     let to = match context.stop.or(Repository::open(&target)).await {
         Err(error) if error.kind() == Kind::NotFound => context.stop.or(Repository::create_or_open(&target)).await?,
         opened => opened?,
@@ -80,6 +83,21 @@ pub(crate) async fn copy(args: args::Copy, context: &Context) -> Result<Ended> {
     Ok(if copied.warnings.is_empty() { Ended::Well } else { Ended::Warned })
 }
 
+/// The second repository. Objects are copied as they are stored, so nobody's keys are needed there.
+fn target(args: &args::Copy, from: &Place) -> Result<Place> {
+    let (keys, cluster) = (Keys::default(), from.cluster.clone());
+    let Some(file) = &args.to_policy else {
+        let url = args.to.clone().expect("one of both is required");
+        return Ok(Place { url, cluster, bucket: Bucket::default(), keys });
+    };
+    let policy = policy(file)?;
+    if policy.cluster.name != cluster {
+        let text = format!("{} is for cluster {:?}, not {cluster:?}", file.display(), policy.cluster.name);
+        return Err(Error::new(Kind::Usage, text).hint("give a policy for the same cluster with --to-policy"));
+    }
+    Ok(Place { url: policy.repository.url, cluster, bucket: policy.repository.bucket, keys })
+}
+
 fn rows(copied: &Copied) -> Vec<Row<'_>> {
     copied.points.iter().map(|(name, outcome)| row(name, outcome)).collect()
 }
@@ -89,6 +107,7 @@ fn row<'a>(name: &PointName, outcome: &'a Outcome) -> Row<'a> {
         Outcome::Copied => ("copied", &[]),
         Outcome::AlreadyThere => ("already_there", &[]),
         Outcome::Condemned => ("condemned", &[]),
+        Outcome::CondemnedThere => ("condemned_there", &[]),
         Outcome::Damaged(findings) => ("damaged", findings),
     };
     Row { id: name.attempt.to_string(), revision: name.revision, kind: name.kind.name(), outcome, findings }

@@ -22,11 +22,13 @@ use crate::recovery::drill::page;
 use crate::recovery::drill::plan::{Facts, Plan, plan, render};
 use crate::recovery::drill::report::{Measured, Outcome, Report, Verdict};
 use crate::recovery::drill::{Request, run, store};
+use crate::recovery::facts::target;
 use crate::vault::admit::{Admitted, admit, newest};
 use crate::vault::catalog::Catalog;
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 
+const HINT_SCRATCH: &str = "name a folder on a local disk that this user may write to with --scratch";
 /// Mode of a report: it holds no secret, but says much about a cluster.
 const REPORT_MODE: u32 = 0o600;
 
@@ -43,6 +45,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     }
     if let Some(path) = &args.report {
         refuse_existing(path)?;
+        target(path)?;
     }
     let policy = policy(&args.policy)?;
     let (repository, catalog) = Place::of_policy(&policy)?.trusting(&args.trust)?.catalog(context).await?;
@@ -55,7 +58,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         None => None,
     };
     let scratch = args.scratch.folder.clone();
-    let free_bytes = free_bytes(&scratch)?;
+    let free_bytes = free_bytes(&scratch).map_err(|error| error.kind_of(Kind::Usage).hint(HINT_SCRATCH))?;
     let (doubt, version) = (doubt.as_deref(), etcd_version.as_deref());
     let facts = Facts { manifest: &manifest, doubt, etcd_version: version, scratch: &scratch, free_bytes };
     let plan = plan(&facts)?;
@@ -79,7 +82,7 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
     drop(show);
     let mut report = report?;
     let mut warnings = vec![];
-    let stored = match store(&repository, &mut report).await {
+    let stored = match store(&repository, &manifest.name(), &mut report).await {
         Ok(at) => Some(at.to_string()),
         Err(error) => {
             warnings.push(format!("the report could not be stored: {}", error.as_warning()));
@@ -87,7 +90,8 @@ pub(crate) async fn drill(args: args::Drill, told: &mut Told, context: &Context)
         }
     };
     if let Some(path) = &args.report {
-        write(path, &page::render(&report))?;
+        // What was found is told all the same.
+        warnings.extend(write(path, &page::render(&report)).err().map(|error| error.as_warning()));
     }
     told.warnings = warnings.len() as u64;
     told.objectives = objectives(&report.measured);
@@ -155,7 +159,7 @@ fn summary(report: &Report, stored: Option<&str>) -> String {
     let rows = report.proofs.iter().map(|proof| {
         let (result, seen) = match proof.verdict {
             Verdict::Equal => ("ok", proof.found.clone()),
-            Verdict::Differs => ("FAILED", format!("{}, the manifest says {}", proof.found, proof.expected)),
+            Verdict::Differs => ("FAILED", format!("{}; expected: {}", proof.found, proof.expected)),
             Verdict::Skipped => ("not proved", proof.found.clone()),
         };
         vec![proof.what.clone(), result.to_owned(), seen]

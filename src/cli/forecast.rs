@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::agent::kind::increments_max;
 use crate::base::clock::rfc3339;
 use crate::base::error::Result;
 use crate::base::units::{self, MIB};
@@ -28,6 +29,7 @@ struct Shown {
     full_bytes: u64,
     incremental_bytes: u64,
     stored_bytes: u64,
+    increments_bytes: u64,
     prices: &'static str,
     monthly: Monthly,
     points: Vec<Row>,
@@ -53,7 +55,7 @@ struct Row {
 pub(crate) fn plan(args: &args::PolicyPlan, context: &Context) -> Result<Ended> {
     let policy = target::policy(&args.file)?;
     let (full, incremental) = (args.full_mib.saturating_mul(MIB), args.incremental_mib.saturating_mul(MIB));
-    let sizes = Sizes { full, incremental, object: OBJECT_STORED_BYTES_MAX };
+    let sizes = Sizes { full, incremental, object: OBJECT_STORED_BYTES_MAX, row: increments_max(full, incremental) };
     let forecast = forecast(&policy, &sizes, &S3_STANDARD, context.clock.now(), DAYS)?;
     let dollars = |nano: u64| nano as f64 / NANO;
     let monthly = forecast.monthly;
@@ -67,6 +69,7 @@ pub(crate) fn plan(args: &args::PolicyPlan, context: &Context) -> Result<Ended> 
         full_bytes: full,
         incremental_bytes: incremental,
         stored_bytes: forecast.stored_bytes,
+        increments_bytes: forecast.increments_bytes,
         prices: S3_STANDARD.name,
         monthly: Monthly {
             total_usd: dollars(monthly.total()),
@@ -99,12 +102,20 @@ fn text(shown: &Shown, forecast: &Forecast) -> String {
     let mut text = table(&["POINT OF", "KEPT UNTIL", "WHY"], &[], cells.collect());
     let (made, kept) = (units::count(shown.made as u64), units::count(shown.kept as u64));
     text.push_str(&format!(
-        "\n{made} points in {DAYS} days, {kept} of them kept at the end ({} full), {} stored\n",
+        "\n{made} points in {DAYS} days, {kept} of them kept at the end ({} full), {} stored, {} of it increments\n",
         shown.kept_full,
-        units::bytes(shown.stored_bytes)
+        units::bytes(shown.stored_bytes),
+        units::bytes(shown.increments_bytes)
     ));
     text.push_str(&format!("a month costs {} ({})\n", forecast.monthly, shown.prices));
     let (full, incremental) = (units::bytes(shown.full_bytes), units::bytes(shown.incremental_bytes));
     text.push_str(&format!("with full points of {full} and {incremental} more for each incremental one\n"));
+    if shown.increments_bytes > 0 {
+        let row = units::count(increments_max(shown.full_bytes, shown.incremental_bytes));
+        text.push_str(&format!(
+            "an incremental point keeps what it stands on, back to its full one: at most {row} increments, which weigh \
+             about as much as that\n"
+        ));
+    }
     text
 }

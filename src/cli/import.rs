@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::base::clock::Time;
+use crate::base::clock::{Time, of_file};
 use crate::base::error::Result;
 use crate::base::units;
 use crate::cli::args;
@@ -87,8 +87,8 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
     Ok(if warnings.is_empty() { Ended::Well } else { Ended::Warned })
 }
 
-/// When the file was last changed; the present for standard input.
+/// When the file was last changed; the present where nobody tells, as of standard input, or tells nonsense.
 fn modified_of(path: &Path, context: &Context) -> Time {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.map_or_else(|_| context.clock.now(), Time::from)
+    modified.ok().and_then(of_file).unwrap_or_else(|| context.clock.now())
 }

@@ -13,8 +13,9 @@ use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target::{Place, cache_folder, policy};
 use crate::policy::objective::{Measured, Objectives};
+use crate::policy::schedule::VERIFY_LEVEL_DEFAULT;
 use crate::vault::admit::newest;
-use crate::vault::catalog::{Catalog, Point};
+use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
@@ -99,7 +100,7 @@ pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     let signers = repository.signers();
     let rows = catalog.points.iter().zip(&told).map(|(point, row)| Row::of(point, row, &catalog, held(point), signers));
     let rows: Vec<Row> = rows.collect();
-    let damage: Vec<String> = catalog.damage.iter().chain(&holds.damage).map(Error::as_warning).collect();
+    let damage: Vec<String> = catalog.damage().chain(&holds.damage).map(Error::as_warning).collect();
     let damaged = rows.iter().any(|row| row.damage.is_some()) || !damage.is_empty();
     let listed = Listed { cluster: &catalog.cluster, repository: &catalog.url, points: rows, damage };
     context.output.show("list", &listed, || {
@@ -200,8 +201,9 @@ impl Row {
             (Some(_), ..) => "DAMAGED",
             _ if self.refused && self.signer.is_some() => "UNKNOWN SIGNER",
             _ if self.refused => "UNSIGNED",
-            (None, true, ..) => "condemned",
-            (None, false, true, _) => "held",
+            // What is held stays, condemned or not.
+            (None, _, true, _) => "held",
+            (None, true, false, _) => "condemned",
             (None, false, false, false) => "other branch",
             (None, false, false, true) => "",
         };
@@ -230,14 +232,17 @@ pub(crate) async fn show(args: args::OnePoint, context: &Context) -> Result<Ende
         verdict: Option<&'a Verdict>,
     }
     let place = Place::of(&args.repository)?;
-    let (repository, mut catalog) = place.catalog(context).await?;
-    context.stop.or(catalog.load_verdicts(&repository)).await?;
+    let (repository, catalog) = place.catalog(context).await?;
     let point = catalog.select(&args.point)?;
     let (manifest, standing) = context.stop.or(repository.stored_manifest(&point.name)).await?;
-    let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
+    let verdict = match context.stop.or(Verdict::newest(&repository, &point.name)).await {
+        Err(error) if is_damage(&error) => None,
+        verdict => verdict?,
+    };
+    let verdict = verdict.as_ref();
     let shown = Shown {
         point: point.name.attempt.to_string(),
-        condemned: point.condemned,
+        condemned: catalog.condemns(&manifest),
         signature: standing.name(),
         signer: standing.signer().map(|key| key.to_string()),
         manifest: &manifest,
@@ -336,7 +341,9 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         verdicts: &'a [Verdict],
         missed: &'a [String],
     }
-    let level = Level::from_number(args.level)?;
+    let policy = args.repository.policy.as_deref().map(policy).transpose()?;
+    let scheduled = policy.as_ref().and_then(|policy| policy.schedule.verify.as_ref()).map(|verify| verify.level);
+    let level = Level::from_number(args.level.or(scheduled).unwrap_or(VERIFY_LEVEL_DEFAULT))?;
     let place = Place::of(&args.repository)?;
     let (repository, catalog) = place.catalog(context).await?;
     let points: Vec<&Point> = match &args.point {
@@ -344,26 +351,33 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         None => catalog.points.iter().rev().collect(),
     };
     let show = Show::start(&context.progress, &context.output);
-    let (mut verdicts, mut unsound) = (vec![], vec![]);
+    let (mut verdicts, mut unsound, mut gone) = (vec![], vec![], 0);
     for point in points {
         context.progress.stage("verifying", 0);
-        let verdict = verify_one(&repository, &point.name, level, context).await?;
+        let verdict = match verify_one(&repository, &point.name, level, context).await {
+            // All points were asked for, and a prune took this one since they were listed.
+            Err(error) if error.kind() == Kind::NotFound && args.point.is_none() => {
+                gone += 1;
+                continue;
+            }
+            verdict => verdict?,
+        };
         if verdict.result == Outcome::Failed {
             unsound.push(&point.name);
         }
         told.verified =
-            Some(Verified { level: args.level, points: verdicts.len() as u64 + 1, failed: unsound.len() as u64 });
+            Some(Verified { level: level.number(), points: verdicts.len() as u64 + 1, failed: unsound.len() as u64 });
         verdicts.push(verdict);
     }
     drop(show);
-    let rpo = args.repository.policy.as_deref().map(policy).transpose()?.and_then(|policy| policy.objectives.rpo);
+    let rpo = policy.and_then(|policy| policy.objectives.rpo);
     let missed = match rpo {
         Some(rpo) => missed(rpo, &repository, &catalog, &unsound, context).await?,
         None => vec![],
     };
     told.objectives = rpo.map(|_| ("rpo", !missed.is_empty())).into_iter().collect();
     told.warnings = missed.len() as u64;
-    let shown = Shown { level: args.level, verdicts: &verdicts, missed: &missed };
+    let shown = Shown { level: level.number(), verdicts: &verdicts, missed: &missed };
     context.output.show("verify", &shown, || {
         let mut text = String::new();
         for verdict in &verdicts {
@@ -375,6 +389,9 @@ pub(crate) async fn verify(args: args::Verify, told: &mut Facts, context: &Conte
         }
         text
     })?;
+    if gone > 0 {
+        context.output.remark(&format!("{gone} points were deleted while the others were verified"));
+    }
     let failed = verdicts.iter().filter(|verdict| verdict.result == Outcome::Failed).count();
     if failed > 0 {
         context.output.warn(&format!("{failed} of {} points do not verify; do not restore from them", verdicts.len()));
@@ -418,8 +435,8 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
     }
     let place = Place::of(&args)?;
     let mut options = place.options(context);
-    options.bucket.patience = Some(patience(options.bucket.patience));
-    let repository = Repository::attach(&options).await?;
+    options.bucket.said.patience = Some(patience(options.bucket.said.patience));
+    let repository = context.stop.or(Repository::attach(&options)).await?;
     let checks = context.stop.or(probe(&repository)).await?;
     let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {

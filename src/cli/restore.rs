@@ -22,8 +22,10 @@ use crate::recovery::restore::{Report, from_file, from_point};
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
 use crate::vault::admit::{Admitted, admit};
+use crate::vault::catalog::is_damage;
+use crate::vault::layout::PointName;
 use crate::vault::repository::Repository;
-use crate::vault::verdict::Outcome;
+use crate::vault::verdict::{Outcome, Verdict};
 
 /// What is restored.
 enum Origin {
@@ -111,21 +113,27 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
         }
         (point, None) => {
             let place = Place::of(&args.repository)?;
-            let (repository, mut catalog) = place.catalog(context).await?;
-            context.stop.or(catalog.load_manifests(&repository)).await?;
-            context.stop.or(catalog.load_verdicts(&repository)).await?;
-            let point = catalog.select(point.as_deref().unwrap_or("latest"))?;
-            let admitted = context.stop.or(admit(&repository, &catalog, &point.name)).await?;
+            let (repository, catalog) = place.catalog(context).await?;
+            let name = &catalog.select(point.as_deref().unwrap_or("latest"))?.name;
+            let admitted = context.stop.or(admit(&repository, &catalog, name)).await?;
             let manifest = &admitted.manifest;
-            let verdict = point.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
-            let verified = verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok));
+            let verified = context.stop.or(verified(&repository, name)).await?;
             let side = context.stop.or(Side::of_point(&repository, manifest, &context.stop)).await.map_err(in_point)?;
-            let source = facts::of_point(&admitted, &side, verified, point.condemned);
-            let history = facts::history(&catalog, manifest, now);
+            let source = facts::of_point(&admitted, &side, verified, catalog.condemns(manifest));
+            let history = context.stop.or(facts::history(&repository, &catalog, manifest, now)).await?;
             let facts = Facts { source, members: side.members, target, history, now };
             Ok((Origin::Point(repository, Box::new(admitted)), facts))
         }
         (Some(_), Some(_)) => unreachable!("the command line refuses both"),
+    }
+}
+
+/// The newest verification of a point, and whether it passed. A verdict that cannot be read says nothing.
+async fn verified(repository: &Repository, name: &PointName) -> Result<Option<(u8, bool)>> {
+    match Verdict::newest(repository, name).await {
+        Ok(verdict) => Ok(verdict.map(|verdict| (verdict.level, verdict.result == Outcome::Ok))),
+        Err(error) if is_damage(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -228,7 +228,8 @@ async fn say(
 ) -> Result<Ended> {
     let place = Place::of(repository)?;
     let (repository, catalog) = place.catalog(context).await?;
-    let name: PointName = catalog.select(point)?.name.clone();
+    let point = catalog.select(point)?;
+    let (name, condemned): (PointName, bool) = (point.name.clone(), point.condemned);
     if hold.is_some() {
         // Whoever holds a point relies on it. One that is damaged may be put right by a copy.
         match context.stop.or(repository.stored_manifest(&name)).await {
@@ -251,6 +252,13 @@ async fn say(
         (true, None) => format!("point {} is held until it is released\n", shown.point),
         (false, _) => format!("point {} is not held\n", shown.point),
     })?;
+    match (condemned, said.held) {
+        (true, true) => context.output.remark("it was condemned before: the next `holdfast prune` spares it"),
+        (true, false) => context.output.remark(
+            "it is condemned: `holdfast prune` deletes it once its grace is over, `holdfast undelete` takes it back",
+        ),
+        (false, _) => {}
+    }
     Ok(Ended::Well)
 }
 

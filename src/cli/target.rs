@@ -31,7 +31,7 @@ const SECRETS_BYTES_MAX: u64 = 64 << 10;
 /// Reads and validates a policy file. Paths in it are relative to its folder.
 pub(crate) fn policy(file: &Path) -> Result<Policy> {
     let bytes = read_small(file, POLICY_BYTES_MAX as u64).map_err(|error| {
-        error.during("read the policy").kind_of(Kind::Usage).or_hint("check the path given with --policy")
+        error.during("read the policy").kind_of(Kind::Usage).or_hint("check the path of the policy file")
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         Error::new(Kind::Usage, format!("the policy {} is not text", file.display()))
@@ -227,26 +227,13 @@ impl Place {
 
     /// How the repository is opened.
     pub(crate) fn options(&self, context: &Context) -> RepositoryOptions {
-        let bucket = self.bucket.clone();
-        let bucket = BucketOptions {
-            endpoint: bucket.endpoint,
-            region: bucket.region,
-            storage_class: bucket.storage_class,
-            credentials_file: bucket.credentials_file,
-            profile: bucket.profile,
-            ca: bucket.ca,
-            limit_upload: bucket.limit_upload,
-            limit_download: bucket.limit_download,
-            stall: bucket.stall,
-            patience: bucket.patience,
-            environment: environment(),
-        };
+        let bucket = BucketOptions { said: self.bucket.clone(), environment: environment() };
         RepositoryOptions { url: self.url.clone(), clock: context.clock, bucket, keys: self.keys.clone() }
     }
 
     /// Opens the repository, which must exist.
     pub(crate) async fn open(&self, context: &Context) -> Result<Repository> {
-        Repository::open(&self.options(context)).await
+        context.stop.or(Repository::open(&self.options(context))).await
     }
 
     /// Opens the repository and lists the cluster's points.

@@ -17,12 +17,12 @@ use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
-use crate::vault::catalog::{Catalog, Point};
+use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::intake::{self, Intake};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::{self, LineageDocument};
 use crate::vault::manifest::{self, Comparison, Fidelity, HashAtSource, Manifest};
-use crate::vault::publish::publish;
+use crate::vault::publish::{look, publish};
 use crate::vault::put::{Destination, Limits, Writer};
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify};
@@ -72,13 +72,18 @@ pub async fn import(
 ) -> Result<Imported> {
     let (checked, file, name) = (stop.clone(), input.file.clone(), input.name.clone());
     progress.stage("checking the file", file.len());
-    let (db_bytes, db_sha256) = blocking(move || check(&file, &name, &checked)).await?;
-    let before = imported_before(repository, cluster, db_sha256, progress, stop).await?;
+    let (db_bytes, db_sha256, revision) = blocking(move || {
+        let (bytes, digest) = check(&file, &name, &checked)?;
+        let db = Db::open(file)?;
+        Ok::<_, Error>((bytes, digest, Source::open(&db)?.facts().revision))
+    })
+    .await?;
+    let before = imported_before(repository, cluster, (revision, db_sha256), progress, stop).await?;
     if let Some(point) = before.whole {
         return Ok(Imported::Already(point));
     }
     let mut warnings = before.doubts;
-    let lineage = lineage_of(cluster)?;
+    let lineage = lineage::imported(cluster);
     let destination = Destination { cluster: cluster.to_owned(), lineage, base_revision: 0 };
     let writer = Writer::start(repository, destination, Limits::default(), Steps::unheard(), stop)?;
     let attempt = Attempt::random()?;
@@ -121,17 +126,21 @@ pub async fn import(
         objects: taken.written.objects,
     };
     let known = lineage::list(repository, cluster).await?.has(lineage);
-    let opened = LineageDocument {
-        lineage,
-        parent: None,
-        fork_revision: None,
-        reason: "files imported from elsewhere".to_owned(),
-        cluster_id: EtcdId(0),
-        opened: now,
-    };
+    let opened = branch(lineage, now);
     let published = publish(repository, (!known).then_some(&opened), &manifest, &Steps::unheard()).await?;
     warnings.extend(published.doubts);
+    let verdict = look(repository, &published.name, stop).await?;
+    if let Some(first) = verdict.findings.first() {
+        let text = format!("the point fails verification at once: {}: {}", first.object, first.detail);
+        return Err(Error::damaged(text).hint("look after what stores the repository, and import the file again"));
+    }
     Ok(Imported::Point { manifest: Box::new(manifest), warnings })
+}
+
+/// The branch of imported files, opened now.
+fn branch(lineage: Lineage, opened: Time) -> LineageDocument {
+    let reason = "files imported from elsewhere".to_owned();
+    LineageDocument { lineage, parent: None, fork_revision: None, reason, cluster_id: EtcdId(0), opened }
 }
 
 fn uncompared() -> HashAtSource {
@@ -164,7 +173,7 @@ fn check(file: &ReadAt, name: &str, stop: &Stop) -> Result<(u64, Sha256)> {
 async fn imported_before(
     repository: &Repository,
     cluster: &str,
-    digest: Sha256,
+    (revision, digest): (i64, Sha256),
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Before> {
@@ -174,14 +183,18 @@ async fn imported_before(
         Err(error) if error.kind() == Kind::NotFound => return Ok(before),
         Err(error) => return Err(error),
     };
-    let lineage = lineage_of(cluster)?;
-    catalog.points.retain(|point| point.name.lineage == lineage);
-    catalog.load_manifests(repository).await?;
-    let same =
-        |point: &&Point| matches!(&point.manifest, Some(Ok(manifest)) if manifest.descriptor.db_sha256 == Some(digest));
-    for point in catalog.points.iter().rev().filter(same) {
+    let lineage = lineage::imported(cluster);
+    // Names tell revisions: of a thousand imported files few manifests are read.
+    catalog.points.retain(|point| point.name.lineage == lineage && point.name.revision == revision);
+    for point in catalog.points.iter().rev() {
+        let manifest = match repository.manifest(&point.name).await {
+            Ok(manifest) if manifest.descriptor.db_sha256 == Some(digest) => manifest,
+            Ok(_) => continue,
+            Err(error) if is_damage(&error) => continue,
+            Err(error) => return Err(error),
+        };
         let anew = |why: &str| format!("it was imported before as {}, {why}; it is imported anew", point.name.attempt);
-        if point.condemned {
+        if catalog.condemns(&manifest) {
             before.doubts.push(anew("which a collector is about to delete"));
             continue;
         }
@@ -195,9 +208,4 @@ async fn imported_before(
         before.doubts.push(anew(&format!("which is not whole ({}: {}: {})", first.object, first.check, first.detail)));
     }
     Ok(before)
-}
-
-/// The branch of imported points.
-fn lineage_of(cluster: &str) -> Result<Lineage> {
-    Lineage::parse(&Sha256::of(format!("holdfast lineage\nimported\n{cluster}").as_bytes()).to_string()[..32])
 }

@@ -4,7 +4,8 @@
 //! Nothing of the past is looked at: `policy plan` shows with this what a policy will keep before it has kept anything.
 //!
 //! Bytes are counted as they are stored: a full point is its own, an incremental one shares all that came before it since
-//! its full, so that the last one that is kept pays for the whole row. Merging makes that less, never more.
+//! its full, so that the last one that is kept pays for the whole row. How long a row gets is the agent's rule, and is
+//! given: increments weigh at most about as much as their full point. Merging makes that less, never more.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,8 @@ pub struct Sizes {
     pub incremental: u64,
     /// Stored bytes of one object at most.
     pub object: u64,
+    /// Increments that stand on one full point at most; then a full one is made, whatever is scheduled.
+    pub row: u64,
 }
 
 /// What a provider asks, in billionths of a dollar.
@@ -70,6 +73,8 @@ pub struct Forecast {
     pub full: usize,
     /// Stored bytes at the end.
     pub stored_bytes: u64,
+    /// What of that is increments, which kept points stand on.
+    pub increments_bytes: u64,
     /// What a month costs from then on.
     pub monthly: Cost,
 }
@@ -138,7 +143,7 @@ pub fn forecast(policy: &Policy, sizes: &Sizes, prices: &Prices, start: Time, da
             prune = at;
         }
         // The first point is full whatever the schedule calls it: there is nothing to add to.
-        let job = if rows == 0 { Job::Full } else { job };
+        let job = if rows == 0 || in_row >= sizes.row { Job::Full } else { job };
         (rows, in_row) = if job == Job::Full { (rows + 1, 0) } else { (rows, in_row + 1) };
         made += 1;
         if made > POINTS_MAX {
@@ -155,10 +160,10 @@ pub fn forecast(policy: &Policy, sizes: &Sizes, prices: &Prices, start: Time, da
     let stored = thinned(policy, stored, now);
     let points = points(&stored);
     let plan = plan(&policy.retention, &points, &circumstances(policy, now));
-    let stored_bytes = stored_bytes(&stored, sizes);
+    let (stored_bytes, increments_bytes) = stored_bytes(&stored, sizes);
     let monthly = cost(policy, sizes, prices, end, stored_bytes);
     let full = stored.iter().filter(|point| point.job == Job::Full).count();
-    Ok(Forecast { end, made, points, plan, full, stored_bytes, monthly })
+    Ok(Forecast { end, made, points, plan, full, stored_bytes, increments_bytes, monthly })
 }
 
 fn circumstances(policy: &Policy, now: Time) -> Circumstances<'_> {
@@ -176,6 +181,7 @@ fn points(stored: &[Made]) -> Vec<Point> {
         readable: true,
         verified: made.verified,
         failed: false,
+        imported: false,
         origin: Origin::Believed,
         hold: None,
     };
@@ -191,15 +197,17 @@ fn thinned(policy: &Policy, stored: Vec<Made>, now: Time) -> Vec<Made> {
     stored.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(made, _)| made).collect()
 }
 
-fn stored_bytes(stored: &[Made], sizes: &Sizes) -> u64 {
+/// Stored bytes, and what of them is increments.
+fn stored_bytes(stored: &[Made], sizes: &Sizes) -> (u64, u64) {
     let mut rows: BTreeMap<usize, u64> = BTreeMap::new();
     for made in stored {
         let (row, place) = made.row;
         let longest = rows.entry(row).or_default();
         *longest = place.max(*longest);
     }
-    let row = |length: &u64| sizes.full.saturating_add(sizes.incremental.saturating_mul(*length));
-    rows.values().map(row).fold(0, u64::saturating_add)
+    let increments = rows.values().map(|row| sizes.incremental.saturating_mul(*row)).fold(0, u64::saturating_add);
+    let fulls = sizes.full.saturating_mul(rows.len() as u64);
+    (fulls.saturating_add(increments), increments)
 }
 
 /// The month after `from`: what is stored then, and the requests of what is scheduled.
@@ -209,8 +217,11 @@ fn cost(policy: &Policy, sizes: &Sizes, prices: &Prices, from: Time, stored_byte
     let end = from + Duration::from_secs(MONTH_S);
     // Manifest and first verdict beside the data.
     let (mut puts, mut at) = (0_u64, from);
+    let mut in_row = 0;
     while let Some((time, job)) = schedule.next_point(at).filter(|(time, _)| *time < end) {
-        let bytes = if job == Job::Full { sizes.full } else { sizes.incremental };
+        let full = job == Job::Full || in_row >= sizes.row;
+        in_row = if full { 0 } else { in_row + 1 };
+        let bytes = if full { sizes.full } else { sizes.incremental };
         puts = puts.saturating_add(objects(bytes) + 2);
         at = time;
     }
@@ -242,7 +253,7 @@ mod tests {
     use crate::policy::parse;
 
     const MB: u64 = 1_000_000;
-    const SIZES: Sizes = Sizes { full: 64 * MB, incremental: 17 * MB, object: 16 << 20 };
+    const SIZES: Sizes = Sizes { full: 64 * MB, incremental: 17 * MB, object: 16 << 20, row: u64::MAX };
 
     fn policy(tables: &str) -> Policy {
         let cluster = "[cluster]\nname = \"a\"\nendpoints = [\"http://a:2379\"]\n";
@@ -275,6 +286,20 @@ mod tests {
         // A row goes from 02:00 to 01:00. 31 December stands in two, of which one is whole; the others go to 23:00.
         let (rows, increments) = (20, 19 * 21 + 23);
         assert_eq!(forecast.stored_bytes, rows * SIZES.full + increments * SIZES.incremental);
+        assert_eq!(forecast.increments_bytes, increments * SIZES.incremental);
+    }
+
+    #[test]
+    fn a_row_of_increments_ends_where_the_agent_ends_it() {
+        let hourly = policy("[schedule]\nfull = \"0 2 * * *\"\nincremental = \"0 * * * *\"\n[retention]\nlast = 24\n");
+        let start = parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
+        let of = |row: u64| forecast(&hourly, &Sizes { row, ..SIZES }, &S3_STANDARD, start, 30).unwrap();
+        // Rows of four from 02:00 on; the 24 points end at 23:00, two in the fifth row of the day.
+        let short = of(3);
+        assert_eq!((short.points.len(), short.full, of(u64::MAX).full), (24, 6, 1));
+        assert_eq!(short.stored_bytes, 7 * SIZES.full + 19 * SIZES.incremental);
+        assert!(short.monthly.points > of(u64::MAX).monthly.points, "full points are more objects");
+        assert_eq!(of(0).full, 24);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What is known before a restore: about the source, the members, the target and the history around it.
 
-use std::path::{Path, PathBuf};
-
+use futures::stream::{self, StreamExt};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, IoContext, Kind, Result};
@@ -12,11 +12,16 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::side::SIDE_ENTRIES_MAX;
 use crate::snapshot::decode::Records;
 use crate::snapshot::record::Record;
-use crate::vault::admit::Admitted;
-use crate::vault::catalog::Catalog;
+use crate::vault::admit::{Admitted, PASSED_OVER_MAX};
+use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::get::{Direction, Reader};
+use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::repository::Repository;
+use crate::vault::repository::{LOADS_MAX, Repository};
+use crate::vault::sign::Standing;
+
+/// Points whose manifests are read to learn how fast history went; with their chains that is some days of hourly ones.
+const RECENT_POINTS_MAX: usize = 12;
 
 /// Everything a plan is made from.
 #[derive(Clone, Debug)]
@@ -107,7 +112,7 @@ pub struct TargetFacts {
 pub struct History {
     /// The highest revision ever seen on the source's branch.
     pub high_water: i64,
-    /// The highest rate of changes between two points, per second.
+    /// The highest rate of changes between two of the newest points, per second.
     pub rate_per_s: f64,
     /// Seconds since the last point was begun.
     pub since_last_s: f64,
@@ -241,21 +246,50 @@ pub fn of_file<P: crate::snapshot::bbolt::Pages>(
     (source, side)
 }
 
-/// What the points of a branch tell about its history. Manifests must have been loaded; damaged ones tell nothing.
-pub fn history(catalog: &Catalog, manifest: &Manifest, now: Time) -> Option<History> {
-    let mut points: Vec<(Time, i64)> = catalog
-        .points
-        .iter()
-        .filter(|point| point.name.lineage == manifest.lineage)
-        .filter_map(|point| point.manifest.as_ref()?.as_ref().ok())
-        .map(|manifest| (manifest.started, manifest.descriptor.revision))
-        .collect();
-    points.sort_unstable();
+/// What the points of a branch tell about its history: names, how far it came; the newest manifests and the segments of
+/// their chains, how fast. Damaged ones tell nothing.
+pub async fn history(
+    repository: &Repository,
+    catalog: &Catalog,
+    manifest: &Manifest,
+    now: Time,
+) -> Result<Option<History>> {
+    let mut names: Vec<&PointName> =
+        catalog.points.iter().map(|point| &point.name).filter(|name| name.lineage == manifest.lineage).collect();
+    names.sort_by_key(|name| std::cmp::Reverse((name.revision, name.attempt)));
+    if names.is_empty() {
+        return Ok(None);
+    }
+    // Where somebody has to sign, a name tells nothing by itself.
+    let named = repository.signers().believes(Standing::Unsigned);
+    let mut high_water = if named { names[0].revision } else { manifest.descriptor.revision };
+    let loads = names.into_iter().take(PASSED_OVER_MAX).map(|name| repository.manifest(name));
+    let mut loaded = stream::iter(loads).buffered(LOADS_MAX);
+    let (mut moments, mut believed) = (moments_of(manifest), 0);
+    while let Some(recent) = loaded.next().await {
+        match recent {
+            Ok(recent) => {
+                high_water = high_water.max(recent.descriptor.revision);
+                moments.extend(moments_of(&recent));
+                believed += 1;
+            }
+            Err(error) if is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if believed == RECENT_POINTS_MAX {
+            break;
+        }
+    }
+    moments.sort_unstable();
     let seconds = |from: Time, to: Time| to.signed_duration_since(from).as_seconds_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
     let rate = |pair: &[(Time, i64)]| (pair[1].1 - pair[0].1) as f64 / seconds(pair[0].0, pair[1].0).max(1.0);
-    let rate_per_s = points.windows(2).map(rate).fold(0.0, f64::max);
-    let high_water = points.iter().map(|point| point.1).max()?;
-    let since_last_s = seconds(points.last()?.0, now).max(0.0);
-    Some(History { high_water, rate_per_s, since_last_s })
+    let rate_per_s = moments.windows(2).map(rate).fold(0.0, f64::max);
+    let since_last_s = moments.last().map_or(0.0, |last| seconds(last.0, now).max(0.0));
+    Ok(Some(History { high_water, rate_per_s, since_last_s }))
+}
+
+/// When the history of a point reached which revisions.
+fn moments_of(manifest: &Manifest) -> Vec<(Time, i64)> {
+    manifest.segments.iter().map(|segment| (segment.started, segment.revision)).collect()
 }

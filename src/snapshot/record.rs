@@ -3,10 +3,9 @@
 //! `stored` fields hold a message byte for byte as etcd stores it. They are protobuf messages in the schema
 //! (proto/holdfast/v1/records.proto) and opaque here, so that nothing an etcd version adds is lost on the way through.
 
-use std::fmt;
-
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
+pub use crate::base::revision::Rev;
 use crate::snapshot::wire;
 use crate::snapshot::wire::Fields;
 
@@ -18,21 +17,6 @@ pub const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// The longest message as etcd stores it that fits in a record: room is left for the record's own fields.
 pub const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX - 128;
-
-/// A point in etcd's history: `main` counts changes, `sub` the steps within one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rev {
-    /// The main revision, what etcd reports as `mod_revision`.
-    pub main: i64,
-    /// Steps within one transaction, from 0.
-    pub sub: i64,
-}
-
-impl fmt::Display for Rev {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.main, self.sub)
-    }
-}
 
 /// One fact of cluster state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +267,20 @@ pub fn lease_of(stored: &[u8]) -> Result<(i64, i64)> {
         }
     }
     Ok((id, ttl_s))
+}
+
+/// The seconds that a stored `leasepb.Lease` runs on for when its cluster starts anew: what was left of it where its leader
+/// noted that, or all that was granted.
+pub fn lease_runs_s(stored: &[u8]) -> Result<i64> {
+    let (mut granted_s, mut left_s) = (0, 0);
+    for field in Fields::of(stored) {
+        match field.map_err(|error| error.during("a lease cannot be read"))? {
+            (2, field) => granted_s = field.signed()?,
+            (3, field) => left_s = field.signed()?,
+            _ => {}
+        }
+    }
+    Ok(if left_s > 0 { left_s } else { granted_s })
 }
 
 /// The name in a stored `authpb.User` or `authpb.Role` (field 1 of both).

@@ -1,24 +1,23 @@
 //! The catalog: which restore points of a cluster there are.
 //!
-//! Facts come from names, so listing costs one pass over names whatever the number of points; manifests and verdicts
-//! are read only when asked for. What is damaged stays in the list as damaged: hiding it would read as "no such point",
+//! Facts come from names, so listing costs one pass over names whatever the number of points; whoever needs a manifest
+//! reads that one. What is damaged stays in the list as damaged: hiding it would read as "no such point",
 //! which is the wrong thing to believe at the wrong moment.
 //!
 //! The current lineage is chosen among those that have points. A lineage registered by a backup that died before its
 //! manifest changes nothing that anyone sees.
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use futures::stream::TryStreamExt;
+use std::collections::{HashMap, HashSet};
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id;
 use crate::vault::condemned::{self, Condemned};
 use crate::vault::layout::{Lineage, Location, PointName, folder};
-use crate::vault::lineage::{self, Current, LineageDocument, Lineages};
+use crate::vault::lineage::{self, Current, Lineages};
 use crate::vault::manifest::Manifest;
-use crate::vault::repository::{LOADS_MAX, Repository, stray};
-use crate::vault::verdict::{Rank, Verdict};
+use crate::vault::repository::{Repository, stray};
 
 /// A restore point as listed.
 #[derive(Debug)]
@@ -29,12 +28,8 @@ pub struct Point {
     pub manifest_bytes: u64,
     /// When the store says that the manifest was written.
     pub modified: Time,
-    /// Whether a collector is about to delete it or part of its chain (the chain: once manifests are loaded).
+    /// Whether a collector is about to delete it; for its chain ask `Catalog::condemns`.
     pub condemned: bool,
-    /// Its manifest, or why it cannot be believed; none until `load_manifests`.
-    pub manifest: Option<Result<Manifest>>,
-    /// The newest verdict on it, or why it cannot be believed; none until `load_verdicts`, or when there is none.
-    pub verdict: Option<Result<Verdict>>,
 }
 
 /// The restore points of one cluster: abandoned branches first, then the current one; within a branch by revision.
@@ -46,31 +41,35 @@ pub struct Catalog {
     pub url: String,
     /// All points, the newest of the current lineage last.
     pub points: Vec<Point>,
-    /// The lineages that could be read, oldest first.
-    pub lineages: Vec<LineageDocument>,
+    /// The branches that are registered, with points and without.
+    pub lineages: Lineages,
     /// The branch that `latest` means; none when damage makes it unknowable.
     pub current: Option<Lineage>,
-    /// What is wrong beside the points: strange names, damaged lineage documents or condemned lists.
-    pub damage: Vec<Error>,
+    /// Strange names among the points, and condemned lists that cannot be read.
+    pub(crate) damage: Vec<Error>,
     condemned: Condemned,
 }
 
 impl Catalog {
     /// Lists the points of a cluster. None at all is an error of kind `NotFound` that names the clusters there are.
     pub async fn load(repository: &Repository, cluster: &str) -> Result<Self> {
+        let catalog = Catalog::look(repository, cluster).await?;
+        if catalog.points.is_empty() && catalog.damage.is_empty() {
+            return Err(nothing(repository, cluster).await);
+        }
+        Ok(catalog)
+    }
+
+    /// The same where there may be none yet.
+    pub async fn look(repository: &Repository, cluster: &str) -> Result<Self> {
         id::check_name("cluster", cluster)?;
         let mut damage = vec![];
         let mut points = list_points(repository, cluster, &mut damage).await?;
-        if points.is_empty() && damage.is_empty() {
-            return Err(nothing(repository, cluster).await);
-        }
         let lineages = lineage::list(repository, cluster).await?;
         let mut condemned = condemned::read(repository, cluster).await?;
         let current = current_lineage(&points, &lineages);
-        let Lineages { known: lineages, damage: of_lineages, .. } = lineages;
-        damage.extend(of_lineages);
         damage.append(&mut condemned.damage);
-        let opened: HashMap<Lineage, Time> = lineages.iter().map(|l| (l.lineage, l.opened)).collect();
+        let opened: HashMap<Lineage, Time> = lineages.known.iter().map(|l| (l.lineage, l.opened)).collect();
         points.sort_by_key(|p| {
             let lineage = p.name.lineage;
             (
@@ -89,78 +88,21 @@ impl Catalog {
         Ok(Catalog { cluster, url, points, lineages, current, damage, condemned })
     }
 
-    /// Reads all manifests, a few at a time. A damaged one is kept as the reason why it is not believed.
-    pub async fn load_manifests(&mut self, repository: &Repository) -> Result<()> {
-        let names: Vec<PointName> = self.points.iter().map(|p| p.name.clone()).collect();
-        let load = |name: PointName| async move { repository.manifest(&name).await };
-        let mut loaded = stream::iter(names.into_iter().map(load)).buffered(LOADS_MAX);
-        for point in &mut self.points {
-            let manifest = keep_damage(loaded.next().await.expect("one result for each point"))?;
-            if let Ok(manifest) = &manifest {
-                let condemned = &self.condemned.objects;
-                point.condemned |= manifest.objects.iter().any(|entry| condemned.contains(&entry.name));
-            }
-            point.manifest = Some(manifest);
-        }
-        Ok(())
+    /// What is wrong beside the points: strange names, damaged lineage documents or condemned lists.
+    pub fn damage(&self) -> impl Iterator<Item = &Error> {
+        self.lineages.damage.iter().chain(&self.damage)
     }
 
-    /// Whether a collector is about to delete objects, so that only manifests tell whose chains are among them.
-    pub(crate) fn condemns_objects(&self) -> bool {
-        !self.condemned.objects.is_empty()
-    }
-
-    /// Whether a collector is about to delete an object of the point.
+    /// Whether a collector is about to delete the point or an object of its chain.
     pub fn condemns(&self, manifest: &Manifest) -> bool {
-        manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
-    }
-
-    /// Reads the newest verdict on each point.
-    pub async fn load_verdicts(&mut self, repository: &Repository) -> Result<()> {
-        let folder = folder::verdicts(&self.cluster);
-        let mut newest: BTreeMap<String, (Rank, Location)> = BTreeMap::new();
-        let mut listed = repository.list(&folder);
-        while let Some(object) = listed.next().await {
-            let object = object?;
-            match Location::parse(&object.path) {
-                Ok(at @ Location::Verdict(..)) => {
-                    let Location::Verdict(_, stem, time, level) = &at else { continue };
-                    let rank = Rank::new(*time, *level, object.modified);
-                    if newest.get(stem).is_none_or(|(before, _)| *before < rank) {
-                        newest.insert(stem.clone(), (rank, at));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => self.damage.push(stray(error)),
-            }
-        }
-        let wanted: Vec<Option<Location>> =
-            self.points.iter().map(|p| Some(newest.remove(&p.name.stem())?.1)).collect();
-        let load = |at: Option<Location>| async move {
-            match at {
-                Some(at) => Some(repository.get_document::<Verdict>(&at).await),
-                None => None,
-            }
-        };
-        let mut loaded = stream::iter(wanted.into_iter().map(load)).buffered(LOADS_MAX);
-        for point in &mut self.points {
-            let verdict = loaded.next().await.expect("one result for each point");
-            point.verdict = verdict.map(keep_damage).transpose()?;
-        }
-        Ok(())
-    }
-}
-
-/// Damage is a fact about the point; anything else means that the facts could not be read.
-fn keep_damage<T>(result: Result<T>) -> Result<Result<T>> {
-    match result {
-        Err(error) if !is_damage(&error) => Err(error),
-        result => Ok(result),
+        let path = Location::Point(manifest.name()).to_string();
+        self.condemned.points.contains(&path)
+            || manifest.objects.iter().any(|entry| self.condemned.objects.contains(&entry.name))
     }
 }
 
 /// Damaged, gone since it was listed, or from a newer version: in each case it stays visible with the reason.
-pub(crate) fn is_damage(error: &Error) -> bool {
+pub fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Usage)
 }
 
@@ -170,14 +112,10 @@ pub(crate) async fn list_points(repository: &Repository, cluster: &str, damage: 
     let mut listed = repository.list(&folder::points(cluster));
     while let Some(object) = listed.try_next().await? {
         match Location::parse(&object.path) {
-            Ok(Location::Point(name)) => points.push(Point {
-                name,
-                manifest_bytes: object.bytes,
-                modified: object.modified,
-                condemned: false,
-                manifest: None,
-                verdict: None,
-            }),
+            Ok(Location::Point(name)) => {
+                let (manifest_bytes, modified) = (object.bytes, object.modified);
+                points.push(Point { name, manifest_bytes, modified, condemned: false });
+            }
             Ok(_) => damage.push(stray(Error::damaged(format!("{} is no restore point", object.path)))),
             Err(error) => damage.push(stray(error)),
         }
@@ -220,7 +158,7 @@ impl Catalog {
     /// A catalog of points that no store holds.
     pub(crate) fn of(points: Vec<Point>, current: Option<Lineage>, condemned: Condemned) -> Self {
         let (cluster, url) = ("prod".to_owned(), "file:///backups".to_owned());
-        Catalog { cluster, url, points, lineages: vec![], current, damage: vec![], condemned }
+        Catalog { cluster, url, points, lineages: Lineages::default(), current, damage: vec![], condemned }
     }
 }
 
@@ -229,6 +167,7 @@ mod tests {
     use super::*;
     use crate::base::id::EtcdId;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::lineage::LineageDocument;
     use crate::vault::testing;
     use chrono::TimeDelta;
 
@@ -267,13 +206,11 @@ mod tests {
         }
         // Registered, but its backup died before the manifest: it is not there for anyone.
         register(&repository, 'c', Some('b'), 2).await;
-        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
+        let catalog = Catalog::load(&repository, "prod").await.unwrap();
         let order: Vec<i64> = catalog.points.iter().map(|p| p.name.revision).collect();
         assert_eq!(order, [20, 100, 900, 510, 600]);
         assert_eq!(catalog.current, Some(lineage_of('b')));
-        catalog.load_manifests(&repository).await.unwrap();
-        assert!(catalog.points.iter().all(|p| matches!(&p.manifest, Some(Ok(m)) if m.name() == p.name)));
-        assert!(catalog.damage.is_empty());
+        assert_eq!(catalog.damage().count(), 0);
     }
 
     #[tokio::test]
@@ -289,13 +226,12 @@ mod tests {
         list.create(&repository, "prod").await.unwrap();
         std::fs::File::create(dir.path().join("clusters/prod/points/stray.json")).unwrap();
 
-        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
-        catalog.load_manifests(&repository).await.unwrap();
-        catalog.load_verdicts(&repository).await.unwrap();
-        let damaged: Vec<bool> = catalog.points.iter().map(|p| matches!(p.manifest, Some(Err(_)))).collect();
-        assert_eq!(damaged, [true, false, false]);
-        assert_eq!(catalog.points.iter().map(|p| p.condemned).collect::<Vec<_>>(), [false, true, true]);
-        assert!(catalog.points.iter().all(|p| p.verdict.is_none()));
+        let catalog = Catalog::load(&repository, "prod").await.unwrap();
+        assert_eq!(catalog.points.iter().map(|p| p.condemned).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(repository.manifest(&one).await.unwrap_err().kind(), Kind::Damaged);
+        for (name, condemned) in [(&two, true), (&three, true), (&add(&repository, 'a', 4).await, false)] {
+            assert_eq!(catalog.condemns(&repository.manifest(name).await.unwrap()), condemned, "{name:?}");
+        }
         assert!(catalog.damage[0].to_string().contains("stray.json"), "{:?}", catalog.damage);
     }
 
@@ -323,15 +259,15 @@ mod tests {
         let path = |c| dir.path().join(Location::Lineage("prod".into(), lineage_of(c)).to_string());
         testing::damage(&path('a'));
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('a')), 1));
+        assert_eq!((catalog.current, catalog.damage().count()), (Some(lineage_of('a')), 1));
         register(&repository, 'b', Some('a'), 1).await;
         add(&repository, 'b', 2).await;
         // `b` says that it continues `a`: what the document of `a` said does not matter any more.
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (Some(lineage_of('b')), 1));
+        assert_eq!((catalog.current, catalog.damage().count()), (Some(lineage_of('b')), 1));
         testing::damage(&path('b'));
         let catalog = Catalog::load(&repository, "prod").await.unwrap();
-        assert_eq!((catalog.current, catalog.damage.len()), (None, 2));
+        assert_eq!((catalog.current, catalog.damage().count()), (None, 2));
         let error = catalog.select("latest").unwrap_err();
         assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true));
         // A document that is missing tells as little.

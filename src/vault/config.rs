@@ -22,6 +22,9 @@ const CONFIGS_MAX: usize = 64;
 const NUMBER_MAX: u32 = 99_999_999;
 const HINT_STRANGER: &str = "Holdfast does not write that: see who wrote the file, and move it out of the repository";
 
+/// The highest number of a config.
+const CONFIG_NUMBER_MAX: u32 = 1_000_000;
+
 /// What a repository is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -189,6 +192,11 @@ pub(super) async fn numbers(store: &Store, strange: impl Fn() -> Error) -> Resul
     let mut listed = store.list(folder::CONFIG);
     while let Some(object) = listed.next().await {
         match Location::parse(&object?.path) {
+            Ok(Location::Config(n)) if n > CONFIG_NUMBER_MAX => {
+                return Err(Error::damaged(format!("{} is the last config there can be", Location::Config(n))).hint(
+                    "nobody changes keys that often: see who wrote that file, and move it out of the repository",
+                ));
+            }
             Ok(Location::Config(n)) => numbers.push(n),
             _ => return Err(strange()),
         }

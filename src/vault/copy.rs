@@ -8,7 +8,8 @@
 //! Invariants:
 //! - A point is there whole or not at all. One whose objects are missing or damaged, or that nobody trusted has signed, is
 //!   not copied, and is named with what is wrong; the others are copied all the same.
-//! - Nothing at the destination is replaced or deleted, but for a data object whose size is not that of its name's bytes.
+//! - Nothing at the destination is replaced or deleted, but for a data object whose size is not that of its name's bytes,
+//!   and a manifest of this copy whose objects a collector there has taken meanwhile.
 //! - "Could not read" is an error and ends the copy; it is never taken for "is not there".
 //!
 //! Not known here: whether what is at the destination already still has its digest. That is for a verification there.
@@ -22,11 +23,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
 use crate::vault::catalog::{Catalog, Point};
-use crate::vault::condemned;
+use crate::vault::condemned::{self, Condemned};
+use crate::vault::config::Encryption;
 use crate::vault::layout::{Lineage, Location, PointName, folder};
-use crate::vault::lineage::{self, LineageDocument};
+use crate::vault::lineage::{self, Current, LineageDocument};
 use crate::vault::manifest::{Manifest, ObjectEntry};
 use crate::vault::pack::{Check, Fault};
+use crate::vault::publish::withdraw;
 use crate::vault::repository::{Repository, Stored};
 use crate::vault::sealed::{self, Document};
 use crate::vault::sign::Standing;
@@ -44,6 +47,8 @@ pub enum Outcome {
     AlreadyThere,
     /// A collector is about to delete it, so it was left alone.
     Condemned,
+    /// A collector at the destination is about to delete it there, or something that it needs, so it was left alone.
+    CondemnedThere,
     /// It is not whole, or nobody trusted has signed it: what is wrong, object by object.
     Damaged(Vec<Finding>),
 }
@@ -72,8 +77,13 @@ struct Copy<'a> {
     cluster: &'a str,
     stop: &'a Stop,
     progress: &'a Progress,
+    /// What collectors at the destination had condemned at the beginning.
+    doomed: Condemned,
     /// Data objects at the destination, with their sizes: those listed at the beginning, and those sent.
     there: HashMap<String, u64>,
+    /// Whether data of the destination's own is encrypted, and how many of the copied points are not.
+    sealed_there: bool,
+    in_the_clear: u64,
     /// Objects that were counted.
     counted: HashSet<String>,
     /// Objects of the source that cannot be copied, and why.
@@ -93,28 +103,37 @@ pub async fn copy(
     stop: &Stop,
 ) -> Result<Copied> {
     let cluster = catalog.cluster.as_str();
+    let sealed_there = to.config().is_some_and(|config| config.encryption != Encryption::NONE);
     stop.or(to.adopt_encryption(from)).await?;
+    // Before the data is listed: what a collector takes later is found missing at the end.
+    let mut doomed = stop.or(condemned::read(to, cluster)).await?;
+    let doubts = std::mem::take(&mut doomed.damage);
     let mut copy = Copy {
         from,
         to,
         cluster,
         stop,
         progress,
+        doomed,
+        sealed_there,
         there: stop.or(listed(to, cluster)).await?,
+        in_the_clear: 0,
         counted: HashSet::new(),
         faulty: BTreeMap::new(),
-        lineages: catalog.lineages.clone(),
+        lineages: catalog.lineages.known.clone(),
         registered: HashSet::new(),
         copied: Copied::default(),
     };
-    copy.copied.warnings.extend(catalog.damage.iter().map(Error::as_warning));
+    copy.copied.warnings.extend(catalog.damage().chain(&doubts).map(Error::as_warning));
     progress.stage("copying", 0);
     for point in points {
         let outcome = copy.point(point, catalog).await?;
         copy.copied.points.push((point.name.clone(), outcome));
     }
     copy.copied.warnings.extend(left_out(&copy.copied.points));
-    copy.finish().await
+    stop.or(copy.look()).await?;
+    stop.or(copy.strangers()).await?;
+    Ok(copy.copied)
 }
 
 /// What is said when the newest point that could be copied was left alone. No retention removes that one, so either nobody
@@ -157,8 +176,20 @@ impl Copy<'_> {
             }
             Err(error) => return Err(error),
         };
-        if point.condemned || catalog.condemns(&manifest) {
+        if catalog.condemns(&manifest) {
             return Ok(Outcome::Condemned);
+        }
+        if self.doomed.points.contains(&at.to_string()) {
+            return Ok(Outcome::CondemnedThere);
+        }
+        if let Some(entry) = manifest.objects.iter().find(|entry| self.doomed.objects.contains(&entry.name)) {
+            let text = format!(
+                "point {} was not copied: a collector at the destination is about to delete {}; copy it again once \
+                 `holdfast prune` has finished there",
+                point.name.attempt, entry.name
+            );
+            self.copied.warnings.push(text);
+            return Ok(Outcome::CondemnedThere);
         }
         self.objects(&manifest.objects).await?;
         let faults = manifest.objects.iter().filter_map(|entry| Some((&entry.name, self.faulty.get(&entry.name)?)));
@@ -168,7 +199,10 @@ impl Copy<'_> {
         }
         self.lineage(manifest.lineage).await?;
         match self.stop.or(self.to.put_new(&at, bytes)).await? {
-            Stored::Created | Stored::Repaired => Ok(Outcome::Copied),
+            Stored::Created | Stored::Repaired => {
+                self.in_the_clear += u64::from(self.sealed_there && manifest.recipients.is_empty());
+                Ok(Outcome::Copied)
+            }
             Stored::AlreadyThere => Ok(Outcome::AlreadyThere),
         }
     }
@@ -242,18 +276,54 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Looks for a collector at the destination that decided before it could see what was copied.
-    async fn finish(mut self) -> Result<Copied> {
-        let condemned = self.stop.or(condemned::read(self.to, self.cluster)).await?;
-        let points = self.copied.points.iter();
-        let whole = points.filter(|(_, outcome)| matches!(outcome, Outcome::Copied | Outcome::AlreadyThere));
-        let paths: Vec<String> = whole.map(|(name, _)| Location::Point(name.clone()).to_string()).collect();
-        let objects = self.counted.iter().map(String::as_str);
-        condemned
-            .check(paths.iter().map(String::as_str), objects)
-            .map_err(|error| error.during("at the destination"))?;
+    /// Looks for a collector at the destination that decided before it could see what was copied: as after a backup, either
+    /// its list is still there or what it took is missing. A point of this copy that it hit is withdrawn.
+    async fn look(&mut self) -> Result<()> {
+        let condemned = condemned::read(self.to, self.cluster).await?;
+        let there = listed(self.to, self.cluster).await?;
         self.copied.warnings.extend(condemned.damage.iter().map(Error::as_warning));
-        Ok(self.copied)
+        let lost = |name: &String| condemned.objects.contains(name) || !there.contains_key(name);
+        let lost: HashSet<&String> = self.counted.iter().filter(|name| lost(name)).collect();
+        let copied = self.copied.points.iter().filter(|(_, outcome)| *outcome == Outcome::Copied);
+        let mut failed = None;
+        for (name, _) in copied {
+            let path = Location::Point(name.clone()).to_string();
+            // Rare: manifests are read again only when something is lost.
+            let hit = condemned.points.contains(&path)
+                || !lost.is_empty()
+                    && self.to.manifest(name).await?.objects.iter().any(|entry| lost.contains(&entry.name));
+            if hit {
+                let text = "a collector at the destination took, or is about to take, what it needs";
+                let error = Error::new(Kind::Failed, text)
+                    .hint("run the command again once `holdfast prune` has finished at the destination");
+                failed = Some(withdraw(self.to, name, error).await);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Says what the operator of the destination may not expect there.
+    async fn strangers(&mut self) -> Result<()> {
+        if self.in_the_clear > 0 {
+            let text = format!(
+                "{} of the copied points are not encrypted, as they were at the source; the destination's own data is",
+                self.in_the_clear
+            );
+            self.copied.warnings.push(text);
+        }
+        let lineages = lineage::list(self.to, self.cluster).await?;
+        if let Current::Known(current) = lineages.current(|_| true)
+            && !self.registered.is_empty()
+            && !self.lineages.iter().any(|document| document.lineage == current.lineage)
+        {
+            let text = format!(
+                "the destination has points of cluster {} that the source does not know, and its `latest` is one of \
+                 those (lineage {}): keep clusters of one name in repositories of their own",
+                self.cluster, current.lineage
+            );
+            self.copied.warnings.push(text);
+        }
+        Ok(())
     }
 }
 
@@ -289,6 +359,8 @@ mod tests {
     use super::*;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
+    use crate::vault::encryption::{Recipients, Wanted};
+    use crate::vault::repository::{Keys, RepositoryOptions};
     use crate::vault::sign::Signers;
     use crate::vault::steps::Steps;
     use crate::vault::testing;
@@ -374,8 +446,10 @@ mod tests {
         let objects = vec![point.objects[0].name.clone()];
         let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects, points: vec![] };
         list.create(&to, "prod").await.unwrap();
-        let error = copy_all(&from, &to).await.unwrap_err();
-        assert!(error.chain().contains("at the destination") && error.hint_text().is_some(), "{}", error.chain());
+        // What was condemned before is left, and said.
+        let left = copy_all(&from, &to).await.unwrap();
+        assert_eq!((&left.points[0].1, left.objects), (&Outcome::CondemnedThere, 0));
+        assert!(left.warnings[0].contains("at the destination"), "{:?}", left.warnings);
         list.create(&from, "prod").await.unwrap();
         let (_three, empty) = testing::repository().await;
         let done = copy_all(&from, &empty).await.unwrap();
@@ -392,5 +466,94 @@ mod tests {
         assert_eq!(left(Outcome::AlreadyThere), None);
         // A forged one behind it hides nothing.
         assert_eq!(left(Outcome::Damaged(vec![])), Some(true));
+    }
+
+    #[tokio::test]
+    async fn a_point_that_the_destination_lets_go_fails_no_copy() {
+        let ((_one, from), (_two, to)) = (testing::repository().await, testing::repository().await);
+        let older = testing::publish_point(&from, "prod", 2, &Steps::unheard()).await.unwrap();
+        copy_all(&from, &to).await.unwrap();
+        let points = vec![Location::Point(older.name()).to_string()];
+        let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects: vec![], points };
+        list.create(&to, "prod").await.unwrap();
+        let newer = testing::publish_point(&from, "prod", 4, &Steps::unheard()).await.unwrap();
+        let done = copy_all(&from, &to).await.unwrap();
+        assert_eq!(done.points, [(older.name(), Outcome::CondemnedThere), (newer.name(), Outcome::Copied)]);
+        assert_eq!(done.warnings, Vec::<String>::new());
+        testing::assert_readable(&to, &newer).await;
+    }
+
+    #[tokio::test]
+    async fn a_point_whose_objects_a_collector_took_meanwhile_is_withdrawn() {
+        for taken in [true, false] {
+            let ((_one, from), (two, to)) = (testing::repository().await, testing::repository().await);
+            let older = testing::publish_point(&from, "prod", 2, &Steps::unheard()).await.unwrap();
+            let newer = testing::publish_point(&from, "prod", 4, &Steps::unheard()).await.unwrap();
+            let object = newer.objects[3].name.clone();
+            assert!(older.objects.iter().all(|entry| entry.name != object));
+            let catalog = Catalog::load(&from, "prod").await.unwrap();
+            let points: Vec<&Point> = catalog.points.iter().collect();
+            let (stop, progress) = (Stop::new(), Progress::new());
+            let copying = copy(&from, &to, &catalog, &points, &progress, &stop);
+            let (data, first) = (two.path().join(&object), two.path().join(Location::Point(older.name()).to_string()));
+            let destination = to.clone();
+            // The collector deletes as soon as the object is there, or condemns it while the second point is copied.
+            let collecting = async {
+                while !(if taken { &data } else { &first }).exists() {
+                    tokio::task::yield_now().await;
+                }
+                if taken {
+                    fs::remove_file(&data).unwrap();
+                } else {
+                    let objects = vec![object.clone()];
+                    let list = CondemnedList { epoch: 1, n: 1, created: testing::time(), objects, points: vec![] };
+                    list.create(&destination, "prod").await.unwrap();
+                }
+            };
+            let (copied, ()) = tokio::join!(copying, collecting);
+            let error = copied.unwrap_err();
+            assert!(error.chain().contains("withdrawn") && error.hint_text().is_some(), "{}", error.chain());
+            assert_eq!(to.manifest(&newer.name()).await.unwrap_err().kind(), Kind::NotFound);
+            testing::assert_readable(&to, &older).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn data_in_the_clear_beside_encrypted_is_told() {
+        let (_one, from) = testing::repository().await;
+        testing::publish_point(&from, "prod", 2, &Steps::unheard()).await.unwrap();
+        let recipient = age::x25519::Identity::generate().to_public().to_string();
+        let wanted = Some(Wanted::For(Recipients::parse([recipient.as_str()]).unwrap()));
+        let dir = tempfile::tempdir().unwrap();
+        let options = RepositoryOptions {
+            url: format!("file://{}", dir.path().display()),
+            keys: Keys { wanted, ..Keys::default() },
+            ..RepositoryOptions::default()
+        };
+        let to = Repository::create_or_open(&options).await.unwrap();
+        let done = copy_all(&from, &to).await.unwrap();
+        assert!(matches!(&done.warnings[..], [one] if one.contains("not encrypted")), "{:?}", done.warnings);
+        // Once: what was there before is nothing new.
+        assert_eq!(copy_all(&from, &to).await.unwrap().warnings, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_destination_with_another_cluster_of_that_name_is_told() {
+        let ((_one, from), (_two, to)) = (testing::repository().await, testing::repository().await);
+        testing::publish_point(&from, "prod", 2, &Steps::unheard()).await.unwrap();
+        let stranger = LineageDocument {
+            lineage: Lineage::parse(&"e".repeat(32)).unwrap(),
+            parent: None,
+            fork_revision: None,
+            reason: "the first restore point".into(),
+            cluster_id: crate::base::id::EtcdId(77),
+            opened: testing::time() + std::time::Duration::from_secs(1),
+        };
+        lineage::register(&to, "prod", &stranger).await.unwrap();
+        let done = copy_all(&from, &to).await.unwrap();
+        assert!(matches!(&done.warnings[..], [one] if one.contains("`latest`")), "{:?}", done.warnings);
+        // Its own history, however it is continued at the source, is no stranger.
+        let (_three, empty) = testing::repository().await;
+        assert_eq!(copy_all(&from, &empty).await.unwrap().warnings, Vec::<String>::new());
     }
 }

@@ -9,6 +9,7 @@
 
 use futures::stream::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
@@ -52,16 +53,16 @@ pub struct Epoch {
 
 /// The highest epoch claimed in a cluster; 0 before the first.
 pub async fn highest(repository: &Repository, cluster: &str) -> Result<u32> {
-    Ok(all(repository, cluster).await?.into_iter().max().unwrap_or(0))
+    Ok(all(repository, cluster).await?.into_iter().map(|(epoch, _)| epoch).max().unwrap_or(0))
 }
 
-/// Every epoch that is claimed. A name that is none could be a claim that this version cannot read, so it is an error.
-async fn all(repository: &Repository, cluster: &str) -> Result<Vec<u32>> {
+/// Every epoch that is claimed, and when. A name that is none could be a claim that this version cannot read, so it is an error.
+async fn all(repository: &Repository, cluster: &str) -> Result<Vec<(u32, Time)>> {
     let mut listed = repository.list(&folder::epochs(cluster));
     let mut epochs = vec![];
     while let Some(object) = listed.try_next().await? {
         match Location::parse(&object.path) {
-            Ok(Location::Epoch(_, epoch)) => epochs.push(epoch),
+            Ok(Location::Epoch(_, epoch)) => epochs.push((epoch, object.modified)),
             Ok(_) => return Err(stray(Error::damaged(format!("{} is no epoch", object.path)))),
             Err(error) => return Err(stray(error)),
         }
@@ -97,9 +98,19 @@ impl Epoch {
         }
     }
 
+    /// Whether a collector that did not end began less than `ago` before this one: it may have been killed, or be waiting
+    /// out an outage with deletions under way. The last thing a run does is to forget the claims before its own, so of
+    /// older claims the first is of a run that ended, and the others are of runs that did not.
+    pub(crate) async fn has_stragglers(&self, repository: &Repository, ago: Duration) -> Result<bool> {
+        let mut older = all(repository, &self.cluster).await?;
+        older.retain(|(epoch, _)| *epoch < self.number);
+        older.sort_unstable();
+        Ok(older.into_iter().skip(1).any(|(_, claimed)| claimed + ago > self.now))
+    }
+
     /// Deletes the claims before this one: they say nothing any more.
     pub(crate) async fn forget_older(&self, repository: &Repository) -> Result<()> {
-        for epoch in all(repository, &self.cluster).await?.into_iter().filter(|epoch| *epoch < self.number) {
+        for (epoch, _) in all(repository, &self.cluster).await?.into_iter().filter(|(epoch, _)| *epoch < self.number) {
             repository.delete_if_there(&Location::Epoch(self.cluster.clone(), epoch)).await?;
         }
         Ok(())
@@ -133,7 +144,8 @@ mod tests {
         let error = first.check(&repository).await.unwrap_err();
         assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Conflict, true), "{error}");
         second.forget_older(&repository).await.unwrap();
-        assert_eq!(all(&repository, "prod").await.unwrap(), [12]);
+        let left: Vec<u32> = all(&repository, "prod").await.unwrap().into_iter().map(|(epoch, _)| epoch).collect();
+        assert_eq!(left, [12]);
     }
 
     #[tokio::test]

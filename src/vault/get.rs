@@ -23,6 +23,7 @@ use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, ObjectEntry};
 pub use crate::vault::pack::{Check, Fault};
 use crate::vault::pack::{check_stored, unpack};
 use crate::vault::repository::Repository;
+use crate::vault::store::is_unreadable;
 
 /// Objects fetched ahead, as stored.
 pub const FETCH_AHEAD_MAX: usize = 4;
@@ -181,6 +182,7 @@ async fn fetch(repository: Repository, index: usize, entry: ObjectEntry) -> Resu
         Ok(stored) => Ok(stored),
         Err(error) => match error.kind() {
             Kind::NotFound => Err(Fault::new(Check::Exists, "it is missing")),
+            Kind::Damaged if is_unreadable(&error) => Err(Fault::new(Check::Read, error.chain())),
             Kind::Damaged => Err(Fault::new(Check::Size, error.chain())),
             _ => return Err(error),
         },

@@ -97,11 +97,50 @@ pub async fn say(
         let at = Location::Hold(name.cluster.clone(), document.point.clone(), document.n);
         match repository.put_document(&at, &document).await {
             Err(error) if error.kind() == Kind::Conflict => {}
-            stored => return stored.map(|_| document),
+            stored => {
+                stored?;
+                if held {
+                    see(repository, name).await?;
+                }
+                return Ok(document);
+            }
         }
     }
     Err(Error::new(Kind::Conflict, format!("others hold or release {} at the same time", document.point))
         .hint("run the command again"))
+}
+
+/// Fails when the point that was just held is gone: a collector that was about to delete it asks for holds before, so
+/// whoever comes too late for that finds it deleted.
+async fn see(repository: &Repository, name: &PointName) -> Result<()> {
+    match repository.head(&Location::Point(name.clone())).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            Err(Error::new(Kind::NotFound, format!("point {} was deleted while it was being held", name.attempt))
+                .hint("its grace was over; `holdfast list` shows the points that are left"))
+        }
+        there => there.map(|_| ()),
+    }
+}
+
+/// Whether one point is held at a moment: what a collector asks before it deletes it.
+pub(crate) async fn is_held(repository: &Repository, name: &PointName, now: Time) -> Result<bool> {
+    let stem = name.stem();
+    let Newest { places, .. } = newest(repository, &folder::holds_on(&name.cluster, &stem)).await?;
+    let Some(n) = places.get(&stem) else { return Ok(false) };
+    match load(repository, &name.cluster, &stem, *n).await {
+        Ok(document) => Ok(document.held && document.until.is_none_or(|until| until > now)),
+        Err(error) if is_damage(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+async fn load(repository: &Repository, cluster: &str, stem: &str, n: u32) -> Result<HoldDocument> {
+    let at = Location::Hold(cluster.to_owned(), stem.to_owned(), n);
+    let document = repository.get_document::<HoldDocument>(&at).await?;
+    if document.point == stem && document.n == n {
+        return Ok(document);
+    }
+    Err(Error::damaged(format!("{at} is damaged: its content belongs elsewhere")).hint(HINT_DAMAGED))
 }
 
 /// The holds on all points of a cluster.
@@ -109,12 +148,7 @@ pub async fn read(repository: &Repository, cluster: &str) -> Result<Holds> {
     let Newest { places, strays } = newest(repository, &folder::holds(cluster)).await?;
     let mut holds = Holds { held: BTreeMap::new(), damage: strays };
     let load = |(stem, n): (String, u32)| async move {
-        let at = Location::Hold(cluster.to_owned(), stem.clone(), n);
-        let document = repository.get_document::<HoldDocument>(&at).await;
-        let document = document.and_then(|document| match document.point == stem && document.n == n {
-            true => Ok(document),
-            false => Err(Error::damaged(format!("{at} is damaged: its content belongs elsewhere")).hint(HINT_DAMAGED)),
-        });
+        let document = load(repository, cluster, &stem, n).await;
         (stem, document)
     };
     let mut loaded = stream::iter(places.into_iter().map(load)).buffered(LOADS_MAX);
@@ -166,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_said_last_counts_and_all_of_it_stays() {
         let (dir, repository) = testing::repository().await;
-        let name = testing::manifest("prod", &[testing::entry("prod", 1, 1)]).name();
+        let name = testing::point(&repository, 1).await.name();
         let stem = name.stem();
         let until = testing::time() + Duration::from_secs(60);
         let hold = Hold { until: Some(until) };
@@ -200,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn people_at_once_are_all_heard() {
         let (_dir, repository) = testing::repository().await;
-        let name = testing::manifest("prod", &[testing::entry("prod", 1, 1)]).name();
+        let name = testing::point(&repository, 1).await.name();
         let reasons: Vec<String> = (0..5).map(|n| format!("reason {n}")).collect();
         let hold = Hold { until: None };
         let said = reasons.iter().map(|reason| say(&repository, &name, Some(&hold), Some(reason)));

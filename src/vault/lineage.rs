@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 use crate::base::clock::Time;
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::vault::layout::{Lineage, Location, folder};
@@ -52,6 +53,12 @@ pub struct LineageDocument {
 
 impl Document for LineageDocument {
     const NAME: &'static str = "lineage";
+}
+
+/// The branch of files that are imported for a cluster: one for each name, apart from all live ones.
+pub fn imported(cluster: &str) -> Lineage {
+    let digest = Sha256::of(format!("holdfast lineage\nimported\n{cluster}").as_bytes());
+    Lineage::parse(&digest.to_string()[..32]).expect("a digest has more digits than a lineage")
 }
 
 /// Registers a lineage; registering the same one again changes nothing. Two backups at once open the same branch at

@@ -31,6 +31,8 @@ pub enum Check {
     Signature,
     /// The object exists.
     Exists,
+    /// The disk gives its bytes.
+    Read,
     /// It has the stored size that the manifest says.
     Size,
     /// Its stored bytes have the digest that the manifest says.
@@ -43,6 +45,8 @@ pub enum Check {
     Content,
     /// Its records decode and say what the manifest says.
     Records,
+    /// A member boots from it and serves what the manifest says.
+    Member,
 }
 
 impl fmt::Display for Check {
@@ -51,12 +55,14 @@ impl fmt::Display for Check {
             Check::Manifest => "manifest",
             Check::Signature => "signature",
             Check::Exists => "exists",
+            Check::Read => "read",
             Check::Size => "size",
             Check::Sha256 => "sha256",
             Check::Age => "age",
             Check::Frame => "frame",
             Check::Content => "content",
             Check::Records => "records",
+            Check::Member => "member",
         })
     }
 }

@@ -5,20 +5,23 @@
 //! n + 1      the lineage's document          when it is new; a lineage without points shows nothing
 //! n + 2      the manifest, create-only       the one moment at which the point begins to exist
 //! then       read the condemned lists again  withdraw the point, loudly, if a collector is about to take its chain
+//!            look at its objects             the same, if a collector has taken them already
 //! ```
 //!
 //! Killed between any two steps, a run leaves either nothing visible or the whole point; the next run needs to know
 //! nothing about it.
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
 use crate::vault::condemned;
 use crate::vault::layout::{Location, PointName};
 use crate::vault::lineage::{self, LineageDocument};
 use crate::vault::manifest::Manifest;
 use crate::vault::pack::Check;
 use crate::vault::repository::{Repository, Stored};
+use crate::vault::scrub::{Verification, verify};
 use crate::vault::steps::Steps;
-use crate::vault::verdict::Finding;
+use crate::vault::verdict::{Level, Verdict};
 
 /// A point that now exists.
 #[derive(Debug)]
@@ -66,10 +69,14 @@ pub async fn withdraw(repository: &Repository, name: &PointName, why: Error) -> 
     }
 }
 
-/// Withdraws a point whose objects a collector deleted while it was made, as a first look at it found. A collector
-/// deletes its list last, so whoever published too late to see the list finds the objects gone.
-pub async fn settle(repository: &Repository, name: &PointName, findings: &[Finding]) -> Result<()> {
-    let Some(gone) = findings.iter().find(|finding| finding.check == Check::Exists) else { return Ok(()) };
+/// A first look at a point that was just published: whether all its objects are there, and a verdict that says so.
+///
+/// A collector deletes its list last, so whoever published too late to see the list finds the objects gone: such a point
+/// is withdrawn. Everybody who publishes looks.
+pub async fn look(repository: &Repository, name: &PointName, stop: &Stop) -> Result<Verdict> {
+    let verification = Verification { level: Level::Exists, prover: None, stop: stop.clone() };
+    let verdict = verify(repository, name, verification, |_| ()).await?;
+    let Some(gone) = verdict.findings.iter().find(|finding| finding.check == Check::Exists) else { return Ok(verdict) };
     let text = format!("{} was deleted while the point was made", gone.object);
     let error = Error::new(Kind::Failed, text).hint("run the command again: what is missing is stored anew");
     Err(withdraw(repository, name, error).await)
@@ -150,5 +157,17 @@ mod tests {
         // Nobody sees it any more.
         let points = Catalog::load(&repository, "prod").await.unwrap().points;
         assert!(matches!(&points[..], [point] if point.name == older.name()), "{points:?}");
+    }
+
+    #[tokio::test]
+    async fn a_point_whose_objects_a_collector_took_meanwhile_is_withdrawn() {
+        let (dir, repository) = testing::repository().await;
+        let point = testing::publish_point(&repository, "prod", 3, &Steps::unheard()).await.unwrap();
+        let verdict = look(&repository, &point.name(), &Stop::new()).await.unwrap();
+        assert_eq!((verdict.level, verdict.findings.len()), (1, 0));
+        std::fs::remove_file(dir.path().join(&point.objects[1].name)).unwrap();
+        let error = look(&repository, &point.name(), &Stop::new()).await.unwrap_err();
+        assert!(error.chain().contains("withdrawn") && error.hint_text().is_some(), "{}", error.chain());
+        assert_eq!(Catalog::load(&repository, "prod").await.unwrap_err().kind(), Kind::NotFound);
     }
 }

@@ -222,12 +222,18 @@ impl Repository {
 
     /// Why data that is sealed cannot be read here.
     pub(crate) fn unreadable(&self, object: &str) -> Error {
-        let whose = match self.config().map(|config| &config.encryption) {
-            Some(Encryption::Age(age)) => format!(" (new data is for {})", age.recipients.join(", ")),
-            _ => String::new(),
+        const IDENTITY: &str =
+            "run this on a host that has the identity: identity = \"/path\" in [repository], or --identity FILE";
+        const PASSPHRASE: &str = "give the passphrase: encryption = { passphrase_file = \"/path\" } in [repository] of a \
+                                  policy, or --passphrase-file FILE";
+        let (whose, hint) = match self.config().map(|config| &config.encryption) {
+            Some(Encryption::Age(age)) if age.wrapped_identity.is_some() => {
+                (" with a passphrase".to_owned(), PASSPHRASE)
+            }
+            Some(Encryption::Age(age)) => (format!(" (new data is for {})", age.recipients.join(", ")), IDENTITY),
+            _ => (String::new(), IDENTITY),
         };
-        Error::new(Kind::Denied, format!("{object} is encrypted{whose}, and no key was given that reads it"))
-            .hint("run this on a host that has the identity: identity = \"/path\" in [repository], or --identity FILE")
+        Error::new(Kind::Denied, format!("{object} is encrypted{whose}, and no key was given that reads it")).hint(hint)
     }
 
     /// Opens a repository, or a place where one could be made, and changes nothing: what a check of the store needs.
@@ -613,6 +619,12 @@ mod tests {
         config.n = 3;
         repository.put_document(&Location::Config(3), &config).await.unwrap();
         assert_eq!(Repository::open(&options).await.unwrap_err().kind(), Kind::Usage);
+        // A number that has none after it.
+        config.n = u32::MAX;
+        repository.put_document(&Location::Config(u32::MAX), &config).await.unwrap();
+        let error = Repository::open(&options).await.unwrap_err();
+        assert!(error.kind() == Kind::Damaged && error.hint_text().is_some(), "{error}");
+        fs::remove_file(dir.path().join(Location::Config(u32::MAX).to_string())).unwrap();
         testing::damage(&dir.path().join("config/00000003.json"));
         assert_eq!(Repository::open(&options).await.unwrap_err().kind(), Kind::Damaged);
     }

@@ -13,6 +13,7 @@
 //! - A verdict is about the data. When the store cannot be read (network, permission, a stop signal) there is an error
 //!   and no verdict: "could not look" is neither "ok" nor "failed".
 //! - A verifier writes its verdict and nothing else, and trusts no cache.
+//! - A point that is deleted while it is verified is not damaged: it is not there.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -80,6 +81,10 @@ pub async fn verify(
         }
         Err(error) => return Err(error),
     };
+    if findings.iter().any(|finding| finding.check == Check::Exists) {
+        // What a collector deletes goes after its manifest: what is gone of a point that is gone is no damage.
+        repository.head(&Location::Point(name.clone())).await?;
+    }
     let mut verdict = Verdict {
         point: name.stem(),
         level: level.number(),
@@ -194,7 +199,6 @@ fn records_fault(error: Error) -> Result<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::catalog::Catalog;
     use crate::vault::sign::Signers;
     use crate::vault::testing;
     use std::sync::{Arc, Mutex};
@@ -253,9 +257,7 @@ mod tests {
         testing::damage(&dir.path().join(&manifest.objects[3].name));
         let (again, _) = run(&repository, &manifest, Level::Bytes, None).await;
         assert_eq!(again.result, Outcome::Failed);
-        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
-        catalog.load_verdicts(&repository).await.unwrap();
-        assert_eq!(catalog.points[0].verdict.as_ref().unwrap().as_ref().unwrap(), &again);
+        assert_eq!(Verdict::newest(&repository, &manifest.name()).await.unwrap(), Some(again));
     }
 
     #[tokio::test]
@@ -318,6 +320,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_point_that_is_deleted_while_it_is_verified_is_not_damaged() {
+        let (dir, repository) = testing::repository().await;
+        let manifest = testing::point(&repository, 12).await;
+        let gone = [Location::Point(manifest.name()).to_string(), manifest.objects[0].name.clone()];
+        let mut deleted = false;
+        // As soon as the newest object was looked at, a collector takes the manifest and the oldest, far ahead.
+        let name = manifest.name();
+        let verified = verify(&repository, &name, level(Level::Bytes, None).0, |_| {
+            if !std::mem::replace(&mut deleted, true) {
+                gone.iter().for_each(|path| std::fs::remove_file(dir.path().join(path)).unwrap());
+            }
+        });
+        assert_eq!(verified.await.unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(Verdict::newest(&repository, &name).await.unwrap(), None);
+    }
+
+    #[tokio::test]
     async fn a_point_that_nobody_trusted_signed_is_a_finding_and_costs_no_look_at_its_objects() {
         let (_dir, repository) = testing::repository().await;
         let manifest = testing::point(&repository, 3).await;
@@ -351,9 +370,7 @@ mod tests {
             let error = verify(&repository, &manifest.name(), verification, |_| ()).await.unwrap_err();
             assert_eq!(error.kind(), Kind::Interrupted);
         }
-        let mut catalog = Catalog::load(&repository, "prod").await.unwrap();
-        catalog.load_verdicts(&repository).await.unwrap();
-        assert!(catalog.points[0].verdict.is_none());
+        assert_eq!(Verdict::newest(&repository, &manifest.name()).await.unwrap(), None);
     }
 
     #[test]

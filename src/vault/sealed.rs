@@ -357,7 +357,7 @@ mod tests {
             (text.replace("\"signer\"", "\"\\u0073igner\""), "as they must be"),
             (text.replace("\"signature\"", "\"signatur\\u0065\""), "as they must be"),
             (without.replace("\"text\"", "\"\\u0073igner\": 1,\n  \"text\""), "as they must be"),
-            (text.replace("\"text\"", &format!("\"\\u0073igner\": 1,\n  \"text\"")), "JSON"),
+            (text.replace("\"text\"", "\"\\u0073igner\": 1,\n  \"text\""), "JSON"),
             // Line ends and spaces are signed as they are.
             (text.replace(",\n", ",\r\n"), "as they must be"),
             (text.replace("\"n\": 7\n", "\"n\": 7\r\n"), "does not match"),

@@ -121,8 +121,6 @@ mod tests {
             manifest_bytes: 0,
             modified: testing::time(),
             condemned: false,
-            manifest: None,
-            verdict: None,
         };
         Catalog::of(attempts.iter().map(point).collect(), Some(testing::lineage()), Condemned::default())
     }

@@ -10,6 +10,8 @@
 //! - A summary counts for exactly the object it was made of: same name, same size, same time in the store.
 //! - A summary says who signed, as it was verified once; whether he is trusted is decided each time.
 //! - Nothing but a list looks here. What verifies, restores or deletes reads the documents themselves.
+//! - Whether a point is condemned is told by the lists that name it. A collector condemns no object that a point needs which
+//!   it does not condemn, so nobody reads all manifests for that, as long as anything is condemned: which is always.
 
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -179,9 +181,6 @@ enum Wanted {
 
 /// The rows of all points of a catalog, in its order; reads the documents of at most `fresh_max` that are not known.
 pub async fn rows(repository: &Repository, catalog: &mut Catalog, cache: &Cache, fresh_max: usize) -> Result<Vec<Row>> {
-    // Whose chain a collector has condemned is known from the objects of manifests alone.
-    let (cache, fresh_max) =
-        if catalog.condemns_objects() { (&Cache::default(), usize::MAX) } else { (cache, fresh_max) };
     let mut known = cache.read(repository, &catalog.cluster).await;
     let newest = newest_verdicts(repository, catalog).await?;
     let mut left = fresh_max;
@@ -217,10 +216,9 @@ pub async fn rows(repository: &Repository, catalog: &mut Catalog, cache: &Cache,
     }
     let reads = fresh.into_iter().map(|(index, point, verdict)| read(repository, index, point, verdict));
     let mut reads = stream::iter(reads).buffer_unordered(FRESH_LOADS_MAX);
-    let mut condemned = vec![];
     let mut learnt = false;
     while let Some(read) = reads.next().await {
-        let (index, manifest, row, verdict) = read?;
+        let (index, row, verdict) = read?;
         let point = &points[index];
         if let Some(Ok(summary)) = &row.summary {
             known.manifests.insert(path_of(&point.name), Known::of(point.manifest_bytes, point.modified, summary));
@@ -230,13 +228,9 @@ pub async fn rows(repository: &Repository, catalog: &mut Catalog, cache: &Cache,
             known.verdicts.insert(listed.path.clone(), Known::of(listed.bytes, listed.modified, checked));
             learnt = true;
         }
-        condemned.extend(manifest.filter(|manifest| catalog.condemns(manifest)).map(|_| index));
         rows[index] = row;
     }
     drop(reads);
-    for index in condemned {
-        catalog.points[index].condemned = true;
-    }
     if learnt {
         forget_the_gone(&mut known, catalog, &newest);
         cache.write(repository, &catalog.cluster, known).await;
@@ -244,7 +238,7 @@ pub async fn rows(repository: &Repository, catalog: &mut Catalog, cache: &Cache,
     Ok(rows)
 }
 
-type Read<'a> = (usize, Option<Manifest>, Row, Option<&'a Listed>);
+type Read<'a> = (usize, Row, Option<&'a Listed>);
 
 async fn read<'a>(
     repository: &Repository,
@@ -252,12 +246,9 @@ async fn read<'a>(
     point: &Point,
     verdict: Option<&'a Listed>,
 ) -> Result<Read<'a>> {
-    let (manifest, summary) = match repository.stored_manifest(&point.name).await {
-        Ok((manifest, standing)) => {
-            let summary = Summary::of(&manifest, standing);
-            (Some(manifest), Ok(summary))
-        }
-        Err(error) if is_damage(&error) => (None, Err(error)),
+    let summary = match repository.stored_manifest(&point.name).await {
+        Ok((manifest, standing)) => Ok(Summary::of(&manifest, standing)),
+        Err(error) if is_damage(&error) => Err(error),
         Err(error) => return Err(error),
     };
     let checked = match verdict {
@@ -268,7 +259,7 @@ async fn read<'a>(
             Err(error) => return Err(error),
         },
     };
-    Ok((index, manifest, Row { summary: Some(summary), checked, complete: true }, verdict))
+    Ok((index, Row { summary: Some(summary), checked, complete: true }, verdict))
 }
 
 /// The newest verdict on each point, by its stem.

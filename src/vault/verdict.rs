@@ -2,17 +2,20 @@
 
 use futures::stream::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::base::clock::{Time, next_ms};
 use crate::base::error::{Error, Kind, Result};
 use crate::vault::layout::{Location, PointName, folder};
-use crate::vault::manifest::Tool;
+use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::pack::{Check, Fault};
 use crate::vault::repository::Repository;
 use crate::vault::sealed::{self, Document};
 
 /// Findings in one verdict; a point with more is damaged enough.
 pub const FINDINGS_MAX: usize = 10_000;
+/// Verdicts that are read to see whether a chain is known to be damaged, those on its newest points.
+const DAMAGE_READS_MAX: usize = 32;
 /// Verdicts of one level in one millisecond step aside this often.
 const SAME_TIME_MAX: u32 = 100;
 
@@ -63,6 +66,9 @@ impl Rank {
     }
 }
 
+/// L4: a member boots from it and serves what the manifest says. Only a drill looks as deep.
+pub const MEMBER_LEVEL: u8 = 4;
+
 /// The outcome of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,7 +101,7 @@ impl Finding {
 pub struct Verdict {
     /// Revision, kind and attempt of the point.
     pub point: String,
-    /// How deep it looked: 1 to 3 (4 is a drill's).
+    /// How deep it looked: 1 to 3, or `MEMBER_LEVEL`.
     pub level: u8,
     /// When it ended.
     #[serde(with = "sealed::rfc3339")]
@@ -146,6 +152,62 @@ impl Verdict {
             Some((_, at)) => repository.get_document(&at).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// What verifications that read bytes have found wrong with anything that `manifest` stands on, and no later one right
+    /// again. `points` are those of its lineage. Only a chain's own time counts: what was wrong before its full point was
+    /// made is not in it, or was repaired by that.
+    pub async fn of_damage(repository: &Repository, manifest: &Manifest, points: &[PointName]) -> Result<Option<Self>> {
+        let Some(first) = manifest.segments.first() else { return Ok(None) };
+        let chained = (first.revision..=manifest.descriptor.revision, manifest.lineage);
+        let revisions: HashMap<String, i64> = points
+            .iter()
+            .filter(|name| chained.0.contains(&name.revision) && chained.1 == name.lineage)
+            .map(|name| (name.stem(), name.revision))
+            .collect();
+        let mut newest: BTreeMap<(i64, u8, String), Rank> = BTreeMap::new();
+        let mut listed = repository.list(&folder::verdicts(&manifest.cluster));
+        while let Some(object) = listed.try_next().await? {
+            let Ok(Location::Verdict(_, stem, time, level)) = Location::parse(&object.path) else { continue };
+            if let Some(revision) =
+                revisions.get(&stem).filter(|_| level > Level::Exists.number() && time >= first.started)
+            {
+                let rank = Rank::new(time, level, object.modified);
+                let last = newest.entry((*revision, level, stem)).or_insert(rank);
+                *last = (*last).max(rank);
+            }
+        }
+        let mut sound: Vec<Rank> = vec![];
+        for ((_, level, stem), rank) in newest.into_iter().rev().take(DAMAGE_READS_MAX) {
+            // A later point holds all objects of those before it in its chain.
+            if sound.iter().any(|later| later.level >= level && *later > rank) {
+                continue;
+            }
+            let at = Location::Verdict(manifest.cluster.clone(), stem, rank.time, level);
+            match repository.get_document::<Self>(&at).await {
+                Ok(verdict) if verdict.result == Outcome::Ok => sound.push(rank),
+                Ok(verdict) if verdict.is_about(manifest) => return Ok(Some(verdict)),
+                Ok(_) => {}
+                Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether anything in the chain of `manifest` is among the findings.
+    fn is_about(&self, manifest: &Manifest) -> bool {
+        let objects: HashSet<&str> = manifest.objects.iter().map(|entry| entry.name.as_str()).collect();
+        let revisions: HashSet<i64> = manifest.segments.iter().map(|segment| segment.revision).collect();
+        self.findings.iter().any(|finding| match Location::parse(&finding.object) {
+            // A manifest of a point before is needed no more; what its records do not prove is.
+            Ok(Location::Point(name)) => {
+                finding.check != Check::Manifest
+                    && name.lineage == manifest.lineage
+                    && revisions.contains(&name.revision)
+            }
+            _ => objects.contains(finding.object.as_str()),
+        })
     }
 
     /// Stores the verdict under its time; another one of the same millisecond moves it by one.

@@ -125,6 +125,23 @@ fn a_copy_that_was_cut_short_shows_nothing_half_and_goes_on_from_there() {
 }
 
 #[test]
+fn the_second_repository_may_have_a_policy_of_its_own() {
+    let (place, etcd) = two_points();
+    let second = |cluster: &str, folder: &str| {
+        let (table, url) = (etcd.policy_table(cluster), format!("file://{}", place.text(folder)));
+        // Its keys may be on another host: objects are copied as they are stored.
+        let encryption = "encryption = { passphrase_file = \"/nowhere/passphrase\" }";
+        place.write("second.toml", format!("{table}\n[repository]\nurl = {url:?}\n{encryption}\n"))
+    };
+    let copy = |policy: &str, code| place.with_policy(&["copy", "--to-policy", policy, "-o", "json"]).exits(code);
+    assert_eq!(outcomes(&copy(&second("prod", "second"), 0).json()), ["copied"; 2]);
+    assert!(copy(&second("other", "second"), 2).stderr.contains("not \\\"prod\\\""));
+    assert!(copy(&second("prod", "repository"), 2).stderr.contains("onto itself"));
+    let none = place.with_policy(&["copy"]).exits(2);
+    assert!(none.stderr.contains("--to"), "{none}");
+}
+
+#[test]
 fn nothing_is_copied_onto_itself_or_into_what_is_no_repository() {
     let (place, _etcd) = two_points();
     let url = place.url();

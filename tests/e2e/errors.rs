@@ -397,6 +397,10 @@ fn points(book: &mut Book) {
     book.case(2, &["drill", "--policy", &policy, "--etcd", "etcd.db", "--etcdutl", "etcd.db"]);
     book.case(2, &["drill", "--policy", &policy, "--etcdutl", "etcd.db"]);
     book.case(1, &["drill", "--policy", &policy, "--report", "etcd.db"]);
+    book.case(2, &["drill", "--policy", &policy, "--report", "nowhere/drill.html"]);
+    book.case(2, &["drill", "--policy", &policy, "--scratch", "nowhere"]);
+    book.case(2, &["drill", "--policy", &policy, "--etcd", "etcd.db", "--etcdutl", "/bin/true"]);
+    book.case(2, &[&["copy", "--to-policy", "nowhere.toml"][..], &place].concat());
     book.case(130, &["leash", "1", "/nowhere/etcd"]);
     let twins = twins(&book.place, &first);
     let place = ["--repository", &twins, "--cluster", "prod"];

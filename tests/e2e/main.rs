@@ -20,6 +20,7 @@ mod crash;
 mod damage;
 mod disk;
 mod errors;
+mod frozen;
 mod imports;
 mod limits;
 mod many;

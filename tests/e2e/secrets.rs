@@ -144,6 +144,13 @@ fn a_host_with_recipients_alone_writes_what_only_the_identity_reads() {
         vault.denied(args, "--identity FILE");
         vault.denied(&[args, &["--identity", &stranger]].concat(), "opens it");
     }
+    // As deep as the policy says, so that one unit serves every host.
+    let schedule = "[schedule]\nverify = { level = 2, cron = \"30 3 * * *\" }";
+    vault.policy(&format!("{}\n{schedule}", recipients(&[&recipient])));
+    let verified = vault.place.with_policy(&["verify", "latest", "-o", "json"]).success().json();
+    assert_eq!(verified["level"], 2);
+    vault.policy(&recipients(&[&recipient]));
+    vault.denied(&["verify", "latest"], "--identity FILE");
     // With it.
     vault.restores("latest", &["--identity", &identity], 2);
     vault.restores(full["point"].as_str().unwrap(), &["--identity", &identity], 1);
@@ -195,6 +202,10 @@ fn a_passphrase_reads_what_it_wrote_and_is_changed_without_touching_data() {
     let config = |n: u32| fs::read_to_string(vault.place.repository().join(format!("config/{n:08}.json"))).unwrap();
     assert!(config(1).contains("BEGIN AGE ENCRYPTED FILE") && !config(1).contains("horse"));
 
+    let place = &vault.place;
+    let keyless = ["keys", "ls", "--repository", &place.url(), "--cluster", "prod"].map(str::to_owned);
+    let outcome = place.run(&keyless.each_ref().map(String::as_str)).run().exits(1);
+    assert!(outcome.stderr.contains("--passphrase-file FILE"), "{outcome}");
     vault.place.write("passphrase", "wrong\n");
     for args in [&["backup"][..], &["verify"], &["export", "latest", "out/e.db"]] {
         vault.denied(args, "does not open");

@@ -155,7 +155,7 @@ fn id(point: &Value) -> String {
 }
 
 /// A document with the checksum that belongs to it.
-fn resealed(text: String) -> String {
+fn resealed(text: &str) -> String {
     let stated = text.lines().nth(1).unwrap()[15..79].to_owned();
     let zeroed = text.replacen(&stated, &"0".repeat(64), 1);
     zeroed.replacen(&"0".repeat(64), &Sha256::of(zeroed.as_bytes()).to_string(), 1)
@@ -291,9 +291,9 @@ fn a_signature_is_for_one_content_and_one_name() {
     // Where it is put, what is there, and what is said; allowed or not, it is damage.
     let cases = [
         // Other content under a signature of ours, with the checksum that belongs to it.
-        (path.clone(), resealed(text.replace("\"finished\": \"20", "\"finished\": \"19")), "signature does not match"),
-        (path.clone(), resealed(text.replace(&format!("{}\n", lines[5]), "")), "signer and its signature"),
-        (path.clone(), resealed(text.replace(&format!("{}\n", lines[6]), "")), "signer and its signature"),
+        (path.clone(), resealed(&text.replace("\"finished\": \"20", "\"finished\": \"19")), "signature does not match"),
+        (path.clone(), resealed(&text.replace(&format!("{}\n", lines[5]), "")), "signer and its signature"),
+        (path.clone(), resealed(&text.replace(&format!("{}\n", lines[6]), "")), "signer and its signature"),
         // A point of ours under another name, and in another cluster.
         (path.replace(&attempt, &other), text.clone(), "another name"),
         // Names that lead out, signed by the attacker.
@@ -478,7 +478,7 @@ fn nothing_that_lies_among_points_stops_a_backup() {
     let forged = signed.forged(1);
     let path = Location::Point(forged.name()).to_string();
     let text = String::from_utf8(sealed::seal(&forged).unwrap()).unwrap();
-    signed.put_file(&path, resealed(text.replace("\"min_reader\": 1", "\"min_reader\": 99")).as_bytes());
+    signed.put_file(&path, resealed(&text.replace("\"min_reader\": 1", "\"min_reader\": 99")).as_bytes());
     let next = signed.backup("incremental", 5);
     assert_eq!(next["manifest"]["kind"], "incremental", "{next}");
     let warnings = next["warnings"].as_array().unwrap();

@@ -14,6 +14,7 @@ use crate::site::Site;
 use crate::support::etcd::Etcd;
 use crate::support::load;
 use crate::support::peers;
+use crate::support::ports::Port;
 use crate::support::run::{Outcome, Run, wait_until};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -195,14 +196,14 @@ fn a_member_that_serves_another_state_fails_by_what_it_serves() {
     other.etcdctl(&["snapshot", "save", swapped.to_str().unwrap()]).success();
     // An etcdutl that restores another file than it is given.
     let etcdutl = peers::program(peers::ETCD_3_5, "etcdutl");
-    let script =
-        format!("#!/bin/sh\nshift 3\nexec {} snapshot restore {} \"$@\"\n", etcdutl.display(), swapped.display());
+    let restore = format!("shift 3; exec {} snapshot restore {} \"$@\"", etcdutl.display(), swapped.display());
+    let script = format!("#!/bin/sh\n{VERSION}\n{restore}\n");
     let wrong = program(&site, "etcdutl", &script);
     let report = drill(&site, &["--etcdutl", &wrong]).exits(3).json()["report"].clone();
     let differs = verdicts(&report, "differs");
     assert_eq!(differs, ["state digest", "sampled keys with their values", "HashKV"], "{report}");
     // One that fails, and an etcd that ends at once, in their own words.
-    let wrong = program(&site, "etcdutl-2", "#!/bin/sh\necho 'Error: no such luck' >&2\nexit 1\n");
+    let wrong = program(&site, "etcdutl-2", &format!("#!/bin/sh\n{VERSION}\necho 'Error: no such luck' >&2\nexit 1\n"));
     let report = drill(&site, &["--etcdutl", &wrong]).exits(3).json()["report"].clone();
     assert_eq!(verdicts(&report, "differs"), ["data directory"]);
     assert!(report["proofs"].to_string().contains("no such luck"), "{report}");
@@ -213,6 +214,103 @@ fn a_member_that_serves_another_state_fails_by_what_it_serves() {
     assert_eq!(verdicts(&report, "differs"), ["boot"]);
     assert!(report["proofs"].to_string().contains("no heart"), "{report}");
     assert_eq!(left(&site), Vec::<PathBuf>::new());
+}
+
+/// How a stand-in for etcdutl answers when it is asked for its version.
+const VERSION: &str = "test \"$1\" != version || { echo 'etcdutl version: 9.9'; exit; }";
+
+/// The verdicts on the newest point, as `list` shows them: how deep, and whether good.
+fn judged(site: &Site) -> (Value, Value) {
+    let listed = site.holdfast(&["list"]).success().json();
+    let newest = listed["points"].as_array().unwrap().last().unwrap().clone();
+    (newest["verified_level"].clone(), newest["verified"].clone())
+}
+
+#[test]
+fn a_drill_is_a_verdict_on_its_point_unless_it_could_not_look() {
+    let etcd = Etcd::start();
+    load::fill(&etcd, 5, 0, 100);
+    let site = Site::of(&etcd);
+    site.backup(0);
+    promise(&site, &etcd, "[objectives]\nrto = \"1ms\"\n");
+    drill(&site, &[]).exits(5);
+    assert_eq!(judged(&site), (4.into(), true.into()), "an objective is about time, not about the point");
+    // Nothing is said about the point by a drill without a member, by programs that are none, by a host that is in the way.
+    let before = site.holdfast(&["show", "latest"]).success().json()["verdict"].clone();
+    site.holdfast(&["drill"]).exits(5);
+    let etcdutl = |name: &str, script: &str| program(&site, name, &format!("#!/bin/sh\n{VERSION}\n{script}\n"));
+    for (program, code, words) in [
+        (etcdutl("none", "").replace("none", "missing"), 2, "there is no etcdutl"),
+        (program(&site, "other", "#!/bin/sh\nexit 0\n"), 2, "tells no version"),
+        (etcdutl("full", "echo 'Error: write: no space left on device' >&2; exit 1"), 1, "make room"),
+        (etcdutl("taken", "echo 'Error: listen: address already in use' >&2; exit 1"), 1, "run it again"),
+    ] {
+        let outcome = drill(&site, &["--etcdutl", &program]).exits(code);
+        assert!(outcome.stderr.contains(words) && outcome.stderr.contains("hint"), "{outcome}");
+    }
+    assert_eq!(site.holdfast(&["show", "latest"]).success().json()["verdict"], before);
+    // A page that cannot be written is told before an hour has passed, and so is scratch that is not there.
+    for args in [["--report", "/nowhere/drill.html"], ["--scratch", "/nowhere"]] {
+        let outcome = drill(&site, &args).exits(2);
+        assert!(outcome.stderr.contains("/nowhere") && outcome.stderr.contains("hint"), "{outcome}");
+    }
+
+    // A failed one is a bad verdict, and the next point stands on its own.
+    let wrong = etcdutl("wrong", "echo 'Error: no such luck' >&2; exit 1");
+    drill(&site, &["--etcdutl", &wrong]).exits(3);
+    assert_eq!(judged(&site), (4.into(), false.into()));
+    let shown = site.holdfast(&["show", "latest"]).success().json();
+    let finding = &shown["verdict"]["findings"][0];
+    assert_eq!(finding["check"], "member", "{shown}");
+    assert!(finding["detail"].as_str().unwrap().starts_with("data directory: no such luck; expected: "), "{finding}");
+    load::fill(&etcd, 6, 0, 1);
+    let next = site.backup(5);
+    assert_eq!(next.manifest["kind"], "full");
+    assert!(next.warnings[0].contains("fails verification at level 4"), "{:?}", next.warnings);
+}
+
+/// An etcd that runs once before it runs for the drill, until `etcdctl` answers `command` with `wanted`.
+fn meanwhile(site: &Site, name: &str, command: &str, wanted: &str) -> String {
+    let (etcd, etcdctl) = (etcd_program(), peers::program(peers::ETCD_3_5, "etcdctl"));
+    let aside = Port::claim().address();
+    let script = format!(
+        "#!/bin/sh\ncase $1 in --version) exec {etcd} --version;; esac\n\
+         for arg in \"$@\"; do case $arg in\n\
+           --trusted-ca-file=*) ca=${{arg#*=}};; --cert-file=*) cert=${{arg#*=}};; --key-file=*) key=${{arg#*=}};;\n\
+         esac; done\n\
+         {etcd} \"$@\" --listen-client-urls=https://{aside} --advertise-client-urls=https://{aside} & pid=$!\n\
+         until {} --endpoints=https://{aside} --cacert=$ca --cert=$cert --key=$key {command} | grep -q '{wanted}'; do :; done\n\
+         kill -9 $pid; wait $pid; exec {etcd} \"$@\"\n",
+        etcdctl.display()
+    );
+    program(site, name, &script)
+}
+
+#[test]
+fn a_lease_that_runs_out_before_the_member_is_asked_fails_no_drill_and_a_lost_one_does() {
+    let etcd = Etcd::start();
+    load::fill(&etcd, 5, 0, 100);
+    let grant = |ttl_s: &str| {
+        let granted = etcd.etcdctl(&["lease", "grant", ttl_s]).success().stdout();
+        granted.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let (long, short) = (grant("3600"), grant("5"));
+    etcd.etcdctl(&["put", "session", "x", "--lease", &short]).success();
+    let site = Site::of(&etcd);
+    let manifest = site.backup(0).manifest;
+    assert_eq!(manifest["counts"]["leases"], 2);
+    let etcdutl = peers::program(peers::ETCD_3_5, "etcdutl");
+    let run = |program: &str, code| {
+        let args = ["drill", "--etcd", program, "--etcdutl", etcdutl.to_str().unwrap()];
+        site.holdfast(&args).exits(code).json()["report"].clone()
+    };
+    let report = run(&meanwhile(&site, "slow", "lease list", "found 1 leases"), 0);
+    assert_eq!(report["outcome"], "passed");
+    let leases = report["proofs"].as_array().unwrap().iter().find(|proof| proof["what"] == "leases").unwrap();
+    assert_eq!(leases["found"], "1, and 1 that ran out before the member could be asked");
+    let report = run(&meanwhile(&site, "lossy", &format!("lease revoke {long}"), "revoked"), 3);
+    let differs = verdicts(&report, "differs");
+    assert_eq!(differs, ["state digest", "leases"], "{report}");
 }
 
 /// Writes a program into a folder of the site; its path.
@@ -252,6 +350,9 @@ fn a_drill_that_is_stopped_or_killed_leaves_no_member() {
         assert_eq!(left(&site).len(), remains, "after {signal}");
     }
     assert_eq!(stored(&site).len(), 0);
+    // What the killed one left holds the cluster's state in the clear: the next drill removes it.
+    site.holdfast(&["drill"]).exits(5);
+    assert_eq!(left(&site), Vec::<PathBuf>::new());
 }
 
 /// The children of a process.

@@ -118,6 +118,38 @@ fn points_of_a_cluster_that_does_not_change_cost_next_to_nothing() {
 }
 
 #[test]
+fn damage_that_was_found_in_a_chain_ends_the_chain() {
+    let etcd = Etcd::start();
+    load::fill(&etcd, 3, 0, 500);
+    let site = Site::of(&etcd);
+    let (full, _) = backup(&site, "auto", 0);
+    etcd.etcdctl(&["put", "a", "b"]).success();
+    backup(&site, "incremental", 0);
+    // Somebody changes the full point's object, and a verification of that point, begun earlier, finds it.
+    let object = site.repository().join(full.manifest["objects"][0]["name"].as_str().unwrap());
+    let mut bytes = std::fs::read(&object).unwrap();
+    bytes[100] ^= 1;
+    std::fs::remove_file(&object).unwrap();
+    std::fs::write(&object, &bytes).unwrap();
+    etcd.etcdctl(&["put", "a", "c"]).success();
+    let (blind, _) = backup(&site, "incremental", 0);
+    assert_eq!(segments(&blind).len(), 3, "nobody knows of it yet, and looking at sizes does not show it");
+    site.holdfast(&["verify", &full.id, "--level", "2"]).exits(3);
+    // That the newest point was looked at since, less deeply, changes nothing.
+    site.holdfast(&["verify", "latest", "--level", "1"]).success();
+    etcd.etcdctl(&["put", "a", "d"]).success();
+    let (whole, answer) = backup(&site, "auto", 5);
+    assert_eq!((&whole.manifest["kind"], segments(&whole).len()), (&"full".into(), 1));
+    let reason = answer["kind_reason"].as_str().unwrap();
+    assert!(reason.contains("fails verification at level 2") && reason.contains(&full.id), "{reason}");
+    brings_back(&site, &whole, &etcd);
+    // The chain that was begun since is not blamed for it.
+    etcd.etcdctl(&["put", "a", "e"]).success();
+    let (next, _) = backup(&site, "incremental", 0);
+    assert_eq!(segments(&next).len(), 2);
+}
+
+#[test]
 fn a_full_point_is_made_when_asked_for_and_where_nothing_can_be_built_on() {
     let etcd = Etcd::start();
     load::fill(&etcd, 3, 0, 500);

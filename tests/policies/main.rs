@@ -7,6 +7,8 @@
 mod support;
 mod units;
 
+use age::secrecy::ExposeSecret;
+use age::x25519::Identity;
 use holdfast::base::clock::Clock;
 use holdfast::policy::advice::warnings;
 use holdfast::policy::{HashOnLeader, parse};
@@ -68,7 +70,8 @@ fn repository(dir: &TempDir) -> String {
 fn every_shipped_policy_is_right_as_it_is() {
     let mut names: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    let known = ["events.toml", "hourly.toml", "kubernetes.toml", "local-dev.toml", "prod-mtls.toml"];
+    let known =
+        ["events.toml", "gfs-encrypted.toml", "hourly.toml", "kubernetes.toml", "local-dev.toml", "prod-mtls.toml"];
     assert_eq!(names, known, "a policy without a test here is not exercised");
     let now = Clock::System.now();
     for name in known {
@@ -121,19 +124,25 @@ fn prod_mtls_backs_up_a_follower_of_three_members_with_certificates() {
     assert!(reason.contains("does not lead"), "{reason}");
 }
 
+/// The folder of a unit's credentials: certificates, and keys that the harness's bucket takes.
+fn credentials(source: &Etcd) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n";
+    fs::write(dir.path().join("bucket"), keys).unwrap();
+    let certs = source.certs().unwrap();
+    for (name, from) in [("ca.crt", &certs.ca), ("client.crt", &certs.client_cert), ("client.key", &certs.client_key)] {
+        fs::copy(from, dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
 /// A policy for a bucket, at work on the harness's own: its keys and its authority come as credentials of a unit do.
 #[test]
 fn hourly_backs_up_into_a_bucket_and_tells_of_it() {
     let source = Etcd::options().members(3).tls(Tls::Mutual).start();
     source.etcdctl(&["put", "a", "1"]).success();
-    let certs = source.certs().unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = credentials(&source);
     let bucket = Bucket::start(Dialect::S3, "my-cluster-backups");
-    let keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n";
-    fs::write(dir.path().join("bucket"), keys).unwrap();
-    for (name, from) in [("ca.crt", &certs.ca), ("client.crt", &certs.client_cert), ("client.key", &certs.client_key)] {
-        fs::copy(from, dir.path().join(name)).unwrap();
-    }
     let sink = Sink::start(|_, _| 200);
     let text = adapted("hourly.toml", &[("endpoints", format!("{:?}", source.endpoints()))]);
     let endpoint = format!("[repository]\nendpoint = \"http://{}\"", bucket.address());
@@ -162,11 +171,7 @@ fn hourly_backs_up_into_a_bucket_and_tells_of_it() {
 fn events_backs_up_a_lone_leader_without_asking_it_for_a_hash() {
     let source = Etcd::options().tls(Tls::Mutual).start();
     source.etcdctl(&["put", "/registry/events/default/x", "{}"]).success();
-    let certs = source.certs().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for (name, from) in [("ca.crt", &certs.ca), ("client.crt", &certs.client_cert), ("client.key", &certs.client_key)] {
-        fs::copy(from, dir.path().join(name)).unwrap();
-    }
+    let dir = credentials(&source);
     let fields = [("endpoints", format!("{:?}", source.endpoints())), ("url", repository(&dir))];
     let path = dir.path().join("events.toml");
     fs::write(&path, adapted("events.toml", &fields)).unwrap();
@@ -174,4 +179,53 @@ fn events_backs_up_a_lone_leader_without_asking_it_for_a_hash() {
     let made = run.env("CREDENTIALS_DIRECTORY", dir.path()).run().success().json();
     assert_eq!(made["manifest"]["proofs"]["hash_at_source"]["verdict"], "not_compared", "{made}");
     assert_eq!(made["manifest"]["kind"], "full", "{made}");
+}
+
+/// One host writes, verifies and prunes what it cannot read; whoever has one of the two identities reads it back.
+#[test]
+fn gfs_encrypted_backs_up_for_two_keys_that_are_elsewhere() {
+    let source = Etcd::options().members(3).tls(Tls::Mutual).start();
+    source.etcdctl(&["put", "a", "1"]).success();
+    let (dir, elsewhere) = (credentials(&source), tempfile::tempdir().unwrap());
+    let bucket = Bucket::start(Dialect::S3, "my-cluster-backups");
+    let mut text = adapted("gfs-encrypted.toml", &[("endpoints", format!("{:?}", source.endpoints()))]);
+    text = text.replace("[repository]", &format!("[repository]\nendpoint = \"http://{}\"", bucket.address()));
+    let examples: Vec<String> = text.lines().filter(|line| line.starts_with("  \"age1")).map(str::to_owned).collect();
+    let mut identities = vec![];
+    for (n, example) in examples.iter().enumerate() {
+        let key = Identity::generate();
+        text = text.replace(example, &format!("  \"{}\",", key.to_public()));
+        let file = elsewhere.path().join(format!("{n}.key"));
+        fs::write(&file, key.to_string().expose_secret()).unwrap();
+        identities.push(file);
+    }
+    assert_eq!(identities.len(), 2);
+    let path = dir.path().join("gfs.toml");
+    let run = |args: &[&str]| {
+        let run = Run::holdfast().args(args).args(&["--policy", path.to_str().unwrap(), "-o", "json"]);
+        run.env("CREDENTIALS_DIRECTORY", dir.path()).run()
+    };
+    fs::write(&path, &text).unwrap();
+    let full = run(&["backup"]).success().json();
+    assert_eq!(full["manifest"]["recipients"].as_array().unwrap().len(), 2, "{full}");
+    source.etcdctl(&["put", "b", "2"]).success();
+    let made = run(&["backup", "--kind", "incremental"]).success().json();
+    assert_eq!((&made["manifest"]["kind"], &made["new_objects"]), (&"incremental".into(), &1.into()), "{made}");
+    // What the shipped units run.
+    assert_eq!(run(&["verify", "latest"]).success().json()["level"], 2);
+    let pruned = run(&["prune", "--yes"]).success().json();
+    assert_eq!(run(&["list"]).success().json()["points"].as_array().unwrap().len(), 2, "{pruned}");
+
+    let file = elsewhere.path().join("restored.db");
+    let restore = ["restore", "--etcd-snapshot", file.to_str().unwrap(), "--yes"];
+    let denied = run(&restore).exits(1);
+    assert!(denied.stderr.contains("--identity FILE") && !file.exists(), "{denied}");
+    let identity = |n: usize| ["--identity", identities[n].to_str().unwrap()];
+    run(&[&["verify", "latest", "--level", "3"][..], &identity(0)].concat()).success();
+    let restored = run(&[&restore[..], &identity(1)].concat()).success().json();
+    assert_eq!(restored["report"]["hash_kv"], source.hash_kv()[0].hash, "{restored}");
+    // The line that the comments offer.
+    fs::write(&path, text.replace("# identity = ", "identity = ")).unwrap();
+    fs::copy(&identities[0], dir.path().join("age.key")).unwrap();
+    run(&["verify", "latest", "--level", "3"]).success();
 }

@@ -143,6 +143,27 @@ async fn a_bucket_with_other_things_is_refused_untouched_and_its_neighbours_are_
     }
 }
 
+/// Consoles make an empty object for each folder that somebody makes or looks into.
+#[tokio::test]
+async fn folders_that_a_console_made_are_nobodys_objects() {
+    for kind in [Kind::StrictS3, Kind::Google] {
+        let site = Site::new(kind);
+        let mark = |folders: &[&str]| {
+            folders.iter().for_each(|folder| site.bucket().put(&format!("some/folder/{folder}"), b""));
+        };
+        mark(&["", "config/", "probe/"]);
+        let first = repository(&site).await;
+        mark(&["clusters/", "clusters/prod/", "clusters/prod/points/"]);
+        assert_eq!(listed(&first, "config").await, ["config/00000001.json"], "{kind:?}");
+        assert_eq!(listed(&first, "clusters").await, Vec::<String>::new(), "{kind:?}");
+        let again = repository(&site).await;
+        assert_eq!(again.config(), first.config(), "{kind:?}");
+        // What is empty and has the name of a document is not passed over.
+        site.bucket().put("some/folder/config/00000002.json", b"");
+        assert_eq!(Repository::open(&site.options()).await.unwrap_err().kind(), ErrorKind::Damaged, "{kind:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_each_request_costs() {
     for kind in BUCKETS {

@@ -1,7 +1,10 @@
 //! Ten thousand points: listed from names, with the details of the newest and of whatever was read before.
 
+use holdfast::base::clock::parse_rfc3339;
 use holdfast::base::digest::Sha256;
 use holdfast::base::rng::Seeded;
+use holdfast::vault::condemned::CondemnedList;
+use holdfast::vault::sealed;
 use std::fs;
 use std::time::Duration;
 
@@ -89,7 +92,31 @@ fn ten_thousand_points_are_listed_from_names() {
         }
         let table = site.holdfast(&["list"]).success();
         assert!(table.stderr.contains("only the names were read"), "{}", table.stderr);
+        if kind == Kind::StrictS3 {
+            choosing_one_reads_few(&site);
+        }
     }
+}
+
+/// Neither does a restore read all manifests to choose one, nor a list because something is condemned.
+fn choosing_one_reads_few(site: &Site) {
+    let proxy = site.proxy();
+    for args in [&["restore", "--etcd-snapshot", "r.db", "--dry-run"][..], &["show"], &["export", "latest", "e.db"]] {
+        proxy.set(Weather::default());
+        site.holdfast(args).success();
+        // The config, the lineage, the manifest, its verdict and first object, and a dozen for the rate of changes.
+        assert!(proxy.count("GET") <= 20, "{args:?}: {} reads", proxy.count("GET"));
+        assert!(proxy.count("LIST") <= 16, "{args:?}: {} listings", proxy.count("LIST"));
+    }
+    let newest = site.holdfast(&["show", "-o", "json"]).success().json();
+    let object = newest["manifest"]["objects"][0]["name"].as_str().unwrap().to_owned();
+    let created = parse_rfc3339("2026-05-15T02:00:00Z").unwrap();
+    let list = CondemnedList { epoch: 1, n: 1, created, objects: vec![object], points: vec![] };
+    let name = "some/folder/clusters/prod/condemned/00000001-00000001.json";
+    site.bucket().put(name, &sealed::seal(&list).unwrap());
+    proxy.set(Weather::default());
+    site.holdfast(&["list"]).success();
+    assert!(proxy.count("GET") <= FRESH + 8, "{} reads", proxy.count("GET"));
 }
 
 #[test]

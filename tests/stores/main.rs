@@ -9,6 +9,7 @@ mod churn;
 mod conformance;
 mod list;
 mod points;
+mod prune;
 mod site;
 mod weather;
 

@@ -104,3 +104,36 @@ fn keys_come_from_a_file_that_the_policy_names_and_are_never_said() {
     let outcome = unset(&["list"]).exits(2);
     assert!(outcome.stderr.contains("has no profile \"backup\"") && !outcome.stderr.contains("hushhush"), "{outcome}");
 }
+
+#[test]
+fn an_import_reads_the_manifests_of_its_own_revision_alone() {
+    let etcd = Etcd::start();
+    for kind in BUCKETS {
+        let site = Site::new(kind);
+        site.policy(&etcd.policy_table("prod"));
+        let mut file = String::new();
+        for n in 0..5 {
+            etcd.etcdctl(&["put", "a", &n.to_string()]).success();
+            file = site.text(&format!("{n}.db"));
+            etcd.etcdctl(&["snapshot", "save", &file]).success();
+            site.holdfast(&["import", &file]).success();
+        }
+        let proxy = site.proxy();
+        proxy.set(Weather::default());
+        let again = site.holdfast(&["import", &file, "-o", "json"]).success().json();
+        assert_eq!(again["imported"][0]["already_there"], true, "{kind:?}: {again}");
+        // The config, the lineage, one manifest of five, once more by the verifier, and its object.
+        assert!(proxy.count("GET") <= 5, "{kind:?}: {} reads", proxy.count("GET"));
+        // A new one looks at its point once it is published: nothing but its own object.
+        etcd.etcdctl(&["put", "a", "new"]).success();
+        let file = site.text("new.db");
+        etcd.etcdctl(&["snapshot", "save", &file]).success();
+        proxy.set(Weather::default());
+        site.holdfast(&["import", &file]).success();
+        // Object, manifest, verdict.
+        assert_eq!(proxy.count("PUT"), 3, "{kind:?}");
+        let reads = proxy.count("GET") + proxy.count("HEAD");
+        assert!(reads <= 6, "{kind:?}: {reads} reads");
+        site.holdfast(&["verify", "--level", "3"]).success();
+    }
+}

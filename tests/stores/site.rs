@@ -1,6 +1,7 @@
 //! A place to keep a repository, of each kind, with a proxy before it where there is a network.
 
 use holdfast::base::clock::Clock;
+use holdfast::policy;
 use holdfast::vault::repository::{BucketOptions, Environment, RepositoryOptions};
 use std::fs;
 use std::path::PathBuf;
@@ -108,14 +109,14 @@ impl Site {
     /// How the library opens it.
     pub(crate) fn options(&self) -> RepositoryOptions {
         let environment = Self::environment().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let bucket = BucketOptions {
+        let said = policy::Bucket {
             endpoint: self.proxy.as_ref().map(|proxy| format!("http://{}", proxy.address())),
             credentials_file: (self.kind == Kind::Google).then(|| self.path("key.json")),
             stall: Some(STALL),
             patience: Some(self.patience),
-            environment: Environment::new(environment),
-            ..BucketOptions::default()
+            ..policy::Bucket::default()
         };
+        let bucket = BucketOptions { said, environment: Environment::new(environment) };
         RepositoryOptions { url: self.url(), clock: Clock::System, bucket, ..RepositoryOptions::default() }
     }
 

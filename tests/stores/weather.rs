@@ -203,7 +203,7 @@ async fn a_silent_connection_is_given_up_and_a_slow_one_is_not() {
         assert!(site.proxy().count("silent") > 0, "{kind:?}");
         // Slower than the silence that is allowed, but never silent for so long.
         let mut options = site.options();
-        options.bucket.limit_upload = Some(100_000);
+        options.bucket.said.limit_upload = Some(100_000);
         site.proxy().set(Weather::default());
         let repository = Repository::open(&options).await.unwrap();
         let started = Instant::now();
@@ -217,7 +217,7 @@ async fn a_silent_connection_is_given_up_and_a_slow_one_is_not() {
 async fn limits_hold_in_both_directions_for_all_requests_together() {
     let site = Site::new(Kind::StrictS3);
     let mut options = site.options();
-    (options.bucket.limit_upload, options.bucket.limit_download) = (Some(400_000), Some(400_000));
+    (options.bucket.said.limit_upload, options.bucket.said.limit_download) = (Some(400_000), Some(400_000));
     let repository = Repository::create_or_open(&options).await.unwrap();
     let objects: Vec<Location> = (0..4).map(|_| Location::Probe(Attempt::random().unwrap())).collect();
     let content = Bytes::from(vec![7; 150_000]);

@@ -14,8 +14,9 @@
 //! - The newest verified point is never removed; nor is the newest point, a held one, one whose manifest cannot be read, or
 //!   one that is dated in the future.
 //! - Points of the future neither count nor say what "now" is: one host with a wrong clock removes nothing. Nor does a
-//!   point that failed verification, or that nobody trusted has signed, take a sound one's place; one of the latter is
-//!   removed only when the operator lets the rules judge it.
+//!   point that failed verification, or that nobody trusted has signed, take a sound one's place, nor an imported file that
+//!   of a point of the live cluster; one that nobody trusted has signed is removed only when the operator lets the rules
+//!   judge it.
 //! - Nothing is removed while backups are failing: the newest point must be fresh.
 //! - No rules, no removals. What is removed once leaves nothing for a second run.
 //! - Counting is over the whole cluster, so that a branch of history that was left behind thins out; floors are for each
@@ -166,6 +167,8 @@ pub struct Point {
     pub verified: Option<u8>,
     /// Whether the newest verification failed.
     pub failed: bool,
+    /// Whether it is a file that was imported: nothing says that the cluster ever had its state.
+    pub imported: bool,
     /// Whether it was made by somebody who is believed.
     pub origin: Origin,
     /// Whether somebody holds it.
@@ -194,9 +197,11 @@ impl Point {
     }
 }
 
-/// Why a point takes no place of a sound one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a point takes no place of a sound one; the deeper doubt last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
+    /// It was imported, and there are points of the live cluster.
+    Imported,
     /// It failed verification.
     Failed,
     /// Nobody who is believed has signed it.
@@ -339,6 +344,7 @@ impl fmt::Display for Reason {
             Why::HeldBack => write!(f, "nothing is removed now"),
         }?;
         match self.beside {
+            Some(Doubt::Imported) => write!(f, " (imported: takes no place)"),
             Some(Doubt::Failed) => write!(f, " (failed verification: takes no place)"),
             Some(Doubt::Unsigned) => write!(f, " (signed by nobody trusted: takes no place)"),
             None => Ok(()),
@@ -359,19 +365,31 @@ pub fn plan(rules: &Retention, points: &[Point], at: &Circumstances<'_>) -> Plan
     let counts = |place: &&usize| points[**place].readable && !is_future(&points[**place], at.now);
     let judged = |place: &&usize| counts(place) && points[**place].origin != Origin::Foreign;
     let all: Vec<usize> = order.iter().filter(judged).copied().collect();
-    let sound: Vec<usize> = all.iter().filter(|place| points[**place].doubt().is_none()).copied().collect();
+    // Where there is nothing else, imported files are what is counted.
+    let alone = points.iter().filter(|point| point.origin != Origin::Foreign).all(|point| point.imported);
+    let file = |place: usize| points[place].imported && !alone;
+    // Whoever is in deeper doubt takes no place of one who is in less.
+    let pool = |files: bool, doubt: Option<Doubt>| -> Vec<usize> {
+        let wanted = |place: &usize| (files || !file(*place)) && points[*place].doubt() <= doubt;
+        all.iter().copied().filter(wanted).collect()
+    };
+    let counted = pool(false, None);
 
     let mut reasons: Vec<Vec<Reason>> = points.iter().map(|point| own_reasons(point, at.now)).collect();
     if rules.removes() {
-        select(rules, points, &sound, at, |place, reason| reasons[place].push(reason));
-        // As if they were sound, and without taking a sound point's place: a verifier gone wrong removes nothing more; and
-        // what nobody trusted signed takes no place of one that somebody did, sound or not.
-        let believed = all.iter().copied().filter(|place| points[*place].origin == Origin::Believed).collect();
-        for (doubt, pool) in [(Doubt::Failed, believed), (Doubt::Unsigned, all)] {
-            if sound.len() < pool.len() {
-                select(rules, points, &pool, at, |place, reason| {
-                    if points[place].doubt() == Some(doubt) {
-                        reasons[place].push(Reason { beside: Some(doubt), ..reason });
+        select(rules, points, &counted, at, |place, reason| reasons[place].push(reason));
+        // As if they counted, and without taking the place of one that does: an import, or a verifier gone wrong, removes
+        // nothing more; and what nobody trusted signed takes no place of one that somebody did, sound or not.
+        for is_file in [false, true] {
+            for doubt in [None, Some(Doubt::Failed), Some(Doubt::Unsigned)] {
+                let meant = |place: usize| file(place) == is_file && points[place].doubt() == doubt;
+                let beside = doubt.or(is_file.then_some(Doubt::Imported));
+                if beside.is_none() || !all.iter().any(|place| meant(*place)) {
+                    continue;
+                }
+                select(rules, points, &pool(is_file, doubt), at, |place, reason| {
+                    if meant(place) {
+                        reasons[place].push(Reason { beside, ..reason });
                     }
                 });
             }
@@ -379,7 +397,7 @@ pub fn plan(rules: &Retention, points: &[Point], at: &Circumstances<'_>) -> Plan
     } else {
         reasons.iter_mut().for_each(|reasons| reasons.push(Reason::open(Why::NoRules)));
     }
-    let held_back = held_back(points, &sound, at).filter(|_| reasons.iter().any(Vec::is_empty));
+    let held_back = held_back(points, &counted, at).filter(|_| reasons.iter().any(Vec::is_empty));
     if held_back.is_some() {
         let without = reasons.iter_mut().filter(|reasons| reasons.is_empty());
         without.for_each(|reasons| reasons.push(Reason::open(Why::HeldBack)));
@@ -431,11 +449,11 @@ fn own_reasons(point: &Point, now: Time) -> Vec<Reason> {
 }
 
 /// Why nothing may be removed, whatever the rules say.
-fn held_back(points: &[Point], sound: &[usize], at: &Circumstances<'_>) -> Option<String> {
+fn held_back(points: &[Point], counted: &[usize], at: &Circumstances<'_>) -> Option<String> {
     if at.force {
         return None;
     }
-    let Some(newest) = sound.first().map(|place| points[*place].taken) else {
+    let Some(newest) = counted.first().map(|place| points[*place].taken) else {
         return Some("there is no sound point".to_owned());
     };
     let age = (at.now - newest).to_std().unwrap_or_default();
@@ -504,7 +522,8 @@ mod tests {
         let revision = taken.timestamp();
         let (lineage, hold) = ("a".to_owned(), None);
         let origin = Origin::Believed;
-        Point { id, lineage, revision, taken, readable: true, verified: None, failed: false, origin, hold }
+        let (failed, imported) = (false, false);
+        Point { id, lineage, revision, taken, readable: true, verified: None, failed, imported, origin, hold }
     }
 
     fn verified(taken: &str, level: u8) -> Point {
@@ -964,6 +983,44 @@ mod tests {
     }
 
     #[test]
+    fn an_imported_file_takes_no_place_of_a_live_point_and_thins_out_with_them() {
+        let imported = |taken: &str| Point { imported: true, ..of("files", point(taken)) };
+        // Newer than all, as a file that was copied without its time is.
+        let live = days(4);
+        let files =
+            [imported("2026-11-20T12:20:00Z"), imported("2026-11-18T18:00:00Z"), imported("2020-01-01T00:00:00Z")];
+        let with = [&live[..], &files].concat();
+        let two = rules(|rules| rules.daily = 2);
+        assert_eq!(
+            kept(&two, &with, &noon()),
+            [
+                "11-19T12:00:00Z: daily 2 of 2: 2026-11-19",
+                "11-20T12:00:00Z: daily 1 of 2: 2026-11-20; newest",
+                "files-11-20T12:20:00Z: daily 1 of 2: 2026-11-20 (imported: takes no place); newest (imported: takes no place)",
+            ]
+        );
+        // Nor does it say that backups are made.
+        let late = [&days(4)[..], &[imported("2026-11-23T12:00:00Z")]].concat();
+        let stale = plan(&two, &late, &under("UTC", "2026-11-23T12:30:00Z"));
+        assert!(stale.held_back.is_some() && stale.removed().count() == 0, "{stale:?}");
+        // Where there is nothing else, files are judged like points.
+        let alone = kept(&rules(|rules| rules.last = 1), &files, &noon());
+        assert_eq!(alone, ["files-11-20T12:20:00Z: last 1 of 1; newest"]);
+        for mut case in cases(1_000) {
+            case.points.iter_mut().for_each(|point| point.imported = point.lineage == "b");
+            let live: Vec<Point> = case.points.iter().filter(|point| !point.imported).cloned().collect();
+            if !live.is_empty() {
+                let kept = ids(&case.rules, &case.points, &case.at());
+                let of_live: BTreeSet<String> =
+                    live.iter().map(|p| p.id.clone()).filter(|id| kept.contains(id)).collect();
+                assert_eq!(of_live, ids(&case.rules, &live, &case.at()), "{case:#?}");
+            }
+            let rest = apply(&case.points, &plan(&case.rules, &case.points, &case.at()));
+            assert_eq!(plan(&case.rules, &rest, &case.at()).removed().count(), 0, "{case:#?}");
+        }
+    }
+
+    #[test]
     fn a_hold_changes_nothing_for_others_and_ends() {
         let mut points = days(5);
         points[0].hold = Some(Hold { until: Some(time("2026-12-24T00:00:00Z")) });
@@ -1125,6 +1182,7 @@ mod tests {
                     readable: below(30) > 0,
                     verified: (below(3) == 0).then(|| u8::try_from(1 + below(4)).unwrap()),
                     failed: below(12) == 0,
+                    imported: false,
                     origin: Origin::Believed,
                     hold: (below(20) == 0)
                         .then(|| Hold { until: (below(2) == 0).then(|| now - HOUR * 9 + HOUR * below(20)) }),

@@ -64,13 +64,19 @@ pub fn skipped<T: ToString + ?Sized>(what: &str, expected: &T, why: impl Into<St
     Proof { what: what.to_owned(), through: Through::Member, expected, found, verdict: Verdict::Skipped }
 }
 
-/// The state that the member streamed.
-pub fn state(manifest: &Manifest, served: &proof::Proof) -> Vec<Proof> {
+/// The state that the member streamed, and the facts of leases that had `ran_out` by then.
+pub fn state(manifest: &Manifest, served: &proof::Proof, ran_out: &[Sha256]) -> Vec<Proof> {
     let (expected, found) = (&manifest.counts, &served.counts);
+    let mut digest = served.state_digest;
+    ran_out.iter().for_each(|fact| digest.add(fact));
+    let mut leases = compare("leases", &expected.leases, &(found.leases + ran_out.len() as u64));
+    if !ran_out.is_empty() {
+        leases.found = format!("{}, and {} that ran out before the member could be asked", found.leases, ran_out.len());
+    }
     vec![
-        compare("state digest", &manifest.proofs.state_digest, &served.state_digest),
+        compare("state digest", &manifest.proofs.state_digest, &digest),
         compare("live keys", &expected.live_keys, &found.live_keys),
-        compare("leases", &expected.leases, &found.leases),
+        leases,
         compare("users", &expected.users, &found.users),
         compare("roles", &expected.roles, &found.roles),
     ]
@@ -141,6 +147,28 @@ mod tests {
         let mut empty = point();
         empty.counts.live_keys = 0;
         assert_eq!(hash(&empty, &answer(8, 0)).verdict, Verdict::Skipped);
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_counts_and_one_that_is_lost_does_not() {
+        use crate::snapshot::hash::{Scope, StateDigest};
+        let (lost, kept) = (Sha256::of(b"lost"), Sha256::of(b"kept"));
+        let mut manifest = point();
+        manifest.counts.leases = 2;
+        [lost, kept].iter().for_each(|fact| manifest.proofs.state_digest.add(fact));
+        let mut served = proof::Prover::new(Scope { revision: 9, compact_revision: 0 }, 0).finish();
+        (served.counts.live_keys, served.counts.leases) = (1, 1);
+        served.state_digest = StateDigest::default();
+        served.state_digest.add(&kept);
+        let differ = |ran_out: &[Sha256]| {
+            let proofs = state(&manifest, &served, ran_out).into_iter();
+            proofs.filter(|proof| proof.verdict == Verdict::Differs).map(|proof| proof.what).collect::<Vec<_>>()
+        };
+        assert_eq!(differ(&[lost]), Vec::<String>::new());
+        assert_eq!(differ(&[]), ["state digest", "leases"]);
+        assert_eq!(differ(&[kept]), ["state digest"]);
+        let leases = state(&manifest, &served, &[lost]).swap_remove(2);
+        assert_eq!(leases.found, "1, and 1 that ran out before the member could be asked");
     }
 
     #[test]

@@ -15,19 +15,23 @@
 //! - What could not be looked at is told as not proved; it never counts as passed. Without etcd a drill ends at the file
 //!   and cannot pass.
 //! - "Could not look" (network, a full disk, a signal) is an error and no report.
+//! - A drill is a verdict on its point, at level 4: good when a member served and everything was proved, bad when a proof
+//!   failed, none when something could not be looked at. Objectives are about time, not about the point.
 //! - Neither the member nor the scratch folder outlives the drill (`member`).
 
 pub mod judge;
+mod lease;
 pub mod member;
 pub mod page;
 pub mod plan;
 pub mod report;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::base::clock::{Clock, Stopwatch, Time, next_ms};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::file::Scratch;
+use crate::base::file::{ReadAt, Scratch};
 use crate::base::id;
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
@@ -40,10 +44,12 @@ use crate::recovery::drill::report::{Level, Measured, Outcome, Proof, Report, St
 use crate::recovery::restore::{from_point, prove_file};
 use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::KeyValue;
-use crate::vault::layout::Location;
+use crate::vault::get::Check;
+use crate::vault::layout::{Location, PointName};
 use crate::vault::manifest::{Manifest, Tool};
 use crate::vault::prove::prover;
 use crate::vault::repository::Repository;
+use crate::vault::verdict;
 
 /// Where the canary is written: nowhere that Kubernetes or anybody else keeps a key.
 const CANARY_PREFIX: &str = "holdfast/drill/";
@@ -94,16 +100,46 @@ pub async fn run(repository: &Repository, manifest: &Manifest, request: &Request
     Ok(drill.report(started))
 }
 
-/// Stores a report under its time; another one of the same millisecond moves it by one.
-pub async fn store(repository: &Repository, report: &mut Report) -> Result<Location> {
+/// Stores a report under its time; another one of the same millisecond moves it by one. Then the verdict on its point.
+pub async fn store(repository: &Repository, name: &PointName, report: &mut Report) -> Result<Location> {
     for _ in 0..SAME_TIME_MAX {
         let at = Location::Drill(report.cluster.clone(), report.finished);
         match repository.put_document(&at, report).await {
             Err(error) if error.kind() == Kind::Conflict => report.finished = next_ms(report.finished),
-            result => return result.map(|_| at),
+            result => {
+                result?;
+                if let Some(mut verdict) = verdict_of(name, report) {
+                    verdict.store(repository, name).await?;
+                }
+                return Ok(at);
+            }
         }
     }
     Err(Error::new(Kind::Conflict, "too many drills at the same moment").hint("run the command again"))
+}
+
+/// What a drill says of its point; nothing when something could not be looked at. Without a member, a file that is wrong
+/// is what a verification of its records would find.
+fn verdict_of(name: &PointName, report: &Report) -> Option<verdict::Verdict> {
+    let object = Location::Point(name.clone()).to_string();
+    let (level, check) = match report.level {
+        Level::Member => (verdict::MEMBER_LEVEL, Check::Member),
+        Level::FileOnly => (verdict::Level::Records.number(), Check::Records),
+    };
+    let differs = report.proofs.iter().filter(|proof| proof.verdict == Verdict::Differs);
+    let finding = |proof: &Proof| {
+        let detail = format!("{}: {}; expected: {}", proof.what, proof.found, proof.expected);
+        verdict::Finding { object: object.clone(), check, detail }
+    };
+    let findings: Vec<_> = differs.map(finding).collect();
+    let whole = report.level == Level::Member && report.proofs.iter().all(|proof| proof.verdict == Verdict::Equal);
+    let result = match (findings.is_empty(), whole) {
+        (false, _) => verdict::Outcome::Failed,
+        (true, true) => verdict::Outcome::Ok,
+        (true, false) => return None,
+    };
+    let (point, tool) = (name.stem(), report.tool.clone());
+    Some(verdict::Verdict { point, level, time: report.finished, result, findings, tool })
 }
 
 impl Drill<'_> {
@@ -150,6 +186,7 @@ impl Drill<'_> {
         };
         progress.stage("booting etcd", 0);
         let watch = Stopwatch::start();
+        let since = Stopwatch::start();
         let member = seed.boot(restored.bytes, stop).await?;
         self.stage("boot etcd until it serves", &watch, true);
         let member = match member {
@@ -162,7 +199,7 @@ impl Drill<'_> {
         self.served = true;
         progress.stage("proving what it serves", self.manifest.counts.raw_bytes);
         let watch = Stopwatch::start();
-        let proved = self.prove(&member, &seed, &self.request.scratch).await;
+        let proved = self.prove(&member, &seed, &snapshot, &since).await;
         member.end().await?;
         self.stage("prove what it serves", &watch, false);
         match proved {
@@ -174,22 +211,25 @@ impl Drill<'_> {
         }
     }
 
-    /// Looks at what the member serves. Its stream comes first: leases begin to run out as soon as it leads.
-    async fn prove(&mut self, member: &Member, seed: &Seed<'_>, scratch: &Path) -> Result<()> {
+    /// Looks at what the member serves. Its stream comes first: leases run out `since` it was started.
+    async fn prove(&mut self, member: &Member, seed: &Seed<'_>, restored: &Path, since: &Stopwatch) -> Result<()> {
         let stop = &self.request.stop;
         let (client, endpoint, manifest) = (&member.client, &member.endpoint, self.manifest);
-        let mut stream = stop.or(client.snapshot(endpoint)).await?;
-        let mut spool = Scratch::create(scratch)?;
-        while let Some(piece) = stop.or(stream.next()).await? {
-            spool.append(&piece)?;
-        }
-        stop.or(stream.finish()).await?;
+        let (served, passed) = self.stream(member, since).await?;
         let status = stop.or(member.status()).await?;
         self.proofs.extend(judge::identity(manifest, seed.cluster_id, status.cluster_id));
-        let (file, prover, ends) =
-            (spool.into_read_at(Path::new("what the member serves"))?, prover(manifest), stop.clone());
-        let served = blocking(move || prove_file(&file, prover, &ends)).await?;
-        self.proofs.extend(judge::state(manifest, &served));
+        let (restored, prover, ends) = (restored.to_owned(), prover(manifest), stop.clone());
+        let leases = manifest.counts.leases;
+        let (served, ran_out) = blocking(move || {
+            let proof = prove_file(&served, prover, &ends)?;
+            let ran_out = match proof.counts.leases < leases {
+                true => lease::ran_out(&ReadAt::open(&restored)?, &served, passed)?,
+                false => vec![],
+            };
+            Ok::<_, Error>((proof, ran_out))
+        })
+        .await?;
+        self.proofs.extend(judge::state(manifest, &served, &ran_out));
         let sampler = self.sample(member).await?;
         self.proofs.extend(sampler.proofs(manifest));
         let answer = stop.or(client.hash_kv(endpoint, manifest.descriptor.revision)).await?;
@@ -206,6 +246,20 @@ impl Drill<'_> {
             Err(error) => return Err(error),
         });
         Ok(())
+    }
+
+    /// The member's whole state as a file, and how long it had been running when it began to send it.
+    async fn stream(&self, member: &Member, since: &Stopwatch) -> Result<(ReadAt, Duration)> {
+        let stop = &self.request.stop;
+        let mut stream = stop.or(member.client.snapshot(&member.endpoint)).await?;
+        let mut spool = Scratch::create(&self.request.scratch)?;
+        let mut passed = None;
+        while let Some(piece) = stop.or(stream.next()).await? {
+            passed.get_or_insert_with(|| since.elapsed());
+            spool.append(&piece)?;
+        }
+        stop.or(stream.finish()).await?;
+        Ok((spool.into_read_at(Path::new("what the member serves"))?, passed.unwrap_or_default()))
     }
 
     /// Reads every key at the point's revision.
@@ -231,8 +285,7 @@ impl Drill<'_> {
 
     fn report(self, started: Time) -> Report {
         let Drill { manifest, request, stages, proofs, served, .. } = self;
-        let restore =
-            std::time::Duration::from_secs_f64(stages.iter().filter(|s| s.counts).map(|s| s.duration_s).sum());
+        let restore = Duration::from_secs_f64(stages.iter().filter(|s| s.counts).map(|s| s.duration_s).sum());
         let restore = served.then_some(restore);
         let known = Known { now: started, newest: Some(request.newest), restore };
         let objectives = &request.objectives;

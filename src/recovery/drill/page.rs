@@ -143,7 +143,7 @@ fn stages(report: &Report) -> String {
 }
 
 fn proofs(report: &Report) -> String {
-    let mut text = "<h2>What was proved</h2>\n<table>\n<tr><th></th><th>Proof</th><th>Looked at</th><th>Manifest</th>\
+    let mut text = "<h2>What was proved</h2>\n<table>\n<tr><th></th><th>Proof</th><th>Looked at</th><th>Expected</th>\
                     <th>Found</th></tr>\n"
         .to_owned();
     let row = |proof: &Proof| {
@@ -157,7 +157,7 @@ fn proofs(report: &Report) -> String {
             Through::Member => "member",
         };
         let found = match proof.verdict {
-            Verdict::Equal => "<td class=\"same\">the same</td>".to_owned(),
+            Verdict::Equal if proof.found == proof.expected => "<td class=\"same\">the same</td>".to_owned(),
             _ => format!("<td class=\"value\">{}</td>", escape(&proof.found)),
         };
         format!(

@@ -163,6 +163,20 @@ impl<'db, P: Pages> Source<'db, P> {
         Ok(())
     }
 
+    /// Calls `each` with every lease, as stored.
+    pub fn leases(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let Some(bucket) = &self.lease else { return Ok(()) };
+        let (mut walk, mut leaves) = (self.walk.clone(), self.db.leaves(&bucket.root, Direction::Forward));
+        while let Some(leaf) = leaves.next_leaf(&mut walk).map_err(|error| in_bucket(error, bucket))? {
+            for entry in leaf.entries() {
+                plain(bucket, entry.flags)?;
+                entry::lease_record_of(entry.key, entry.value)?;
+                each(entry.value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The whole file as batches of records, newest first, each batch in ascending order within itself. The last batch
     /// holds the descriptor and the small buckets; there is no `End`.
     pub fn newest_first(

@@ -14,6 +14,7 @@
 //! manifests again before it deletes; the backup publishes its manifest, and looks at the lists afterwards. Whoever comes
 //! second sees the other: the collector lets the object be, or the backup withdraws its point and fails. The list goes
 //! last, so a backup that is too late to see it finds its objects gone, in the look that every backup takes at its point.
+//! Deletions of a run that was overtaken may come late; so lists outlive a run that did not end, by an hour and a run.
 //!
 //! Invariants:
 //! - **No listed object is ever missing**: an object is deleted when no manifest but those deleted before it lists it.
@@ -53,6 +54,8 @@ pub const GRACE_DEFAULT: Duration = Duration::from_hours(24);
 /// Data that no manifest lists is what a killed backup left, or what a running one has not published yet: this old, it is
 /// the former.
 pub const ORPHAN_AGE_DEFAULT: Duration = Duration::from_hours(7 * 24);
+/// How long deletions of a run may be under way after it was overtaken: a request is tried again for at most this long.
+const STRAGGLER_MAX: Duration = Duration::from_hours(1);
 /// Objects that are deleted between two looks whether the epoch is still ours.
 const CHUNK: usize = 100;
 /// Objects that are deleted at the same time.
@@ -142,6 +145,10 @@ pub async fn prune(repository: &Repository, cluster: &str, pruning: &Pruning<'_>
     let epoch = steps.step("claim the epoch", Epoch::claim(repository, cluster, "prune")).await?;
     let mut look = look(repository, cluster, pruning, epoch.now).await?;
     epoch.check(repository).await?;
+    if epoch.has_stragglers(repository, pruning.grace.min(STRAGGLER_MAX)).await? {
+        // Their lists stay for one run more: whoever publishes meanwhile must see what may still be deleted.
+        look.intent.ripe.clear();
+    }
     let run = Run { repository, cluster, epoch: &epoch, pruning };
     run.delete_points(&mut look).await?;
     run.delete_objects(&mut look).await?;
@@ -252,16 +259,19 @@ impl Run<'_> {
         if look.intent.delete_points.is_empty() {
             return Ok(());
         }
-        // Somebody may have said `hold` since.
-        let holds = hold::read(self.repository, self.cluster).await?;
-        let is_held = |place: &usize| holds.is_held(&look.survey.points[*place].name.stem(), look.now);
-        let held: Vec<usize> = look.intent.delete_points.iter().copied().filter(is_held).collect();
-        look.intent.spare_points(&look.survey, &held);
+        let mut held = vec![];
         for place in &look.intent.delete_points {
+            let name = &look.survey.points[*place].name;
             self.epoch.check(self.repository).await?;
-            let at = Location::Point(look.survey.points[*place].name.clone());
+            // Somebody may have said `hold` since; a thousand deletions take their time.
+            if hold::is_held(self.repository, name, look.now).await? {
+                held.push(*place);
+                continue;
+            }
+            let at = Location::Point(name.clone());
             self.pruning.steps.step("delete a manifest", self.repository.delete_if_there(&at)).await?;
         }
+        look.intent.spare_points(&look.survey, &held);
         Ok(())
     }
 
@@ -271,7 +281,7 @@ impl Run<'_> {
             return Ok(());
         }
         // A backup may have published since: what it lists stays.
-        let needed = newcomers(self.repository, self.cluster, &mut look.survey).await?;
+        let needed = newcomers(self.repository, self.cluster, &mut look.survey, &look.intent.delete_points).await?;
         look.intent.spare_objects(&needed, !look.survey.blind.is_empty());
         for chunk in look.intent.delete_objects.chunks(CHUNK) {
             self.epoch.check(self.repository).await?;

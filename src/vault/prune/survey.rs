@@ -16,6 +16,7 @@ use crate::policy::retention;
 use crate::vault::catalog::{self, is_damage};
 use crate::vault::hold;
 use crate::vault::layout::{Location, PointName, folder};
+use crate::vault::lineage;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
 use crate::vault::sign::{Signers, Standing};
@@ -79,6 +80,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
     let holds = hold::read(repository, cluster).await?;
     survey.warnings.extend(holds.damage.iter().map(Error::as_warning));
     let mut verdicts = verdicts(repository, cluster).await?;
+    let imported = lineage::imported(cluster);
     let facts = listed.into_iter().map(|point| {
         let said = verdicts.remove(&point.name.stem()).unwrap_or_default();
         async move {
@@ -99,6 +101,7 @@ pub(super) async fn survey(repository: &Repository, cluster: &str) -> Result<Sur
             readable: true,
             verified: judged.passed,
             failed: judged.failed,
+            imported: point.name.lineage == imported,
             origin: retention::Origin::Believed,
             hold,
         };
@@ -132,10 +135,19 @@ fn origin(signers: &Signers, standing: Standing) -> retention::Origin {
     }
 }
 
-/// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed.
-pub(super) async fn newcomers(repository: &Repository, cluster: &str, survey: &mut Survey) -> Result<HashSet<String>> {
+/// What was published since the survey: the objects of new points. Points that are gone are the collector's own deed; one
+/// of those it has `deleted` that is there all the same was copied here once more, and is new.
+pub(super) async fn newcomers(
+    repository: &Repository,
+    cluster: &str,
+    survey: &mut Survey,
+    deleted: &[usize],
+) -> Result<HashSet<String>> {
     let (mut strays, mut needed) = (vec![], HashSet::new());
-    let known: HashSet<PointName> = survey.points.iter().map(|point| point.name.clone()).collect();
+    let mut known: HashSet<PointName> = survey.points.iter().map(|point| point.name.clone()).collect();
+    for place in deleted {
+        known.remove(&survey.points[*place].name);
+    }
     for point in catalog::list_points(repository, cluster, &mut strays).await? {
         if known.contains(&point.name) {
             continue;

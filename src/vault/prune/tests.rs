@@ -9,7 +9,7 @@ use crate::base::stop::Stop;
 use crate::policy::retention::Hold;
 use crate::vault::layout::{ObjectName, PointName};
 use crate::vault::manifest::{Manifest, ObjectEntry, Tool};
-use crate::vault::publish::{publish, settle};
+use crate::vault::publish::{look as look_at, publish};
 use crate::vault::repository::RepositoryOptions;
 use crate::vault::scrub::missing;
 use crate::vault::sign::Signers;
@@ -186,6 +186,31 @@ async fn nothing_goes_before_its_grace_is_over_by_the_stores_clock() {
 }
 
 #[tokio::test]
+async fn lists_outlive_a_run_that_may_still_be_deleting() {
+    let yard = Yard::keeping(1).await;
+    let old = yard.point(&[1, 2], 50).await;
+    yard.point(&[1, 3], 10).await;
+    let hour = |steps| Pruning { grace: Duration::from_hours(1), ..yard.pruning(steps) };
+    prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    let age = |folder: &str| {
+        for file in std::fs::read_dir(yard.dir.path().join("clusters/prod").join(folder)).unwrap() {
+            let file = std::fs::File::options().append(true).open(file.unwrap().path()).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(modified - Duration::from_mins(61)).unwrap();
+        }
+    };
+    age("condemned");
+    // A run dies, or hangs, right before it deletes the manifest; the next one does all of its work but for the list.
+    let killed = prune(&yard.repository, "prod", &hour(killing_at(2, Edge::Before))).await.unwrap_err();
+    assert_eq!(killed.kind(), Kind::Interrupted);
+    let next = prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    assert_eq!((next.deleted.points.len(), next.deleted.objects, next.lists), (1, 1, 0));
+    assert!(!yard.has(&old) && yard.files("condemned") == 1);
+    let last = prune(&yard.repository, "prod", &hour(Steps::unheard())).await.unwrap();
+    assert_eq!((last.lists, yard.files("condemned"), yard.files("epochs")), (1, 0, 1));
+}
+
+#[tokio::test]
 async fn killed_before_or_after_any_step_the_next_runs_go_on() {
     for phase in 0..2 {
         let mut walked = 0;
@@ -258,6 +283,33 @@ async fn a_hold_said_while_a_run_is_about_to_delete_is_heard() {
     run.finish_lists(&look).await.unwrap();
     assert!(yard.has(&old));
     yard.assert_whole("held meanwhile").await;
+}
+
+#[tokio::test]
+async fn a_hold_said_while_other_points_are_deleted_is_heard_or_fails() {
+    let yard = Yard::keeping(1).await;
+    let (first, second) = (yard.point(&[1, 2], 50).await, yard.point(&[2, 3], 40).await);
+    yard.point(&[5], 10).await;
+    yard.prune().await.unwrap();
+    // Somebody holds both at the moment at which the first manifest has just been deleted.
+    let hold = Some(Hold { until: None });
+    crate::vault::hold::say(&yard.repository, &second, hold.as_ref(), None).await.unwrap();
+    let said = Location::Hold("prod".into(), second.stem(), 1).to_string();
+    let (path, aside) = (yard.dir.path().join(&said), yard.dir.path().join("aside"));
+    std::fs::copy(&path, &aside).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let steps = Steps::heard_by(move |step| {
+        if step.name == "delete a manifest" && step.edge == Edge::After {
+            std::fs::copy(&aside, &path).unwrap();
+        }
+        Ok(())
+    });
+    let run = prune(&yard.repository, "prod", &yard.pruning(steps)).await.unwrap();
+    assert_eq!((run.deleted.points.len(), run.spared.len(), run.deleted.objects), (1, 1, 1));
+    assert_eq!([&first, &second].map(|name| yard.has(name)), [false, true]);
+    yard.assert_whole("held while others went").await;
+    let error = crate::vault::hold::say(&yard.repository, &first, hold.as_ref(), None).await.unwrap_err();
+    assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::NotFound, true), "{error}");
 }
 
 #[tokio::test]
@@ -387,13 +439,32 @@ async fn a_backup_that_publishes_in_between_keeps_its_objects_or_withdraws() {
     yard.prune().await.unwrap();
     let manifest = yard.manifest(&entries, 5).await;
     publish(&yard.repository, None, &manifest, &Steps::unheard()).await.unwrap();
-    let findings = missing(&yard.repository, &manifest, &Stop::new()).await.unwrap();
-    let error = settle(&yard.repository, &manifest.name(), &findings).await.unwrap_err();
+    let error = look_at(&yard.repository, &manifest.name(), &Stop::new()).await.unwrap_err();
     assert!(error.hint_text().unwrap().contains("stored anew"), "{error}");
     assert!(!yard.has(&manifest.name()));
     // Whoever stores it anew has a whole point.
     yard.point(&[1, 4], 5).await;
     yard.assert_whole("stored anew").await;
+}
+
+#[tokio::test]
+async fn a_point_that_is_copied_here_again_while_it_goes_keeps_its_objects() {
+    let yard = Yard::keeping(1).await;
+    let old = yard.point(&[1, 2], 50).await;
+    yard.point(&[5], 10).await;
+    yard.prune().await.unwrap();
+    // A copy publishes the same manifest under the same name as soon as it is gone.
+    let (path, aside) = (yard.path(&old), yard.dir.path().join("aside"));
+    std::fs::copy(&path, &aside).unwrap();
+    let steps = Steps::heard_by(move |step| {
+        if step.name == "delete a manifest" && step.edge == Edge::After {
+            std::fs::copy(&aside, &path).unwrap();
+        }
+        Ok(())
+    });
+    let run = prune(&yard.repository, "prod", &yard.pruning(steps)).await.unwrap();
+    assert_eq!((run.deleted.objects, yard.has(&old), yard.files("data")), (0, true, 3));
+    yard.assert_whole("copied again").await;
 }
 
 #[tokio::test]
@@ -418,6 +489,41 @@ async fn a_condemned_point_is_taken_back_while_it_is_whole() {
     std::fs::remove_file(yard.dir.path().join(&entries[0].name)).unwrap();
     let error = back(&wanted).await.unwrap_err();
     assert!(error.kind() == Kind::Damaged && error.hint_text().unwrap().contains("grace"), "{error}");
+}
+
+#[tokio::test]
+async fn an_undelete_killed_at_any_step_is_run_again_and_loses_nothing() {
+    let mut walked = 0;
+    loop {
+        let yard = Yard::keeping(1).await;
+        let (wanted, other) = (yard.point(&[1, 2, 3], 50).await, yard.point(&[1, 4], 40).await);
+        yard.point(&[5], 10).await;
+        // Several lists, so that what is wanted stands in more than one of them, beside what is not.
+        let pruning = Pruning { paths_max: 2, ..yard.pruning(Steps::unheard()) };
+        prune(&yard.repository, "prod", &pruning).await.unwrap();
+        let edge = if walked % 2 == 0 { Edge::Before } else { Edge::After };
+        let steps = killing_at(walked / 2 + 1, edge);
+        let first = undelete(&yard.repository, &wanted, &steps, &Stop::new()).await;
+        let when = format!("step {}, {edge:?}", walked / 2 + 1);
+        yard.assert_whole(&when).await;
+        if first.is_err() {
+            // Whatever is left to do is done, or all was.
+            let again = undelete(&yard.repository, &wanted, &Steps::unheard(), &Stop::new()).await;
+            assert!(again.is_ok() || again.is_err_and(|error| error.kind() == Kind::NotFound), "{when}");
+        }
+        let condemned = condemned::read(&yard.repository, "prod").await.unwrap();
+        let path = |name: &PointName| Location::Point(name.clone()).to_string();
+        assert!(!condemned.points.contains(&path(&wanted)) && condemned.points.contains(&path(&other)), "{when}");
+        let run = yard.prune().await.unwrap();
+        assert_eq!((yard.has(&wanted), yard.has(&other), run.deleted.points.len()), (true, false, 1), "{when}");
+        yard.assert_whole(&when).await;
+        if first.is_ok() {
+            break;
+        }
+        walked += 1;
+    }
+    // The claim, what is left of a list, and each of the old ones.
+    assert!(walked >= 8, "{walked} edges");
 }
 
 #[tokio::test]
@@ -458,13 +564,12 @@ async fn disorder(seed: u64) -> [u32; 4] {
                 minutes -= 5;
                 let manifest = yard.manifest(&entries, minutes).await;
                 let published = publish(&yard.repository, None, &manifest, &Steps::unheard()).await;
-                let findings = missing(&yard.repository, &manifest, &Stop::new()).await.unwrap();
                 let settled = match published {
-                    Ok(_) => settle(&yard.repository, &manifest.name(), &findings).await,
+                    Ok(_) => look_at(&yard.repository, &manifest.name(), &Stop::new()).await,
                     Err(error) => Err(error),
                 };
                 match settled {
-                    Ok(()) => points.push(manifest.name()),
+                    Ok(_) => points.push(manifest.name()),
                     Err(_) => counts[0] += 1,
                 }
             }
@@ -483,7 +588,9 @@ async fn disorder(seed: u64) -> [u32; 4] {
             }
             6 => {
                 let hold = (rng.below(3) == 0).then_some(Hold { until: None });
-                crate::vault::hold::say(&yard.repository, &any(&mut rng), hold.as_ref(), None).await.unwrap();
+                let point = any(&mut rng);
+                let said = crate::vault::hold::say(&yard.repository, &point, hold.as_ref(), None).await;
+                assert!(said.is_ok() || !yard.has(&point), "{when}: a point that is there can be held");
             }
             _ => {
                 let back = undelete(&yard.repository, &any(&mut rng), &Steps::unheard(), &Stop::new()).await;

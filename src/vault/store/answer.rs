@@ -53,6 +53,43 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Judges the answer that `host` gave to the `query` of a listing.
+pub(super) fn judge_listing(host: &str, query: &str, status: u16, body: &[u8]) -> Verdict {
+    match judge(host, status, body) {
+        Verdict::Use if (200..=299).contains(&status) => judge_page(host, query, body),
+        // Nobody asked for an object that may not be there.
+        Verdict::Use => {
+            let hint = "no bucket answers there: correct url and endpoint in the policy's [repository]";
+            Verdict::Refuse(Refusal::new(Kind::Usage, words(host, status, "", body), hint))
+        }
+        other => other,
+    }
+}
+
+/// A page of a listing. Whoever reads it takes what is not in it for something that is not stored: so it must be one, and
+/// whole, and say how to go on where it says that there is more.
+fn judge_page(host: &str, query: &str, body: &[u8]) -> Verdict {
+    let text = String::from_utf8_lossy(body);
+    if !(text.contains("<ListBucketResult") && text.trim_end().ends_with("</ListBucketResult>")) {
+        return Verdict::Again(format!("{host} answered a listing with something else"));
+    }
+    if !text.contains("<IsTruncated>true</IsTruncated>") {
+        return Verdict::Use;
+    }
+    let refuse = |what: &str| {
+        let hint = "this provider cannot list a large bucket (ListObjectsV2): see docs/providers.md for those that can";
+        Verdict::Refuse(Refusal::new(Kind::Failed, format!("{host} says that its listing goes on, and {what}"), hint))
+    };
+    let next = text.split_once("<NextContinuationToken>").and_then(|(_, rest)| rest.split_once('<'));
+    let next = next.map(|(token, _)| token.replace("&amp;", "&")).filter(|token| !token.is_empty());
+    let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "continuation-token");
+    match (next, asked) {
+        (None, _) => refuse("not how"),
+        (Some(next), Some((_, asked))) if next == asked => refuse("leads back to where it was"),
+        _ => Verdict::Use,
+    }
+}
+
 /// Judges the answer that `host` gave.
 pub(super) fn judge(host: &str, status: u16, body: &[u8]) -> Verdict {
     let code = element(body, "Code").unwrap_or_default();
@@ -167,6 +204,33 @@ mod tests {
             assert!(refusal.hint.contains(says), "{status} {code}: {}", refusal.hint);
             assert!(!refusal.what.contains("AKID"), "{}", refusal.what);
         }
+    }
+
+    #[test]
+    fn a_listing_is_used_when_it_is_one_and_can_be_gone_on_with() {
+        let page =
+            |inner: &str| format!("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\">{inner}</ListBucketResult>\n");
+        let more = |token: &str| page(&format!("<IsTruncated>true</IsTruncated>{token}"));
+        let judged = |query: &str, status, body: &str| judge_listing("h", query, status, body.as_bytes());
+        let next = "<NextContinuationToken>a&amp;b=</NextContinuationToken>";
+        for right in [page(""), page("<IsTruncated>false</IsTruncated>"), more(next)] {
+            assert_eq!(judged("list-type=2&prefix=x", 200, &right), Verdict::Use, "{right}");
+        }
+        // A portal, a proxy, half a page: not an empty bucket.
+        for wrong in ["", "<html>log in</html>", "<ListBucketResult><Contents>", "<Error></Error>"] {
+            assert!(matches!(judged("list-type=2", 200, wrong), Verdict::Again(_)), "{wrong}");
+        }
+        let refused = |query: &str, status, body: &str| match judged(query, status, body) {
+            Verdict::Refuse(refusal) => refusal,
+            other => panic!("{other:?}"),
+        };
+        // A server that knows only the first version of listings gives a page of a thousand and no way to the next.
+        assert!(refused("list-type=2", 200, &more("<NextMarker>k</NextMarker>")).what.contains("not how"));
+        let again = refused("list-type=2&continuation-token=a%26b%3D", 200, &more(next));
+        assert!(again.what.contains("leads back") && again.hint.contains("ListObjectsV2"), "{again}");
+        let nobody = refused("list-type=2", 404, "<html>404</html>");
+        assert!(nobody.kind == Kind::Usage && nobody.hint.contains("endpoint"), "{nobody}");
+        assert!(matches!(judged("list-type=2", 503, ""), Verdict::Again(_)));
     }
 
     #[test]

@@ -33,10 +33,11 @@ pub(super) fn open(place: &Place, options: &BucketOptions) -> Result<GoogleCloud
         .with_retry(no_retries())
         .with_client_options(ClientOptions::new().with_allow_http(true))
         .with_http_connector(Connector::new(Transport::new(options, Checksum::Google)?));
-    if let Some(endpoint) = &options.endpoint {
+    if let Some(endpoint) = &options.said.endpoint {
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));
     }
-    let file = options.credentials_file.clone().or_else(|| options.environment.path("GOOGLE_APPLICATION_CREDENTIALS"));
+    let file =
+        options.said.credentials_file.clone().or_else(|| options.environment.path("GOOGLE_APPLICATION_CREDENTIALS"));
     if let Some(path) = file {
         let shown = path.display().to_string();
         let bytes = read_small(&path, KEY_BYTES_MAX).map_err(|error| {
@@ -68,13 +69,15 @@ pub(super) fn open(place: &Place, options: &BucketOptions) -> Result<GoogleCloud
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Bucket;
     use crate::vault::testing;
 
     fn open_with(key: &str) -> Result<GoogleCloudStorage> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key.json");
         testing::overwrite(&file, key.as_bytes());
-        let options = BucketOptions { credentials_file: Some(file), ..BucketOptions::default() };
+        let said = Bucket { credentials_file: Some(file), ..Bucket::default() };
+        let options = BucketOptions { said, ..BucketOptions::default() };
         open(&Place { bucket: "bucket".into(), prefix: String::new() }, &options)
     }
 

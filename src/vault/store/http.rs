@@ -32,7 +32,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::rng::{self, Seeded};
 use crate::base::tls::TlsFiles;
 use crate::base::units;
-use crate::vault::store::answer::{Refusal, Verdict, judge};
+use crate::vault::store::answer::{Refusal, Verdict, judge, judge_listing};
 use crate::vault::store::options::{
     ALTERED_TRIES_MAX, ANSWER_BYTES_MAX, BucketOptions, CONNECT, METADATA_PATIENCE, PATIENCE, STALL, WAIT_FIRST,
     WAIT_LONGEST, WAIT_PART,
@@ -90,7 +90,7 @@ struct Answer {
 
 impl Transport {
     pub(super) fn new(options: &BucketOptions, checksum: Checksum) -> Result<Self> {
-        let ca = options.ca.clone().or_else(|| options.environment.path("AWS_CA_BUNDLE"));
+        let ca = options.said.ca.clone().or_else(|| options.environment.path("AWS_CA_BUNDLE"));
         let tls = TlsFiles { ca, ..TlsFiles::default() }.load()?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls.client_config()?)
@@ -106,10 +106,10 @@ impl Transport {
         Ok(Transport {
             client,
             checksum,
-            stall: options.stall.unwrap_or(STALL),
-            patience: options.patience.unwrap_or(PATIENCE),
-            upload: Throttle::new(options.limit_upload),
-            download: Throttle::new(options.limit_download),
+            stall: options.said.stall.unwrap_or(STALL),
+            patience: options.said.patience.unwrap_or(PATIENCE),
+            upload: Throttle::new(options.said.limit_upload),
+            download: Throttle::new(options.said.limit_download),
         })
     }
 
@@ -133,8 +133,9 @@ impl Transport {
             let (why, wish) = match self.attempt(&parts, &body, &host).await {
                 Err(Trouble::Answer(refusal)) => return Err(refusal),
                 Err(Trouble::Way(why)) => (why, Duration::ZERO),
-                Ok(answer) => match judge(&host, answer.status.as_u16(), &answer.body) {
+                Ok(answer) => match judged(&parts, &host, &answer) {
                     Verdict::Use => return Ok(answer),
+                    Verdict::Refuse(refusal) if is_metadata(&host) => return Err(no_credentials(refusal.what)),
                     Verdict::Refuse(refusal) => return Err(refusal),
                     // Altered on purpose: a server that answers so each time means it, and a person waits.
                     Verdict::Again(why) if altering && tries == ALTERED_TRIES_MAX => {
@@ -265,6 +266,15 @@ impl HttpService for Shared {
     }
 }
 
+/// What an answer means, by what was asked.
+fn judged(parts: &http::request::Parts, host: &str, answer: &Answer) -> Verdict {
+    let (query, status) = (parts.uri.query().unwrap_or_default(), answer.status.as_u16());
+    match parts.method == Method::GET && query.contains("list-type=2") {
+        true => judge_listing(host, query, status, &answer.body),
+        false => judge(host, status, &answer.body),
+    }
+}
+
 async fn gather(body: HttpRequestBody) -> Bytes {
     // A body in memory has no way to fail.
     body.collect().await.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes)
@@ -309,12 +319,16 @@ fn in_words(host: &str, error: &reqwest::Error) -> String {
 fn given_up(host: &str, why: &str, tries: u32, elapsed: Duration) -> Refusal {
     let what = format!("{why}; given up after {tries} tries in {}", units::duration(elapsed));
     if is_metadata(host) {
-        let hint = "no credentials were found: set them in the environment or name a credentials_file in [repository] \
-                    (docs/providers.md); only machines of the provider have them by themselves";
-        return Refusal::new(Kind::Denied, what, hint);
+        return no_credentials(what);
     }
     let hint = "check the network and the provider's status, then run the command again; what was stored stays";
     Refusal::new(Kind::Unavailable, what, hint)
+}
+
+fn no_credentials(what: String) -> Refusal {
+    let hint = "no credentials were found: set them in the environment or name a credentials_file in [repository] \
+                (docs/providers.md); only machines of the provider have them by themselves";
+    Refusal::new(Kind::Denied, what, hint)
 }
 
 fn damaged_upload(why: &str) -> Refusal {

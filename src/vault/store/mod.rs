@@ -27,7 +27,7 @@ mod s3;
 mod throttle;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -80,6 +80,8 @@ pub(crate) struct Store {
     provider: Provider,
 }
 
+/// The system's number for an error of the device below a file.
+const EIO: i32 = 5;
 /// Times that an object is read over a network before it is called wrong: what came wrong may have been sent right.
 const READS_MAX: u32 = 3;
 
@@ -104,7 +106,7 @@ impl Store {
             prefix => Arc::new(PrefixStore::new(objects, prefix)),
         };
         let mut attributes = Attributes::new();
-        if let Some(class) = &options.storage_class {
+        if let Some(class) = &options.said.storage_class {
             attributes.insert(Attribute::StorageClass, class.clone().into());
         }
         Ok(Store { objects, folders: None, attributes, provider: Provider::of(address) })
@@ -167,7 +169,12 @@ impl Store {
                 Err(error) if error.kind() == Kind::Damaged => break,
                 there => there?,
             };
-            if there.meta.size == content.len() as u64 && self.read(path, there).await? == content {
+            let same = match there.meta.size == content.len() as u64 {
+                true => self.read(path, there).await.map(|there| there == content),
+                false => Ok(false),
+            };
+            // What the disk cannot give any more is not the same.
+            if same.or_else(|error| if is_unreadable(&error) { Ok(false) } else { Err(error) })? {
                 if let Some(folders) = self.folders.clone() {
                     let owned = path.to_owned();
                     blocking(move || folders.sync_object(&owned)).await.during(|| format!("store {path}"))?;
@@ -203,11 +210,11 @@ impl Store {
         let mut options = GetOptions::default();
         options.extensions.insert(BytesMax(bytes_max));
         let object = self.objects.get_opts(&key(path)?, options).await;
-        object.map_err(|error| self.provider.name(Right::Read, failed(format!("read {path}"), error)))
+        object.map_err(|error| self.provider.name(Right::Read, unread(format!("read {path}"), error)))
     }
 
     async fn read(&self, path: &str, object: GetResult) -> Result<Bytes> {
-        object.bytes().await.map_err(|error| failed(format!("read {path}"), error))
+        object.bytes().await.map_err(|error| unread(format!("read {path}"), error))
     }
 
     /// Size and time of an object.
@@ -228,9 +235,10 @@ impl Store {
 
     /// Every object below `folder`, in no particular order.
     pub(crate) fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed>> {
-        let (during, provider) = (format!("list {folder}"), self.provider);
+        let (during, provider, remote) = (format!("list {folder}"), self.provider, self.is_remote());
         self.objects
             .list(Some(&StorePath::from(folder)))
+            .try_filter(move |meta| std::future::ready(!(remote && is_marker(meta))))
             .map(move |meta| match meta {
                 Ok(meta) => {
                     Ok(Listed { path: meta.location.to_string(), bytes: meta.size, modified: meta.last_modified })
@@ -248,7 +256,8 @@ impl Store {
             listed.map_err(|error| self.provider.name(Right::List, failed(format!("list {folder}"), error)))?;
         let name = |path: &StorePath| path.filename().unwrap_or_default().to_owned();
         let mut folders: Vec<String> = listed.common_prefixes.iter().map(name).collect();
-        let mut objects: Vec<String> = listed.objects.iter().map(|meta| name(&meta.location)).collect();
+        let objects = listed.objects.iter().filter(|meta| !(self.is_remote() && is_marker(meta)));
+        let mut objects: Vec<String> = objects.map(|meta| name(&meta.location)).collect();
         folders.sort();
         objects.sort();
         Ok((folders, objects))
@@ -259,6 +268,12 @@ impl Store {
         let deleted = self.objects.delete(&key(path)?).await;
         deleted.map_err(|error| self.provider.name(Right::Delete, failed(format!("delete {path}"), error)))
     }
+}
+
+/// Whether this stands for a folder: consoles and mounts of buckets make empty objects called `folder/` when somebody makes a
+/// folder. No object of a repository is empty, and none but markers lacks a dot and is.
+fn is_marker(meta: &ObjectMeta) -> bool {
+    meta.size == 0 && !meta.location.filename().unwrap_or_default().contains('.')
 }
 
 fn key(path: &str) -> Result<StorePath> {
@@ -283,12 +298,38 @@ fn failed(message: String, error: object_store::Error) -> Error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => Error::new(Kind::Denied, message)
             .source(error)
             .hint("the credentials must allow to list, read and create objects in the repository"),
+        E::InvalidPath { .. } => Error::new(Kind::Failed, message)
+            .source(error)
+            .hint("Holdfast gives no object such a name: move that one out of the repository"),
         _ => match io_kind(&error) {
             // The system's own code says more than "generic"; its hint comes with it.
             Some(kind) => Error::io(message, io::Error::from(kind)).source(error),
             None => Error::new(Kind::Failed, message).source(error),
         },
     }
+}
+
+/// A read that failed. A disk that cannot give what it was given to keep has damaged it; to say that it could not be looked
+/// at would be to say so for ever.
+fn unread(message: String, error: object_store::Error) -> Error {
+    if !is_io_error(&error) {
+        return failed(message, error);
+    }
+    Error::damaged(message).source(error).hint(
+        "the disk under the repository is failing (see `dmesg`): copy the repository elsewhere with `holdfast copy`, which \
+         leaves out what is damaged, and replace it",
+    )
+}
+
+/// Whether an error of a read says that the disk could not give the bytes.
+pub(crate) fn is_unreadable(error: &Error) -> bool {
+    error.kind() == Kind::Damaged && is_io_error(error)
+}
+
+/// The system's own word for it (EIO) is among the causes.
+fn is_io_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(EIO)))
 }
 
 /// What the transport found, from under `object_store`'s own words: those hold URLs.
@@ -317,7 +358,6 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::TryStreamExt;
     use std::fs::File;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -338,6 +378,23 @@ mod tests {
         }
         assert_eq!(store.get("config/x", 3).await.unwrap(), &b"one"[..]);
         assert_eq!(store.get("config/x", 2).await.unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn what_a_disk_cannot_give_is_damaged_and_nothing_else_of_the_kind() {
+        let failing = |number| object_store::Error::Generic {
+            store: "x",
+            source: Box::new(object_store::Error::NotFound {
+                path: "x".into(),
+                source: io::Error::from_raw_os_error(number).into(),
+            }),
+        };
+        let error = unread("read x".into(), failing(EIO));
+        assert!(is_unreadable(&error) && error.hint_text().is_some(), "{error:?}");
+        let error = unread("read x".into(), failing(13));
+        assert!(!is_unreadable(&error) && error.kind() == Kind::Denied, "{error:?}");
+        // A write that fails this way damages nothing that was stored.
+        assert!(!is_unreadable(&failed("store x".into(), failing(EIO))));
     }
 
     #[tokio::test]

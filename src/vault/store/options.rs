@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::units::MIB;
+use crate::policy::Bucket;
 
 /// No byte for this long, either way: the connection is given up and the request made again.
 pub const STALL: Duration = Duration::from_secs(30);
@@ -31,26 +32,8 @@ pub(super) const ANSWER_BYTES_MAX: u64 = 8 * MIB;
 /// How a bucket is reached. A directory needs none of it.
 #[derive(Clone, Debug, Default)]
 pub struct BucketOptions {
-    /// The server's address, where it is not the provider's own.
-    pub endpoint: Option<String>,
-    /// The bucket's region.
-    pub region: Option<String>,
-    /// The class that objects are stored in, as the provider calls it.
-    pub storage_class: Option<String>,
-    /// A file with credentials: AWS's ini format, or a Google key in JSON.
-    pub credentials_file: Option<PathBuf>,
-    /// The profile in that file.
-    pub profile: Option<String>,
-    /// Authorities that sign the server's certificate; none: the system's.
-    pub ca: Option<PathBuf>,
-    /// Bytes per second, written.
-    pub limit_upload: Option<u64>,
-    /// Bytes per second, read.
-    pub limit_download: Option<u64>,
-    /// No byte for this long is a failed request; none: `STALL`.
-    pub stall: Option<Duration>,
-    /// How long a request is tried again after it first failed; none: `PATIENCE`.
-    pub patience: Option<Duration>,
+    /// What the policy says. Where it names no silence it is `STALL`, where no patience `PATIENCE`.
+    pub said: Bucket,
     /// The variables that providers' own tools read.
     pub environment: Environment,
 }

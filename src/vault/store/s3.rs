@@ -53,8 +53,9 @@ const CREDENTIALS_BYTES_MAX: u64 = 1 << 20;
 /// The bucket at `place`.
 pub(super) fn open(place: &Place, options: &BucketOptions) -> Result<AmazonS3> {
     let environment = &options.environment;
-    let region = options.region.as_deref().or(environment.get("AWS_REGION")).or(environment.get("AWS_DEFAULT_REGION"));
-    let endpoint = options.endpoint.as_deref();
+    let region =
+        options.said.region.as_deref().or(environment.get("AWS_REGION")).or(environment.get("AWS_DEFAULT_REGION"));
+    let endpoint = options.said.endpoint.as_deref();
     let endpoint = endpoint.or(environment.get("AWS_ENDPOINT_URL_S3")).or(environment.get("AWS_ENDPOINT_URL"));
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&place.bucket)
@@ -94,11 +95,14 @@ pub(super) fn open(place: &Place, options: &BucketOptions) -> Result<AmazonS3> {
 /// The keys of a credentials file, when one is to be used.
 fn keys(options: &BucketOptions) -> Result<Option<Keys>> {
     let environment = &options.environment;
-    let named = options.credentials_file.clone();
-    if named.is_none() && options.profile.is_none() && IDENTITIES.iter().any(|name| environment.get(name).is_some()) {
+    let named = options.said.credentials_file.clone();
+    if named.is_none()
+        && options.said.profile.is_none()
+        && IDENTITIES.iter().any(|name| environment.get(name).is_some())
+    {
         return Ok(None);
     }
-    let profile = options.profile.as_deref().or(environment.get("AWS_PROFILE"));
+    let profile = options.said.profile.as_deref().or(environment.get("AWS_PROFILE"));
     let wanted = named.or_else(|| environment.path("AWS_SHARED_CREDENTIALS_FILE"));
     // The default file may be missing; one that was asked for may not.
     let (path, must_exist) = match wanted {
@@ -124,6 +128,7 @@ fn home_file(environment: &Environment) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Bucket;
     use crate::vault::testing;
     use std::fs;
 
@@ -145,18 +150,15 @@ mod tests {
         let home = dir.path().to_str().unwrap();
         let keys = |options: &BucketOptions| super::keys(options).unwrap().map(|keys| keys.id);
         let with_keys = environment(&[("HOME", home), ("AWS_ACCESS_KEY_ID", "ENV"), ("AWS_SECRET_ACCESS_KEY", "s")]);
-        let named = BucketOptions {
-            credentials_file: Some(file.clone()),
-            environment: with_keys.clone(),
-            ..BucketOptions::default()
-        };
+        let file_of = |path: PathBuf| Bucket { credentials_file: Some(path), ..Bucket::default() };
+        let named = BucketOptions { said: file_of(file.clone()), environment: with_keys.clone() };
         assert_eq!(keys(&named).as_deref(), Some("FILE"));
         assert_eq!(keys(&BucketOptions { environment: with_keys, ..BucketOptions::default() }), None);
         let home_only = BucketOptions { environment: environment(&[("HOME", home)]), ..BucketOptions::default() };
         assert_eq!(keys(&home_only).as_deref(), Some("FILE"));
         let nothing = BucketOptions { environment: environment(&[("HOME", "/nowhere")]), ..BucketOptions::default() };
         assert_eq!(keys(&nothing), None);
-        let missing = BucketOptions { credentials_file: Some("/nowhere/keys".into()), ..BucketOptions::default() };
+        let missing = BucketOptions { said: file_of("/nowhere/keys".into()), ..BucketOptions::default() };
         let error = super::keys(&missing).unwrap_err();
         assert!(error.kind() == Kind::Usage && error.hint_text().is_some());
     }

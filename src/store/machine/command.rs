@@ -1,0 +1,46 @@
+//! Commands as bytes: what an entry of the log holds.
+
+use prost::Message;
+
+use crate::api::holdfast::v1::{Command, Commands};
+use crate::base::error::{Error, Kind, Result};
+
+pub use crate::api::holdfast::v1::command::Operation;
+
+/// The entry that holds these commands.
+pub fn encode(commands: Vec<Command>) -> Vec<u8> {
+    Commands { commands }.encode_to_vec()
+}
+
+/// The commands in an entry. What cannot be read, or holds an operation that this program does not know, must not be
+/// skipped: this member would no longer be equal to the others.
+pub fn decode(entry: &[u8]) -> Result<Vec<Command>> {
+    let commands = Commands::decode(entry).map_err(|error| {
+        Error::damaged("an entry of the log holds no commands")
+            .source(error)
+            .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
+    })?;
+    if commands.commands.iter().any(|command| command.operation.is_none()) {
+        return Err(Error::new(Kind::Usage, "an entry of the log holds an operation that this version does not know")
+            .hint("start this member with the version that its cluster runs"));
+    }
+    Ok(commands.commands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::etcdserverpb::PutRequest;
+
+    #[test]
+    fn commands_come_back_and_unknown_ones_stop_the_member() {
+        let put = Operation::Put(PutRequest { key: "a".into(), ..PutRequest::default() });
+        let command = Command { id: 7, time_ms: 9, operation: Some(put) };
+        let entry = encode(vec![command.clone(), command.clone()]);
+        assert_eq!(decode(&entry).unwrap(), [command.clone(), command]);
+        assert_eq!(decode(&entry[..entry.len() - 1]).unwrap_err().kind(), Kind::Damaged);
+        let unknown = encode(vec![Command { id: 7, time_ms: 9, operation: None }]);
+        assert_eq!(decode(&unknown).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(decode(&[]).unwrap(), []);
+    }
+}

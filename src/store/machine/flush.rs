@@ -1,0 +1,108 @@
+//! What is to be written, and up to where in the log it stands for everything.
+//!
+//! Each batch leaves a **cut**: its changes, and the position in the log after it. The flusher joins many cuts and writes
+//! them in one transaction with the last position, so that a state on disk is always exactly what the log had made of it at
+//! some index. What compactions took out of the index is deleted in the same way, and after everything that came before.
+
+use std::sync::Arc;
+
+use crate::base::error::{Error, Result};
+use crate::base::revision::Rev;
+use crate::store::backend::{Backend, SideChange, Space, Stored};
+use crate::store::mvcc::recent::{Batch, Recent};
+
+/// Version of the layout in docs/formats/state.md that this program writes.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_KEY: &[u8] = b"format";
+const POSITION_KEY: &[u8] = b"position";
+const COMPACT_KEY: &[u8] = b"compact_revision";
+
+/// A place in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The index of an entry.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+}
+
+/// What the state knows of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Up to where everything is applied.
+    pub position: Position,
+    /// The last compaction; 0 when there was none.
+    pub compact_revision: i64,
+}
+
+impl Meta {
+    /// What is stored; nothing yet is the beginning.
+    pub fn read(backend: &Backend) -> Result<Self> {
+        let mut meta = Meta::default();
+        for (key, value) in backend.side(Space::Meta)? {
+            let damaged = || Error::damaged(format!("the state's {} cannot be read", String::from_utf8_lossy(&key)));
+            match key.as_slice() {
+                FORMAT_KEY => {
+                    let format = value.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
+                    if format > FORMAT {
+                        let text = format!(
+                            "the state was written by a newer version (format {format}; this one reads {FORMAT})"
+                        );
+                        return Err(Error::new(crate::base::error::Kind::Usage, text)
+                            .hint("start this member with the version that wrote it"));
+                    }
+                }
+                POSITION_KEY => {
+                    let (index, term) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+                    let term = term.try_into().map_err(|_| damaged())?;
+                    meta.position = Position { index: u64::from_be_bytes(*index), term: u64::from_be_bytes(term) };
+                }
+                COMPACT_KEY => {
+                    meta.compact_revision = value.try_into().map(i64::from_be_bytes).map_err(|_| damaged())?;
+                }
+                _ => {}
+            }
+        }
+        Ok(meta)
+    }
+
+    /// The entry that notes a compaction.
+    pub(super) fn compacted(revision: i64) -> SideChange {
+        entry(COMPACT_KEY, revision.to_be_bytes().to_vec())
+    }
+}
+
+fn entry(key: &[u8], value: Vec<u8>) -> SideChange {
+    SideChange { space: Space::Meta, key: key.to_vec(), value: Some(value) }
+}
+
+/// What one batch leaves to be written.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// Its changes of keys.
+    pub batch: Option<Arc<Batch>>,
+    /// Its changes of side tables, in order.
+    pub side: Vec<SideChange>,
+    /// Revisions from before it that nobody can ask for any more.
+    pub gone: Vec<Rev>,
+    /// The position after it.
+    pub position: Position,
+}
+
+/// Writes cuts, which follow one another, and lets their batches leave memory.
+pub fn flush(backend: &Backend, recent: &Recent, cuts: &[Cut]) -> Result<()> {
+    let Some(last) = cuts.last() else { return Ok(()) };
+    let changes = cuts.iter().filter_map(|cut| cut.batch.as_deref()).flat_map(Batch::changes);
+    let mut stored =
+        changes.map(|change| Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message });
+    let mut side: Vec<SideChange> = cuts.iter().flat_map(|cut| &cut.side).cloned().collect();
+    let position = [last.position.index.to_be_bytes(), last.position.term.to_be_bytes()].concat();
+    side.extend([entry(FORMAT_KEY, FORMAT.to_be_bytes().to_vec()), entry(POSITION_KEY, position)]);
+    let gone: Vec<Rev> = cuts.iter().flat_map(|cut| &cut.gone).copied().collect();
+    backend.write(&mut stored, &side, &gone)?;
+    if let Some(batch) = cuts.iter().rev().find_map(|cut| cut.batch.as_ref()) {
+        recent.flushed(batch.last());
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The replicated state machine: commands in, replies out, the same on every member.
+//!
+//! What the members agreed on is applied here in order, a batch at a time, in memory. The batch's changes wait in a queue
+//! for the flusher, with the position in the log that they stand for; the log keeps them until they are durable. After each
+//! batch a **State** is published: everything that readers, watchers and snapshots need, as it is after that batch, free to
+//! copy and never changing.
+//!
+//! Invariants:
+//! - Nothing here reads a clock, draws a number or asks the environment. Time arrives in commands; ids are chosen by who
+//!   proposes.
+//! - A refusal is a reply like any other, and changes nothing.
+//! - What only one member has (a disk that fails, a checksum that does not match) is no reply: it ends the machine.
+
+pub mod check;
+pub mod command;
+pub mod flush;
+mod guard;
+pub mod refusal;
+pub mod state;
+mod txn;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::api::etcdserverpb::{
+    AlarmResponse, CompactionResponse, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutResponse,
+    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
+};
+use crate::api::holdfast::v1::Command;
+use crate::base::error::Result;
+use crate::store::backend::{Backend, SideChange};
+use crate::store::lease::lessor::Lessor;
+use crate::store::machine::command::Operation;
+use crate::store::machine::flush::{Cut, Meta, Position};
+use crate::store::machine::refusal::{Failure, Refusal};
+use crate::store::machine::state::{Alarms, State};
+use crate::store::mvcc::index::Keys;
+use crate::store::mvcc::recent::Batch;
+use crate::store::mvcc::view::Ground;
+use crate::store::mvcc::write::Writer;
+
+/// Keys that are looked at for what a compaction made superfluous, after each batch.
+const PRUNE_KEYS: usize = 2000;
+
+/// What a command answers. Headers hold the revision alone; the rest is the answering member's.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// To a put.
+    Put(PutResponse),
+    /// To a deletion.
+    DeleteRange(DeleteRangeResponse),
+    /// To a transaction.
+    Txn(TxnResponse),
+    /// To a compaction.
+    Compaction(CompactionResponse),
+    /// To the grant of a lease.
+    LeaseGrant(LeaseGrantResponse),
+    /// To the end of a lease.
+    LeaseRevoke(LeaseRevokeResponse),
+    /// To a question about alarms, or a change of one.
+    Alarm(AlarmResponse),
+    /// To what members tell each other.
+    Done,
+}
+
+/// What became of a command.
+pub type Outcome = std::result::Result<Reply, Refusal>;
+
+/// What a batch did.
+#[derive(Debug)]
+pub struct Applied {
+    /// By the ids of the commands, in their order.
+    pub replies: Vec<(u64, Outcome)>,
+    /// Its changes of keys, for who watches.
+    pub batch: Option<Arc<Batch>>,
+    /// What the flusher is to write.
+    pub cut: Cut,
+    /// The store after it.
+    pub state: Arc<State>,
+}
+
+/// The state machine of a member.
+pub struct Machine {
+    writer: Writer,
+    lessor: Lessor,
+    alarms: Alarms,
+    position: Position,
+    /// Changes of side tables since the last batch ended.
+    side: Vec<SideChange>,
+}
+
+impl Machine {
+    /// The machine whose state is in `backend`.
+    pub fn open(backend: &Arc<Backend>) -> Result<Self> {
+        let meta = Meta::read(backend)?;
+        let mut lessor = Lessor::load(backend.side(crate::store::backend::Space::Lease)?)?;
+        let alarms = Alarms::load(backend.side(crate::store::backend::Space::Alarm)?)?;
+        let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |kv, tombstone| match tombstone {
+            true => lessor.detach(&kv.key),
+            // A lease may have ended since, in history that was not compacted.
+            false if kv.lease != 0 && lessor.get(kv.lease).is_some() => lessor.attach(&(*kv.key).into(), kv.lease),
+            false => lessor.detach(&kv.key),
+        })?;
+        Ok(Machine { writer, lessor, alarms, position: meta.position, side: vec![] })
+    }
+
+    /// Up to where in the log everything is applied.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The store as it is.
+    pub fn state(&self) -> Arc<State> {
+        Arc::new(State {
+            view: self.writer.view(),
+            lessor: self.lessor.clone(),
+            alarms: self.alarms.clone(),
+            position: self.position,
+        })
+    }
+
+    /// The batches that wait for a flush.
+    pub fn recent(&self) -> &Arc<crate::store::mvcc::recent::Recent> {
+        self.writer.recent()
+    }
+
+    /// Applies commands that were agreed on, up to `position`. An error is this member's own, and its last.
+    pub fn apply(&mut self, position: Position, commands: Vec<Command>) -> Result<Applied> {
+        assert!(position > self.position, "the log is applied once and in order");
+        let mut replies = Vec::with_capacity(commands.len());
+        for command in commands {
+            let operation = command.operation.expect("commands without an operation are not decoded");
+            let outcome = match self.apply_one(operation) {
+                Ok(reply) => Ok(reply),
+                Err(Failure::Refused(refusal)) => Err(refusal),
+                Err(Failure::Broken(error)) => return Err(error),
+            };
+            replies.push((command.id, outcome));
+        }
+        self.position = position;
+        let batch = self.writer.seal();
+        let gone = self.writer.prune(PRUNE_KEYS).unwrap_or_default();
+        let side = std::mem::take(&mut self.side);
+        let cut = Cut { batch: batch.clone(), side, gone, position };
+        Ok(Applied { replies, batch, cut, state: self.state() })
+    }
+
+    fn apply_one(&mut self, operation: Operation) -> Result<Reply, Failure> {
+        guard::admit(&self.alarms, &operation)?;
+        match operation {
+            Operation::Put(request) => {
+                let reply = self.put(&request)?;
+                self.writer.end();
+                Ok(Reply::Put(reply))
+            }
+            Operation::DeleteRange(request) => {
+                let reply = self.delete_range(&request)?;
+                let revision = self.writer.end();
+                Ok(Reply::DeleteRange(DeleteRangeResponse { header: header(revision), ..reply }))
+            }
+            Operation::Txn(request) => {
+                let reply = self.txn(&request)?;
+                let revision = self.writer.end();
+                Ok(Reply::Txn(TxnResponse { header: header(revision), ..reply }))
+            }
+            Operation::Compaction(request) => {
+                self.writer.compact(request.revision)?;
+                self.side.push(Meta::compacted(request.revision));
+                Ok(Reply::Compaction(CompactionResponse { header: self.header() }))
+            }
+            Operation::LeaseGrant(request) => {
+                if self.lessor.get(request.id).is_some() {
+                    return Err(Refusal::LeaseExists.into());
+                }
+                self.side.push(self.lessor.grant(request.id, request.ttl));
+                let (id, ttl) = (request.id, request.ttl);
+                Ok(Reply::LeaseGrant(LeaseGrantResponse { header: self.header(), id, ttl, error: String::new() }))
+            }
+            Operation::LeaseRevoke(request) => self.revoke(request.id),
+            Operation::LeaseCheckpoints(request) => {
+                for checkpoint in request.checkpoints {
+                    self.side.extend(self.lessor.checkpoint(checkpoint.id, checkpoint.remaining));
+                }
+                Ok(Reply::Done)
+            }
+            Operation::Alarm(request) => {
+                let (alarms, change) = self.alarms.apply(&request);
+                self.side.extend(change);
+                Ok(Reply::Alarm(AlarmResponse { header: self.header(), alarms }))
+            }
+            // Of one member alone: there is nobody to tell yet.
+            Operation::Publish(_) | Operation::ClusterVersion(_) => Ok(Reply::Done),
+        }
+    }
+
+    fn revoke(&mut self, id: i64) -> Result<Reply, Failure> {
+        let lease = self.lessor.get(id).ok_or(Refusal::LeaseNotFound)?;
+        let keys = lease.keys.clone();
+        self.side.push(self.lessor.revoke(id));
+        for key in &keys {
+            self.writer.delete(Keys::of(key, &[]));
+        }
+        self.writer.end();
+        Ok(Reply::LeaseRevoke(LeaseRevokeResponse { header: self.header() }))
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        header(self.writer.revision())
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        self.writer.ground()
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+/// A header that holds a revision and nothing else.
+fn header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+}
+
+/// Answers a range from a state.
+pub fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, Failure> {
+    txn::range(&state.view.ground(), request)
+}
+
+/// Answers a transaction that only reads from a state.
+pub fn read(state: &State, request: &TxnRequest) -> Result<TxnResponse, Failure> {
+    txn::read(state, request)
+}

@@ -1,0 +1,74 @@
+//! The store after a batch: what readers, watchers and snapshots share.
+
+use std::collections::BTreeSet;
+
+use crate::api::Message;
+use crate::api::etcdserverpb::alarm_request::AlarmAction;
+use crate::api::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
+use crate::base::error::{Error, Result};
+use crate::store::backend::{SideChange, Space};
+use crate::store::lease::lessor::Lessor;
+use crate::store::machine::flush::Position;
+use crate::store::mvcc::view::View;
+
+/// The store at a moment.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its keys.
+    pub view: View,
+    /// Its leases.
+    pub lessor: Lessor,
+    /// Its alarms.
+    pub alarms: Alarms,
+    /// Up to where in the log it is applied.
+    pub position: Position,
+}
+
+/// The alarms that are active: of which member, and which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alarms {
+    active: BTreeSet<(i32, u64)>,
+}
+
+impl Alarms {
+    /// The alarms that are stored.
+    pub fn load(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Self> {
+        let mut alarms = Alarms::default();
+        for (key, _) in entries {
+            let stored = AlarmMember::decode(key.as_slice());
+            let stored = stored.map_err(|error| Error::damaged("a stored alarm cannot be read").source(error))?;
+            alarms.active.insert((stored.alarm, stored.member_id));
+        }
+        Ok(alarms)
+    }
+
+    /// Whether some member has this alarm.
+    pub fn is_active(&self, alarm: AlarmType) -> bool {
+        self.active.iter().any(|(active, _)| *active == alarm as i32)
+    }
+
+    /// The alarms of a kind; `NONE` stands for all.
+    pub fn all(&self, alarm: i32) -> Vec<AlarmMember> {
+        let wanted = self.active.iter().filter(|(active, _)| alarm == AlarmType::None as i32 || alarm == *active);
+        wanted.map(|(alarm, member_id)| AlarmMember { member_id: *member_id, alarm: *alarm }).collect()
+    }
+
+    /// Carries a request out: the alarms that it is about, and what to store.
+    pub(super) fn apply(&mut self, request: &AlarmRequest) -> (Vec<AlarmMember>, Option<SideChange>) {
+        let alarm = AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let entry = (request.alarm, request.member_id);
+        match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => (self.all(request.alarm), None),
+            Ok(AlarmAction::Activate) if request.alarm != AlarmType::None as i32 => {
+                let change = self.active.insert(entry).then(|| stored(alarm, Some(vec![])));
+                (vec![alarm], change)
+            }
+            Ok(AlarmAction::Deactivate) if self.active.remove(&entry) => (vec![alarm], Some(stored(alarm, None))),
+            _ => (vec![], None),
+        }
+    }
+}
+
+fn stored(alarm: AlarmMember, value: Option<Vec<u8>>) -> SideChange {
+    SideChange { space: Space::Alarm, key: alarm.encode_to_vec(), value }
+}

@@ -1,0 +1,241 @@
+//! The index: every key, in order of its bytes, with its history.
+//!
+//! It is a B-tree whose copies share their nodes. A copy costs one reference; the next change copies the few nodes on its
+//! way. So a reader keeps the index as it was for as long as it likes, without a lock and in nobody's way.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::base::revision::Rev;
+use crate::store::mvcc::history::{History, Version};
+
+/// A key, shared by the index, its copies, and everybody on the way.
+pub type Key = Arc<[u8]>;
+
+/// Which keys, as etcd's requests say it: a key alone, everything from a key on, or from a key to before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys<'a> {
+    first: &'a [u8],
+    end: End<'a>,
+}
+
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End<'a> {
+    Alone,
+    Open,
+    Before(&'a [u8]),
+}
+
+impl<'a> Keys<'a> {
+    /// What `key` and `range_end` of a request mean: no end is the key alone, a zero byte as the end is no end at all, and
+    /// a zero byte as the key is the beginning, which the order of bytes says already.
+    pub fn of(key: &'a [u8], range_end: &'a [u8]) -> Self {
+        let end = match range_end {
+            [] => End::Alone,
+            [0] => End::Open,
+            end => End::Before(end),
+        };
+        Keys { first: key, end }
+    }
+
+    /// Whether this is one key and not a range.
+    pub fn is_one(&self) -> bool {
+        self.end == End::Alone
+    }
+
+    /// Whether `key` is one of them.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self.end {
+            End::Alone => key == self.first,
+            End::Open => key >= self.first,
+            End::Before(end) => key >= self.first && key < end,
+        }
+    }
+
+    fn bounds(&self) -> Option<Bounds<'a>> {
+        let upper = match self.end {
+            End::Alone => Bound::Included(self.first),
+            End::Open => Bound::Unbounded,
+            End::Before(end) if end > self.first => Bound::Excluded(end),
+            End::Before(_) => return None,
+        };
+        Some((Bound::Included(self.first), upper))
+    }
+}
+
+/// Every key with its history.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    keys: OrdMap<Key, History>,
+}
+
+impl Index {
+    /// How many keys have a history, alive or not.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// A key's history.
+    pub fn get(&self, key: &[u8]) -> Option<&History> {
+        self.keys.get(key)
+    }
+
+    /// The histories of some keys, in order.
+    pub fn range<'a>(&'a self, keys: Keys<'_>) -> Box<dyn DoubleEndedIterator<Item = (&'a Key, &'a History)> + 'a> {
+        if let End::Alone = keys.end {
+            return Box::new(self.keys.get_key_value(keys.first).into_iter());
+        }
+        match keys.bounds() {
+            Some(bounds) => Box::new(self.keys.range::<_, [u8]>(bounds)),
+            None => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// What is alive of some keys at a main revision, in order.
+    pub fn alive<'a>(&'a self, keys: Keys<'_>, main: i64) -> impl Iterator<Item = (&'a Key, &'a Version)> + use<'a> {
+        self.range(keys).filter_map(move |(key, history)| Some((key, history.at(main)?)))
+    }
+
+    /// Notes a put at `rev`; the first revision of its generation, its version's number, and what the key was before.
+    /// `message_bytes` has the length of the message, told both.
+    pub fn put(&mut self, key: &[u8], rev: Rev, message_bytes: impl FnOnce(i64, i64) -> usize) -> Option<Version> {
+        match self.keys.get_mut(key) {
+            Some(history) => {
+                let before = history.at(rev.main).copied();
+                let (created, version) = history.next(rev.main);
+                history.push(Version::new(rev, false, message_bytes(created, version)), created, version);
+                before
+            }
+            None => {
+                let first = Version::new(rev, false, message_bytes(rev.main, 1));
+                self.keys.insert(key.into(), History::new(first, rev.main, 1));
+                None
+            }
+        }
+    }
+
+    /// Notes a key's end at `rev`. The key must be alive.
+    pub fn end(&mut self, key: &[u8], rev: Rev, message_bytes: usize) {
+        let history = self.keys.get_mut(key).expect("only a key that is alive can be deleted");
+        assert!(!history.newest().is_tombstone(), "only a key that is alive can be deleted");
+        history.push(Version::new(rev, true, message_bytes), 0, 0);
+    }
+
+    /// Notes what is already stored, in ascending order: how the index is built when a member starts.
+    pub fn load(&mut self, key: &[u8], version: Version, created: i64, number: i64) {
+        match self.keys.get_mut(key) {
+            Some(history) => history.push(version, created, number),
+            None => drop(self.keys.insert(key.into(), History::new(version, created, number))),
+        }
+    }
+
+    /// Forgets what a compaction at `compact` made superfluous, of at most `keys_max` keys after `after`; their revisions
+    /// go to `gone`. The key to go on after, or none when the end was reached.
+    pub fn prune(&mut self, after: Option<&Key>, keys_max: usize, compact: i64, gone: &mut Vec<Rev>) -> Option<Key> {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
+        let mut last = None;
+        let mut changed = vec![];
+        for (key, history) in self.keys.range::<_, [u8]>((from, Bound::Unbounded)).take(keys_max) {
+            last = Some(key.clone());
+            let n = history.superfluous(compact);
+            if n > 0 {
+                gone.extend(history.versions()[..n].iter().map(Version::rev));
+                changed.push((key.clone(), history.without_oldest(n)));
+            }
+        }
+        for (key, rest) in changed {
+            match rest {
+                Some(rest) => drop(self.keys.insert(key, rest)),
+                None => drop(self.keys.remove(&*key)),
+            }
+        }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(keys: &[&str]) -> Index {
+        let mut index = Index::default();
+        for (n, key) in keys.iter().enumerate() {
+            index.put(key.as_bytes(), Rev::of(2 + i64::try_from(n).unwrap()), |_, _| 1);
+        }
+        index
+    }
+
+    fn found(index: &Index, key: &str, end: &str) -> Vec<String> {
+        let keys = Keys::of(key.as_bytes(), end.as_bytes());
+        let all = index.alive(keys, i64::MAX).map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect();
+        for key in ["", "a", "a/1", "b", "c", "zz"] {
+            let inside = index.range(keys).any(|(known, _)| **known == *key.as_bytes());
+            assert!(!inside || keys.contains(key.as_bytes()), "{key}");
+        }
+        all
+    }
+
+    #[test]
+    fn ranges_are_those_of_requests() {
+        let index = index(&["b", "a", "a/1", "c", "a/2"]);
+        assert_eq!(found(&index, "a", ""), ["a"]);
+        assert_eq!(found(&index, "x", ""), [""; 0]);
+        assert_eq!(found(&index, "a/", "a0"), ["a/1", "a/2"]);
+        assert_eq!(found(&index, "b", "\0"), ["b", "c"]);
+        assert_eq!(found(&index, "\0", "\0"), ["a", "a/1", "a/2", "b", "c"]);
+        assert_eq!(found(&index, "b", "b"), [""; 0]);
+        assert_eq!(found(&index, "b", "a"), [""; 0]);
+    }
+
+    /// A length that says what it was made from.
+    fn told(created: i64, version: i64) -> usize {
+        usize::try_from(created * 10 + version).unwrap()
+    }
+
+    #[test]
+    fn a_copy_stays_as_it_was() {
+        let mut index = index(&["a", "b"]);
+        let before = index.clone();
+        index.end(b"a", Rev::of(10), 3);
+        assert_eq!(index.put(b"b", Rev::of(11), told).unwrap().main(), 3);
+        assert_eq!(index.put(b"a", Rev::of(12), told), None);
+        assert_eq!(index.get(b"b").unwrap().newest().message_bytes(), 32);
+        assert_eq!(index.get(b"a").unwrap().newest().message_bytes(), 121);
+        assert_eq!(before.get(b"a").unwrap().versions().len(), 1);
+        assert_eq!(before.get(b"b").unwrap().newest().main(), 3);
+    }
+
+    #[test]
+    fn pruning_goes_in_slices_and_leaves_what_can_be_asked_for() {
+        let names: Vec<String> = (0..100).map(|n| format!("key-{n:03}")).collect();
+        let mut index = Index::default();
+        for round in 0..3 {
+            for (n, name) in names.iter().enumerate() {
+                index.put(name.as_bytes(), Rev::of(2 + round * 100 + i64::try_from(n).unwrap()), |_, _| 1);
+            }
+        }
+        index.end(b"key-007", Rev::of(400), 1);
+        let before = index.clone();
+        let (mut gone, mut after, mut slices) = (vec![], None, 0);
+        loop {
+            after = index.prune(after.as_ref(), 30, 401, &mut gone);
+            slices += 1;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((slices, gone.len(), index.len(), before.len()), (5, 202, 99, 100));
+        assert!(index.get(b"key-007").is_none());
+        assert!(index.range(Keys::of(b"\0", b"\0")).all(|(_, history)| history.versions().len() == 1));
+        assert_eq!(before.get(b"key-001").unwrap().at(50).unwrap().main(), 3);
+    }
+}
