@@ -18,8 +18,6 @@ use crate::vault::store::Store;
 
 /// Configs that a reader looks through for wrapped identities, newest first.
 const CONFIGS_MAX: usize = 64;
-/// The last number that a name has room for.
-const NUMBER_MAX: u32 = 99_999_999;
 const HINT_STRANGER: &str = "Holdfast does not write that: see who wrote the file, and move it out of the repository";
 
 /// The highest number of a config.
@@ -91,9 +89,9 @@ impl Config {
         Ok(())
     }
 
-    /// The number of the config that a writer puts after this one, whose place is taken by nobody's leave.
+    /// The number of the config that a writer puts after this one, as long as a reader takes that one.
     pub(super) fn next(&self) -> Result<u32> {
-        if self.n >= NUMBER_MAX {
+        if self.n >= CONFIG_NUMBER_MAX {
             return Err(Error::damaged(format!("{} is the last config there can be", Location::Config(self.n)))
                 .hint(HINT_STRANGER));
         }
