@@ -7,11 +7,11 @@
 //! What nobody trusted has signed does not count as history: whoever can write to the repository could have put it there.
 
 use crate::agent::ancestry::Position;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 use crate::base::stop::Stop;
 use crate::vault::admit::PASSED_OVER_MAX;
-use crate::vault::catalog::{Catalog, Point};
+use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::layout::{Lineage, PointName};
 use crate::vault::lineage::Current;
 use crate::vault::manifest::Manifest;
@@ -65,8 +65,9 @@ impl History {
         }
         let current = history.current.map(|(lineage, _)| lineage);
         let mut foreign: Vec<(&PointName, Standing)> = vec![];
+        // However many there are that cannot be used, a backup comes to its end.
         let on_current = |point: &&Point| current == Some(point.name.lineage);
-        for point in catalog.points.iter().rev().filter(on_current) {
+        for point in catalog.points.iter().rev().filter(on_current).take(PASSED_OVER_MAX) {
             match repository.stored_manifest(&point.name).await {
                 Ok((manifest, standing)) if repository.signers().believes(standing) => {
                     let condemned = catalog.condemns(&manifest);
@@ -76,13 +77,9 @@ impl History {
                     history.newest = Some(Newest { name: point.name.clone(), manifest, condemned, points });
                     break;
                 }
-                Ok((_, standing)) => {
-                    foreign.push((&point.name, standing));
-                    if foreign.len() == PASSED_OVER_MAX {
-                        break;
-                    }
-                }
-                Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {
+                Ok((_, standing)) => foreign.push((&point.name, standing)),
+                // Also one that says that only a newer version may read it, which anybody can write into a manifest.
+                Err(error) if is_damage(&error) => {
                     warnings.push(error.as_warning());
                     if repository.signers().believes(Standing::Unsigned) {
                         history.reached = history.reached.max(point.name.revision);

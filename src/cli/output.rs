@@ -3,6 +3,7 @@
 //! JSON is a contract (docs/cli.md): one object per command with `"v": 1` and a `type`; sizes in bytes, durations in
 //! seconds, times in RFC 3339. Fields are added, never changed.
 
+use std::borrow::Cow;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -63,9 +64,9 @@ impl Output {
         }
     }
 
-    /// Writes a result as it is.
+    /// Writes a result for people.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
-        self.write_bytes(text.as_bytes())
+        self.write_bytes(printable(text).as_bytes())
     }
 
     /// Writes bytes of a result as they are.
@@ -141,7 +142,14 @@ pub(crate) fn fail_json(error: &Error) {
 /// Writes a line to standard error. There is nobody to tell when that fails.
 pub(crate) fn say(text: &str) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{text}");
+    let _ = writeln!(stderr, "{}", printable(text));
+}
+
+/// Text without what a terminal obeys. Documents of a repository are shown to people, and whoever can write there could
+/// otherwise move the cursor, and call trusted what is not.
+fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(obeyed) { Cow::Owned(text.replace(obeyed, "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// A table without lines, as command lines show them. Columns named in `right` are aligned to the right.
@@ -183,6 +191,12 @@ fn lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_is_shown() {
+        assert_eq!(printable("a\tb\nü"), "a\tb\nü");
+        assert_eq!(printable("\x1b[2K\rsigned\u{9b}1A\x7f"), "\u{fffd}[2K\u{fffd}signed\u{fffd}1A\u{fffd}");
+    }
 
     #[test]
     fn tables_align_and_leave_no_blanks() {

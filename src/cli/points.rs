@@ -19,7 +19,7 @@ use crate::vault::catalog::{Catalog, Point, is_damage};
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::manifest::{Comparison, Manifest};
-use crate::vault::probe::{ProbeCheck, probe};
+use crate::vault::probe::{ProbeCheck, patience, probe};
 use crate::vault::prove::ProvePoint;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Examiner, Verification, verify as scrub};
@@ -434,7 +434,9 @@ pub(crate) async fn check(args: args::Repository, context: &Context) -> Result<E
         ok: bool,
     }
     let place = Place::of(&args)?;
-    let repository = context.stop.or(Repository::attach(&place.options(context))).await?;
+    let mut options = place.options(context);
+    options.bucket.said.patience = Some(patience(options.bucket.said.patience));
+    let repository = context.stop.or(Repository::attach(&options)).await?;
     let checks = context.stop.or(probe(&repository)).await?;
     let ok = checks.iter().all(|check| check.ok || !check.required);
     context.output.show("check", &Checked { repository: repository.url(), checks: &checks, ok }, || {

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Time;
+use crate::base::digest::from_hex;
 use crate::base::error::{Error, Kind, Result};
 use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::layout::{Location, folder};
@@ -17,6 +18,7 @@ use crate::vault::store::Store;
 
 /// Configs that a reader looks through for wrapped identities, newest first.
 const CONFIGS_MAX: usize = 64;
+const HINT_STRANGER: &str = "Holdfast does not write that: see who wrote the file, and move it out of the repository";
 
 /// The highest number of a config.
 const CONFIG_NUMBER_MAX: u32 = 1_000_000;
@@ -70,6 +72,31 @@ pub struct Age {
     /// The identity of the only recipient, in an armored age file that a passphrase opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrapped_identity: Option<String>,
+}
+
+impl Config {
+    /// Refuses what whoever can write to the repository could use: the id becomes a folder's name on hosts that list.
+    pub(super) fn check(&self, n: u32) -> Result<()> {
+        let path = Location::Config(n);
+        let wrong = |why: String| Err(Error::damaged(format!("{path} {why}")).hint(HINT_STRANGER));
+        if self.n != n {
+            return wrong(format!("says that it is number {}", self.n));
+        }
+        let mut id = [0; 8];
+        if !from_hex(&self.repository, &mut id) {
+            return wrong("holds no repository's id".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The number of the config that a writer puts after this one, as long as a reader takes that one.
+    pub(super) fn next(&self) -> Result<u32> {
+        if self.n >= CONFIG_NUMBER_MAX {
+            return Err(Error::damaged(format!("{} is the last config there can be", Location::Config(self.n)))
+                .hint(HINT_STRANGER));
+        }
+        Ok(self.n + 1)
+    }
 }
 
 impl Encryption {

@@ -130,9 +130,23 @@ pub async fn copy(
         let outcome = copy.point(point, catalog).await?;
         copy.copied.points.push((point.name.clone(), outcome));
     }
+    copy.copied.warnings.extend(left_out(&copy.copied.points));
     stop.or(copy.look()).await?;
     stop.or(copy.strangers()).await?;
     Ok(copy.copied)
+}
+
+/// What is said when the newest point that could be copied was left alone. No retention removes that one, so either nobody
+/// makes points any more, or somebody who can write there condemns what he wants to be kept from the second repository.
+fn left_out(points: &[(PointName, Outcome)]) -> Option<String> {
+    let (name, outcome) = points.iter().rfind(|(_, outcome)| !matches!(outcome, Outcome::Damaged(_)))?;
+    (*outcome == Outcome::Condemned).then(|| {
+        format!(
+            "point {} was not copied, because a collector is said to delete it: no retention deletes the newest point, so \
+             see who wrote the condemned lists, and take it back with `holdfast undelete`",
+            name.attempt
+        )
+    })
 }
 
 /// The data objects of a cluster with their sizes.
@@ -440,6 +454,18 @@ mod tests {
         let (_three, empty) = testing::repository().await;
         let done = copy_all(&from, &empty).await.unwrap();
         assert_eq!((&done.points[0].1, done.objects), (&Outcome::Condemned, 0));
+        // Nothing else is there to be copied, which no retention does; beside a newer point nothing is said.
+        let named = done.warnings.iter().filter(|warning| warning.contains(&point.attempt.to_string()));
+        assert_eq!((done.warnings.len(), named.count()), (1, 1), "{:?}", done.warnings);
+        let newer = testing::manifest("prod", &[testing::entry("prod", 1, 9)]);
+        let left = |outcome| {
+            let points = [(point.name(), Outcome::Condemned), (newer.name(), outcome)];
+            left_out(&points).map(|warning| warning.contains(&point.attempt.to_string()))
+        };
+        assert_eq!(left(Outcome::Copied), None);
+        assert_eq!(left(Outcome::AlreadyThere), None);
+        // A forged one behind it hides nothing.
+        assert_eq!(left(Outcome::Damaged(vec![])), Some(true));
     }
 
     #[tokio::test]

@@ -219,6 +219,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_word_that_nobody_can_follow_is_not_followed_in_vain() {
+        for n in [SAID_MAX, 99_999_999, u32::MAX] {
+            let (_dir, repository) = testing::repository().await;
+            let name = testing::manifest("prod", &[testing::entry("prod", 1, 1)]).name();
+            let mut said = say(&repository, &name, None, None).await.unwrap();
+            said.n = n;
+            repository.put_document(&Location::Hold("prod".into(), name.stem(), n), &said).await.unwrap();
+            let error = say(&repository, &name, Some(&Hold { until: None }), None).await.unwrap_err();
+            assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Failed, true), "{n}: {error}");
+        }
+    }
+
+    #[tokio::test]
     async fn people_at_once_are_all_heard() {
         let (_dir, repository) = testing::repository().await;
         let name = testing::point(&repository, 1).await.name();

@@ -7,8 +7,10 @@
 //! a checksum. After it, names lie under the point's own cluster, sums are what they claim to be, and no size exceeds
 //! the limits that readers allocate by.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::HashSet;
+use std::fmt;
 
 use crate::base::clock::Time;
 use crate::base::digest::Sha256;
@@ -72,10 +74,34 @@ pub struct Manifest {
     /// The streams of the chain, in order of reading.
     pub segments: Vec<Segment>,
     /// For whom the data of the whole chain is encrypted, sorted; nobody: it is not.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "recipients")]
     pub recipients: Vec<String>,
     /// The objects of the whole chain, in order of reading.
     pub objects: Vec<ObjectEntry>,
+}
+
+/// So many recipients at most: of a list of millions of empty ones, each would take eight times its bytes.
+fn recipients<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Few;
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {RECIPIENTS_MAX} recipients")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Vec<String>, A::Error> {
+            let mut few = vec![];
+            while let Some(name) = names.next_element()? {
+                if few.len() == RECIPIENTS_MAX {
+                    return Err(A::Error::invalid_length(RECIPIENTS_MAX + 1, &self));
+                }
+                few.push(name);
+            }
+            Ok(few)
+        }
+    }
+    deserializer.deserialize_seq(Few)
 }
 
 impl Document for Manifest {

@@ -7,15 +7,18 @@
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use serde::Serialize;
+use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units;
 use crate::vault::layout::{Attempt, Location, folder};
-use crate::vault::repository::{Repository, Stored};
+use crate::vault::repository::{PATIENCE, Repository, Stored};
 
 /// The store's clock may differ from ours by this much before people should look at it.
 pub const CLOCK_SKEW_MAX_S: i64 = 60;
+/// A person waits for a check, so its requests are not tried again for longer than this.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
 const CONTENT: &[u8] = b"holdfast check: this object may be deleted\n";
 const OTHER: &[u8] = b"holdfast check: this must never be stored\n";
 
@@ -33,6 +36,11 @@ pub struct ProbeCheck {
     /// What to do when it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// How long the requests of a check are tried again, where this is said for those of other commands.
+pub fn patience(said: Option<Duration>) -> Duration {
+    said.unwrap_or(PATIENCE).min(PATIENCE_MAX)
 }
 
 /// Notes a check; whether the promise is kept.
@@ -111,16 +119,26 @@ async fn altered(repository: &Repository) -> Result<Option<Result<String>>> {
     let Some(put) = repository.put_altered(&at, Bytes::from_static(CONTENT)).await else { return Ok(None) };
     Ok(Some(match put {
         Err(error) if error.kind() == Kind::Failed => Ok("an upload that changed on the way was refused".to_owned()),
+        // Some have no better answer to a wrong checksum. What counts is whether anything was stored.
+        Err(error) if error.kind() == Kind::Unavailable => match repository.head(&at).await {
+            Err(gone) if gone.kind() == Kind::NotFound => {
+                Ok("an upload that changed on the way was refused, with a server error".to_owned())
+            }
+            Err(_) => Err(error),
+            Ok(_) => Err(taken(repository, &at).await),
+        },
         Err(error) => Err(error),
-        Ok(()) => {
-            // It may not be ours to delete; what is left says what it is.
-            drop(repository.delete(&at).await);
-            let text = "the store took an upload that did not match its checksum";
-            Err(Error::new(Kind::Failed, text).hint(
-                "reach it over https, which protects uploads too, and verify new points at level 2 soon after they are made",
-            ))
-        }
+        Ok(()) => Err(taken(repository, &at).await),
     }))
+}
+
+/// What is said of a store that holds an upload which changed on the way.
+async fn taken(repository: &Repository, at: &Location) -> Error {
+    // It may not be ours to delete; what is left says what it is.
+    drop(repository.delete(at).await);
+    Error::new(Kind::Failed, "the store took an upload that did not match its checksum").hint(
+        "reach it over https, which protects uploads too, and verify new points at level 2 soon after they are made",
+    )
 }
 
 async fn read_back(repository: &Repository, at: &Location) -> Result<String> {
@@ -184,6 +202,13 @@ mod tests {
         assert!(checks.iter().all(|check| check.ok), "{checks:?}");
         assert_eq!(std::fs::read_dir(dir.path().join("probe")).unwrap().count(), 0);
         assert!(Repository::create_or_open(&options).await.is_ok());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_check_as_long_as_a_backup_would() {
+        assert_eq!(patience(None), PATIENCE_MAX);
+        assert_eq!(patience(Some(Duration::from_hours(1))), PATIENCE_MAX);
+        assert_eq!(patience(Some(Duration::from_millis(500))), Duration::from_millis(500));
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use crate::vault::config::{Settled, numbers, settle, unwrap_all};
 use crate::vault::encryption::{Identities, Passphrases, Recipients, Wanted};
 use crate::vault::layout::{Location, ObjectName, PointName, folder};
 use crate::vault::manifest::{Manifest, Tool};
-use crate::vault::sealed::{self, Document, HINT_DAMAGED};
+use crate::vault::sealed::{self, Document};
 use crate::vault::sign::{PublicKey, Signers, SigningKey, Standing};
 use crate::vault::store::{Address, Store};
 pub use crate::vault::store::{BucketOptions, Environment, Listed, PATIENCE, STALL, Stored};
@@ -123,6 +123,7 @@ impl Repository {
                 Some(config) => (config.encryption.clone(), config.n),
                 None => (Encryption::NONE, 0),
             };
+            refuse_downgrade(options, &now, n)?;
             let (wanted, url) = (options.keys.wanted.clone(), options.url.clone());
             let encryption = match blocking(move || settle(&now, wanted.as_ref(), &url)).await? {
                 Settled::Ready(sealing, identities) if n > 0 => return Ok(opened.settled(sealing, identities)),
@@ -133,7 +134,7 @@ impl Repository {
                 Some(config) => config.repository.clone(),
                 None => id::random()?,
             };
-            let n = n + 1;
+            let n = opened.about.config.as_ref().map_or(Ok(1), Config::next)?;
             let config = Config { n, repository, created: options.clock.now(), tool: Tool::this(), encryption };
             match opened.put_document(&Location::Config(n), &config).await {
                 // Somebody else was faster: what they wrote is looked at as if it had been there.
@@ -188,16 +189,17 @@ impl Repository {
     pub(crate) async fn adopt_encryption(&self, from: &Repository) -> Result<()> {
         let ours = self.configs().await?;
         let repository = ours.first().map(|config| config.repository.clone()).unwrap_or_default();
-        let mut n = ours.first().map_or(0, |config| config.n);
+        let mut newest = ours.first().cloned();
         for Config { encryption, .. } in from.configs().await?.into_iter().rev() {
             let known = ours.iter().any(|config| config.encryption == encryption);
             if known || encryption == Encryption::NONE {
                 continue;
             }
-            n += 1;
+            let n = newest.as_ref().map_or(Ok(1), Config::next)?;
             let (created, tool) = (self.clock().now(), Tool::this());
             let config = Config { n, repository: repository.clone(), created, tool, encryption };
             self.put_document(&Location::Config(n), &config).await?;
+            newest = Some(config);
         }
         Ok(())
     }
@@ -451,6 +453,16 @@ fn refuse_unbelieved(options: &RepositoryOptions) -> Result<()> {
         .hint("give the host that makes points a key of its own: signing_key = \"/path/signing.pem\" in [repository]"))
 }
 
+/// Data does not go back to the clear: only the first config says so, and a later one that does was put there to have a
+/// writer that nobody told for whom to encrypt store what anybody reads.
+fn refuse_downgrade(options: &RepositoryOptions, now: &Encryption, n: u32) -> Result<()> {
+    if n <= 1 || *now != Encryption::NONE || options.keys.wanted.is_some() {
+        return Ok(());
+    }
+    let text = format!("{} says that data is not encrypted any more, which Holdfast never writes", Location::Config(n));
+    Err(Error::damaged(text).hint("give the policy that says for whom to encrypt, and see who wrote that file"))
+}
+
 /// A document; read again when its checksum is wrong and the wire may be to blame.
 async fn read_document<D: Document>(store: &Store, path: &str) -> Result<D> {
     read_signed(store, path).await.map(|(document, _)| document)
@@ -476,9 +488,7 @@ async fn newest_config(store: &Store, url: &str) -> Result<Option<Config>> {
     let Some(n) = numbers(store, || stranger(url)).await?.into_iter().next() else { return Ok(None) };
     let path = Location::Config(n).to_string();
     let config: Config = read_document(store, &path).await?;
-    if config.n != n {
-        return Err(Error::damaged(format!("{path} says that it is number {}", config.n)).hint(HINT_DAMAGED));
-    }
+    config.check(n)?;
     if let Encryption::Unknown(_) = config.encryption {
         let text = format!("repository {url} is encrypted in a way that this version does not know");
         return Err(Error::new(Kind::Usage, text).hint("use a version of Holdfast that knows this encryption"));
@@ -622,6 +632,56 @@ mod tests {
         fs::remove_file(dir.path().join(Location::Config(u32::MAX).to_string())).unwrap();
         testing::damage(&dir.path().join("config/00000003.json"));
         assert_eq!(Repository::open(&options).await.unwrap_err().kind(), Kind::Damaged);
+    }
+
+    /// The options of a writer to a repository in `dir`, with a config of this number and content behind its own.
+    async fn with_config(dir: &std::path::Path, change: impl FnOnce(&mut Config), n: u32) -> RepositoryOptions {
+        let options = options(&dir.join("r"));
+        let repository = Repository::create_or_open(&options).await.unwrap();
+        let mut config = Config { n, ..repository.config().unwrap().clone() };
+        change(&mut config);
+        repository.put_document(&Location::Config(n), &config).await.unwrap();
+        options
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_none_names_no_folder_of_ours() {
+        for id in ["", "..", "../../../../tmp/x", "/etc/cron.d", "0123456789abcdeF", "0123456789abcdef0", "0\0"] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = with_config(dir.path(), |config| config.repository = id.to_owned(), 2).await;
+            for opened in [Repository::open(&options).await, Repository::create_or_open(&options).await] {
+                let error = opened.unwrap_err();
+                assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true), "{id:?}: {error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_config_beyond_all_numbers_is_named_and_followed_by_none() {
+        use crate::vault::encryption::Passphrases;
+        let wanted = Wanted::Passphrase(Passphrases::parse("file", "one").unwrap());
+        for (n, read) in [(1_000_000, true), (1_000_001, false), (u32::MAX, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let plain = with_config(dir.path(), |_| (), n).await;
+            assert_eq!(Repository::open(&plain).await.is_ok(), read, "{n}");
+            let keys = Keys { wanted: Some(wanted.clone()), ..Keys::default() };
+            let error = Repository::create_or_open(&RepositoryOptions { keys, ..plain }).await.unwrap_err();
+            assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true), "{error}");
+            assert!(error.to_string().contains(&n.to_string()), "{error}");
+            assert_eq!(fs::read_dir(dir.path().join("r/config")).unwrap().count(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_talks_a_writer_without_a_policy_out_of_encryption() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = with_config(dir.path(), |config| config.encryption = Encryption::NONE, 2).await;
+        let error = Repository::create_or_open(&flags).await.unwrap_err();
+        assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true), "{error}");
+        // Readers read what there is, and whose policy says so goes on.
+        assert!(Repository::open(&flags).await.is_ok());
+        let keys = Keys { wanted: Some(Wanted::Plain), ..Keys::default() };
+        assert!(Repository::create_or_open(&RepositoryOptions { keys, ..flags }).await.is_ok());
     }
 
     #[tokio::test]

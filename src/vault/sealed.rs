@@ -34,7 +34,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::base::digest::{self, Sha256};
 use crate::base::error::{Error, Kind, Result};
@@ -61,19 +61,20 @@ const SIGNATURE: &str = "signature";
 
 /// The members that every document opens with.
 #[derive(Deserialize)]
-struct Header {
+struct Header<'a> {
     document: String,
     format: u32,
     min_reader: u32,
-    #[serde(default, deserialize_with = "present")]
-    signer: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
-    signature: Option<Value>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    signer: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    signature: Option<&'a RawValue>,
 }
 
-/// A member that is there, whatever it says: `null` is something as well.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+/// A member that is there, whatever it says: `null` is something as well. It is not parsed, because a list of millions of
+/// zeros would become a gigabyte.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The bytes of `document` as stored.
@@ -159,7 +160,7 @@ pub fn open_signed<D: Document>(path: &str, bytes: &[u8]) -> Result<(D, Option<P
 
 /// Who signed the document in `bytes`, whose checksum is right; none: nobody did. The two members count in their own
 /// lines, written in the one way that there is; anywhere else, or one without the other, they are damage.
-fn signer(bytes: &[u8], header: &Header) -> Result<Option<PublicKey>, &'static str> {
+fn signer<'a>(bytes: &[u8], header: &Header<'a>) -> Result<Option<PublicKey>, &'static str> {
     if header.signer.is_none() && header.signature.is_none() {
         return Ok(None);
     }
@@ -168,14 +169,14 @@ fn signer(bytes: &[u8], header: &Header) -> Result<Option<PublicKey>, &'static s
     let signer_at = ends.nth(HEADER_LINES - 1).ok_or(FORM)?;
     let signature_at = ends.next().ok_or(FORM)?;
     let rest_at = ends.next().ok_or(FORM)?;
-    let text = |value: &Option<Value>| value.as_ref().and_then(|value| value.as_str().map(str::to_owned));
-    let (signer, signature) = (text(&header.signer).ok_or(FORM)?, text(&header.signature).ok_or(FORM)?);
-    if bytes[signer_at..signature_at] != *member(SIGNER, &signer).as_bytes()
-        || bytes[signature_at..rest_at] != *member(SIGNATURE, &signature).as_bytes()
+    let text = |value: Option<&'a RawValue>| value?.get().strip_prefix('"')?.strip_suffix('"');
+    let (signer, signature) = (text(header.signer).ok_or(FORM)?, text(header.signature).ok_or(FORM)?);
+    if bytes[signer_at..signature_at] != *member(SIGNER, signer).as_bytes()
+        || bytes[signature_at..rest_at] != *member(SIGNATURE, signature).as_bytes()
     {
         return Err(FORM);
     }
-    let (signer, signature) = (PublicKey::parse(&signer).ok_or(FORM)?, Signature::parse(&signature).ok_or(FORM)?);
+    let (signer, signature) = (PublicKey::parse(signer).ok_or(FORM)?, Signature::parse(signature).ok_or(FORM)?);
     let zeros = [b'0'; DIGITS];
     let parts = [OPENING.as_bytes(), &zeros, &bytes[OPENING.len() + DIGITS..signature_at], &bytes[rest_at..]];
     if !signer.verifies(&parts.concat(), &signature) {
@@ -349,6 +350,18 @@ mod tests {
             (text.replace(&signer, "  \"signer\": null,\n"), "as they must be"),
             (text.replace(&signature, "  \"signature\": \"\",\n"), "as they must be"),
             (text.replace(&signature, &signature.replace("==\"", "\"")), "as they must be"),
+            (text.replace(&signer, "  \"signer\": [0, 0],\n"), "as they must be"),
+            (text.replace(&signer, "  \"signer\": {\"a\": \"b\"},\n"), "as they must be"),
+            (text.replace(&signer, "  \"signer\": \"\",\n"), "as they must be"),
+            // The same two names, spelled otherwise: JSON knows them all the same.
+            (text.replace("\"signer\"", "\"\\u0073igner\""), "as they must be"),
+            (text.replace("\"signature\"", "\"signatur\\u0065\""), "as they must be"),
+            (without.replace("\"text\"", "\"\\u0073igner\": 1,\n  \"text\""), "as they must be"),
+            (text.replace("\"text\"", "\"\\u0073igner\": 1,\n  \"text\""), "JSON"),
+            // Line ends and spaces are signed as they are.
+            (text.replace(",\n", ",\r\n"), "as they must be"),
+            (text.replace("\"n\": 7\n", "\"n\": 7\r\n"), "does not match"),
+            (text.replace(&both, &format!("{both}\u{feff}")), "JSON"),
             (text.replace(&both, &format!("{both}{signer}")), "JSON"),
             (text.replace(&both, &format!("{both}{signature}")), "JSON"),
             (text.replace(&both, &format!("  \"later\": 1,\n{both}")), "as they must be"),

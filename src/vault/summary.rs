@@ -29,7 +29,7 @@ use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{Listed, Repository, stray};
 use crate::vault::sealed::{self, Document};
 use crate::vault::sign::{PublicKey, Signers, Standing};
-use crate::vault::verdict::{Outcome, Verdict};
+use crate::vault::verdict::{Outcome, Rank, Verdict};
 
 /// Points whose documents one list reads.
 pub const FRESH_MAX: usize = 250;
@@ -264,14 +264,15 @@ async fn read<'a>(
 
 /// The newest verdict on each point, by its stem.
 async fn newest_verdicts(repository: &Repository, catalog: &mut Catalog) -> Result<BTreeMap<String, Listed>> {
-    let mut newest: BTreeMap<String, ((Time, u8), Listed)> = BTreeMap::new();
+    let mut newest: BTreeMap<String, (Rank, Listed)> = BTreeMap::new();
     let mut listed = repository.list(&folder::verdicts(&catalog.cluster));
     while let Some(object) = listed.next().await {
         let object = object?;
         match Location::parse(&object.path) {
             Ok(Location::Verdict(_, stem, time, level)) => {
-                if newest.get(&stem).is_none_or(|(key, _)| *key < (time, level)) {
-                    newest.insert(stem, ((time, level), object));
+                let rank = Rank::new(time, level, object.modified);
+                if newest.get(&stem).is_none_or(|(before, _)| *before < rank) {
+                    newest.insert(stem, (rank, object));
                 }
             }
             Ok(_) => {}

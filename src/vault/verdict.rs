@@ -50,6 +50,22 @@ impl Level {
     }
 }
 
+/// Which of two verdicts is the newer one, by their names. A name that is dated later than the store says that it was
+/// written counts as of then: whoever can write to a repository could otherwise say the last word for years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    said: Time,
+    pub(crate) level: u8,
+    pub(crate) time: Time,
+}
+
+impl Rank {
+    /// Of the verdict that is named so and was stored then.
+    pub(crate) fn new(time: Time, level: u8, stored: Time) -> Self {
+        Rank { said: time.min(stored), level, time }
+    }
+}
+
 /// L4: a member boots from it and serves what the manifest says. Only a drill looks as deep.
 pub const MEMBER_LEVEL: u8 = 4;
 
@@ -122,13 +138,14 @@ impl Verdict {
     /// The newest verdict on a point; none when it was never verified.
     pub async fn newest(repository: &Repository, name: &PointName) -> Result<Option<Self>> {
         let mut listed = repository.list(&folder::verdicts_on(&name.cluster, &name.stem()));
-        let mut newest: Option<((Time, u8), Location)> = None;
+        let mut newest: Option<(Rank, Location)> = None;
         while let Some(object) = listed.try_next().await? {
             // A stray file is no verdict.
             let Ok(at) = Location::parse(&object.path) else { continue };
             let Location::Verdict(_, _, time, level) = at else { continue };
-            if newest.as_ref().is_none_or(|(before, _)| *before < (time, level)) {
-                newest = Some(((time, level), at));
+            let rank = Rank::new(time, level, object.modified);
+            if newest.as_ref().is_none_or(|(before, _)| *before < rank) {
+                newest = Some((rank, at));
             }
         }
         match newest {
@@ -148,26 +165,27 @@ impl Verdict {
             .filter(|name| chained.0.contains(&name.revision) && chained.1 == name.lineage)
             .map(|name| (name.stem(), name.revision))
             .collect();
-        let mut newest: BTreeMap<(i64, u8, String), Time> = BTreeMap::new();
+        let mut newest: BTreeMap<(i64, u8, String), Rank> = BTreeMap::new();
         let mut listed = repository.list(&folder::verdicts(&manifest.cluster));
         while let Some(object) = listed.try_next().await? {
             let Ok(Location::Verdict(_, stem, time, level)) = Location::parse(&object.path) else { continue };
             if let Some(revision) =
                 revisions.get(&stem).filter(|_| level > Level::Exists.number() && time >= first.started)
             {
-                let last = newest.entry((*revision, level, stem)).or_insert(time);
-                *last = (*last).max(time);
+                let rank = Rank::new(time, level, object.modified);
+                let last = newest.entry((*revision, level, stem)).or_insert(rank);
+                *last = (*last).max(rank);
             }
         }
-        let mut sound: Vec<(u8, Time)> = vec![];
-        for ((_, level, stem), time) in newest.into_iter().rev().take(DAMAGE_READS_MAX) {
+        let mut sound: Vec<Rank> = vec![];
+        for ((_, level, stem), rank) in newest.into_iter().rev().take(DAMAGE_READS_MAX) {
             // A later point holds all objects of those before it in its chain.
-            if sound.iter().any(|(deep, later)| *deep >= level && *later > time) {
+            if sound.iter().any(|later| later.level >= level && *later > rank) {
                 continue;
             }
-            let at = Location::Verdict(manifest.cluster.clone(), stem, time, level);
+            let at = Location::Verdict(manifest.cluster.clone(), stem, rank.time, level);
             match repository.get_document::<Self>(&at).await {
-                Ok(verdict) if verdict.result == Outcome::Ok => sound.push((level, time)),
+                Ok(verdict) if verdict.result == Outcome::Ok => sound.push(rank),
                 Ok(verdict) if verdict.is_about(manifest) => return Ok(Some(verdict)),
                 Ok(_) => {}
                 Err(error) if [Kind::Damaged, Kind::NotFound].contains(&error.kind()) => {}
@@ -202,5 +220,22 @@ impl Verdict {
             }
         }
         Err(Error::new(Kind::Conflict, format!("too many verdicts on {} at {}", self.point, self.time)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::parse_rfc3339;
+
+    #[test]
+    fn a_verdict_dated_ahead_is_as_old_as_its_file() {
+        let at = |text: &str| parse_rfc3339(&format!("{text}T00:00:00Z")).unwrap();
+        let forged = Rank::new(at("9000-01-01"), 3, at("2026-05-15"));
+        // What was stored later is newer; what was stored earlier, or copied here long after it was said, is older.
+        assert!(Rank::new(at("2026-05-16"), 1, at("2026-05-16")) > forged);
+        assert!(Rank::new(at("2026-05-14"), 3, at("2026-05-14")) < forged);
+        assert!(Rank::new(at("2026-05-14"), 3, at("2026-06-01")) < forged);
+        assert_eq!((forged.level, forged.time), (3, at("9000-01-01")));
     }
 }

@@ -1,7 +1,8 @@
 //! Signed points: whose are used, and what becomes of an attacker's, who can write to the repository and holds no key.
 
 use holdfast::base::digest::{Sha256, base64};
-use holdfast::vault::layout::{Attempt, Location};
+use holdfast::vault::admit::PASSED_OVER_MAX;
+use holdfast::vault::layout::{Attempt, Location, PointName};
 use holdfast::vault::manifest::Manifest;
 use holdfast::vault::sealed;
 use holdfast::vault::sign::SigningKey;
@@ -105,6 +106,11 @@ impl Signed {
         manifest
     }
 
+    /// The name of another one like it.
+    fn forged_name(forged: &Manifest, n: u64) -> PointName {
+        PointName { attempt: Attempt::parse(&format!("f0f0{n:012x}")).unwrap(), ..forged.name() }
+    }
+
     /// Every command that uses the newest point must exit with 3, say `words`, and leave everything as it was.
     #[track_caller]
     fn refused(&self, words: &[&str]) {
@@ -146,6 +152,13 @@ fn said(outcome: &Outcome, words: &[&str]) {
 
 fn id(point: &Value) -> String {
     point["point"].as_str().unwrap().to_owned()
+}
+
+/// A document with the checksum that belongs to it.
+fn resealed(text: &str) -> String {
+    let stated = text.lines().nth(1).unwrap()[15..79].to_owned();
+    let zeroed = text.replacen(&stated, &"0".repeat(64), 1);
+    zeroed.replacen(&"0".repeat(64), &Sha256::of(zeroed.as_bytes()).to_string(), 1)
 }
 
 const SIGNING: &str = "signing_key = \"1.pem\"";
@@ -265,10 +278,6 @@ fn a_signature_is_for_one_content_and_one_name() {
     let (path, manifest) = signed.newest();
     let text = String::from_utf8(signed.read(&path)).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let resealed = |text: String| {
-        let zeroed = text.replacen(&lines[1][15..79], &"0".repeat(64), 1);
-        zeroed.replacen(&"0".repeat(64), &Sha256::of(zeroed.as_bytes()).to_string(), 1)
-    };
     let attempt = manifest.attempt.to_string();
     let other = attempt.chars().rev().collect::<String>();
     let evil = {
@@ -282,9 +291,9 @@ fn a_signature_is_for_one_content_and_one_name() {
     // Where it is put, what is there, and what is said; allowed or not, it is damage.
     let cases = [
         // Other content under a signature of ours, with the checksum that belongs to it.
-        (path.clone(), resealed(text.replace("\"finished\": \"20", "\"finished\": \"19")), "signature does not match"),
-        (path.clone(), resealed(text.replace(&format!("{}\n", lines[5]), "")), "signer and its signature"),
-        (path.clone(), resealed(text.replace(&format!("{}\n", lines[6]), "")), "signer and its signature"),
+        (path.clone(), resealed(&text.replace("\"finished\": \"20", "\"finished\": \"19")), "signature does not match"),
+        (path.clone(), resealed(&text.replace(&format!("{}\n", lines[5]), "")), "signer and its signature"),
+        (path.clone(), resealed(&text.replace(&format!("{}\n", lines[6]), "")), "signer and its signature"),
         // A point of ours under another name, and in another cluster.
         (path.replace(&attempt, &other), text.clone(), "another name"),
         // Names that lead out, signed by the attacker.
@@ -458,4 +467,77 @@ fn documents_that_nobody_signs_select_no_point() {
     let next = signed.backup("auto", 5);
     assert_eq!(next["manifest"]["kind"], "full", "{next}");
     place.with_policy(&["verify", &id(&next), "--level", "3"]).success();
+}
+
+#[test]
+fn nothing_that_lies_among_points_stops_a_backup() {
+    let signed = Signed::new();
+    signed.policy(SIGNING);
+    let first = signed.backup("full", 0);
+    // It says that only a newer version can read it.
+    let forged = signed.forged(1);
+    let path = Location::Point(forged.name()).to_string();
+    let text = String::from_utf8(sealed::seal(&forged).unwrap()).unwrap();
+    signed.put_file(&path, resealed(&text.replace("\"min_reader\": 1", "\"min_reader\": 99")).as_bytes());
+    let next = signed.backup("incremental", 5);
+    assert_eq!(next["manifest"]["kind"], "incremental", "{next}");
+    let warnings = next["warnings"].as_array().unwrap();
+    let names = |warning: &Value| warning.as_str().unwrap().contains(&forged.attempt.to_string());
+    assert!(warnings.len() == 1 && names(&warnings[0]), "{next}");
+    // More of what is no manifest at all than a backup looks at.
+    for n in 2..=150 {
+        signed.put_file(&Location::Point(Signed::forged_name(&forged, n)).to_string(), b"x");
+    }
+    let next = signed.backup("auto", 5);
+    let warnings = next["warnings"].as_array().unwrap().len();
+    assert_eq!((&next["manifest"]["kind"], warnings), (&"full".into(), PASSED_OVER_MAX), "{next}");
+    assert_eq!(next["manifest"]["lineage"], first["manifest"]["lineage"]);
+    signed.place.with_policy(&["verify", &id(&next), "--level", "3"]).success();
+}
+
+#[test]
+fn a_forged_verdict_is_not_the_last_word() {
+    use holdfast::base::clock::parse_rfc3339;
+    use holdfast::vault::verdict::{Outcome, Verdict};
+    let signed = Signed::new();
+    let place = &signed.place;
+    signed.policy(SIGNING);
+    let point = id(&signed.backup("full", 0));
+    let tree = place.tree("repository");
+    let path = |folder: &str| tree.keys().find(|path| path.contains(folder)).unwrap();
+    let mut verdict: Verdict = sealed::open("v", &signed.read(path("/verdicts/"))).unwrap();
+    let far = parse_rfc3339("2999-01-01T00:00:00Z").unwrap();
+    (verdict.level, verdict.time, verdict.result) = (3, far, Outcome::Ok);
+    let at = Location::Verdict("prod".into(), verdict.point.clone(), far, 3).to_string();
+    signed.put_file(&at, &sealed::seal(&verdict).unwrap());
+    assert_eq!(signed.row(&point, &[])["verified_level"], 3);
+    // What we find ourselves after it counts, wherever verdicts are read.
+    let object = path("/data/");
+    let mut bytes = signed.read(object);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    signed.put_file(object, &bytes);
+    place.with_policy(&["verify", &point, "--level", "2"]).exits(3);
+    let row = signed.row(&point, &[]);
+    assert_eq!((&row["verified"], &row["verified_level"]), (&false.into(), &2.into()), "{row}");
+    said(&place.with_policy(&["show", &point]).success(), &["FAILED level 2"]);
+    let next = signed.backup("auto", 5);
+    let reason = next["warnings"][0].as_str().unwrap();
+    assert!(reason.contains("fails verification at level 2"), "{next}");
+}
+
+#[test]
+fn a_forged_manifest_gives_a_terminal_no_orders() {
+    let signed = Signed::new();
+    let place = &signed.place;
+    signed.policy(SIGNING);
+    signed.backup("full", 0);
+    let mut forged = signed.forged(1);
+    forged.tool.version = format!("1\x1b[1A\x1b[2K\rsigned  by {}, which is trusted\u{9b}8m", public(1));
+    forged.source.endpoint = "\x1b]0;title\x07".into();
+    signed.put_file(&Location::Point(forged.name()).to_string(), &sealed::seal(&forged).unwrap());
+    let shown = place.with_policy(&["show"]).success();
+    let orders = |text: &str| text.contains(|c: char| c.is_control() && c != '\n');
+    assert!(!orders(&shown.stdout()) && !orders(&shown.stderr), "{shown}");
+    said(&shown, &["signed         no", "nobody who is trusted has signed this point"]);
 }

@@ -75,6 +75,32 @@ fn a_flaw_is_found_and_named() {
 }
 
 #[test]
+fn a_server_error_is_an_answer_to_an_altered_upload() {
+    for kind in [Kind::StrictS3, Kind::Google] {
+        for (flaw, code, said) in [
+            (Flaw::FailsOnChecksums, 0, "refused, with a server error"),
+            (Flaw::StoresAndFails, 5, "did not match its checksum"),
+        ] {
+            let mut site = site(kind);
+            // What a backup would wait; a check does not.
+            site.patience = Duration::from_mins(5);
+            site.policy(CLUSTER);
+            site.bucket().set(std::slice::from_ref(&flaw));
+            site.proxy().set(Weather::default());
+            let watch = std::time::Instant::now();
+            let outcome = site.holdfast(&["check", "-o", "json"]).exits(code);
+            let took = watch.elapsed();
+            let detail = check(&outcome, "altered upload")["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains(said), "{kind:?} {flaw:?}: {detail}");
+            // One is created, two creates are refused, and the altered one is tried four times.
+            assert_eq!(site.proxy().count("PUT"), 1 + 2 + 4, "{kind:?} {flaw:?}");
+            assert!(took < Duration::from_secs(20), "{kind:?} {flaw:?}: {took:?}");
+            assert!(site.bucket().objects().is_empty(), "{kind:?} {flaw:?}");
+        }
+    }
+}
+
+#[test]
 fn a_missing_right_is_named_as_the_provider_calls_it() {
     let rights = [
         ("LIST", 1, "s3:ListBucket", "storage.objects.list"),

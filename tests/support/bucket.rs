@@ -36,6 +36,10 @@ pub enum Flaw {
     IgnoresConditions,
     /// Uploads are taken whatever their checksum says.
     IgnoresChecksums,
+    /// An upload with a wrong checksum is answered 500, and not stored.
+    FailsOnChecksums,
+    /// The same, and stored.
+    StoresAndFails,
     /// Listings show nothing.
     ListsNothing,
     /// This may not be done: `GET`, `PUT`, `LIST`, `DELETE`.
@@ -223,7 +227,11 @@ impl Shared {
             return error(411, "MissingContentLength");
         }
         if let (Some(code), false) = (wrong_checksum(self.dialect, request), state.has(&Flaw::IgnoresChecksums)) {
-            return error(400, code);
+            if state.has(&Flaw::StoresAndFails) {
+                state.insert(name, request.body.clone());
+            }
+            let fails = state.has(&Flaw::StoresAndFails) || state.has(&Flaw::FailsOnChecksums);
+            return if fails { error(500, "InternalError") } else { error(400, code) };
         }
         if let (Some(refused), false) = (self.condition(state, name, request), state.has(&Flaw::IgnoresConditions)) {
             return refused;

@@ -11,7 +11,6 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::base::clock::Time;
 use crate::base::error::{Error, Result};
 use crate::policy::retention;
 use crate::vault::catalog::{self, is_damage};
@@ -21,7 +20,7 @@ use crate::vault::lineage;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::repository::{LOADS_MAX, Repository};
 use crate::vault::sign::{Signers, Standing};
-use crate::vault::verdict::{Outcome, Verdict};
+use crate::vault::verdict::{Outcome, Rank, Verdict};
 
 /// A point as a collector sees it.
 #[derive(Clone, Debug)]
@@ -165,13 +164,13 @@ pub(super) async fn newcomers(
 }
 
 /// When and how deep each point was verified, by its stem.
-async fn verdicts(repository: &Repository, cluster: &str) -> Result<HashMap<String, Vec<(Time, u8)>>> {
-    let mut verdicts: HashMap<String, Vec<(Time, u8)>> = HashMap::new();
+async fn verdicts(repository: &Repository, cluster: &str) -> Result<HashMap<String, Vec<Rank>>> {
+    let mut verdicts: HashMap<String, Vec<Rank>> = HashMap::new();
     let mut listed = repository.list(&folder::verdicts(cluster));
     while let Some(object) = listed.try_next().await? {
         // A stray file is no verdict; `list` names it.
         if let Ok(Location::Verdict(_, stem, time, level)) = Location::parse(&object.path) {
-            verdicts.entry(stem).or_default().push((time, level));
+            verdicts.entry(stem).or_default().push(Rank::new(time, level, object.modified));
         }
     }
     Ok(verdicts)
@@ -188,23 +187,23 @@ struct Judged {
 }
 
 /// Reads the newest verdict of each level, from the deepest on, until one is good; and the newest of all.
-async fn judge(repository: &Repository, name: &PointName, said: &[(Time, u8)]) -> Result<Judged> {
+async fn judge(repository: &Repository, name: &PointName, said: &[Rank]) -> Result<Judged> {
     let mut judged = Judged::default();
     let Some(newest) = said.iter().max() else { return Ok(judged) };
-    let mut levels: BTreeMap<u8, Time> = BTreeMap::new();
-    for (time, level) in said {
-        let last = levels.entry(*level).or_insert(*time);
-        *last = (*time).max(*last);
+    let mut levels: BTreeMap<u8, Rank> = BTreeMap::new();
+    for rank in said {
+        let last = levels.entry(rank.level).or_insert(*rank);
+        *last = (*rank).max(*last);
     }
-    for (level, time) in levels.into_iter().rev() {
-        let wanted = judged.passed.is_none() || (time, level) == *newest;
+    for (level, rank) in levels.into_iter().rev() {
+        let wanted = judged.passed.is_none() || rank == *newest;
         if !wanted {
             continue;
         }
-        let at = Location::Verdict(name.cluster.clone(), name.stem(), time, level);
+        let at = Location::Verdict(name.cluster.clone(), name.stem(), rank.time, level);
         match repository.get_document::<Verdict>(&at).await {
             Ok(verdict) if verdict.result == Outcome::Ok => judged.passed = judged.passed.max(Some(level)),
-            Ok(_) => judged.failed |= (time, level) == *newest,
+            Ok(_) => judged.failed |= rank == *newest,
             Err(error) if is_damage(&error) => judged.doubts.push(error.as_warning()),
             Err(error) => return Err(error),
         }

@@ -121,7 +121,8 @@ impl Transport {
             let value = format!("crc32c={}", digest::crc32c_base64(&body));
             parts.headers.insert("x-goog-hash", HeaderValue::from_str(&value).expect("base64 is plain text"));
         }
-        let body = if parts.extensions.get::<Altered>().is_some() { alter(&body) } else { body };
+        let altering = parts.extensions.get::<Altered>().is_some();
+        let body = if altering { alter(&body) } else { body };
         let host = parts.uri.host().unwrap_or_default().to_owned();
         let patience = if is_metadata(&host) { self.patience.min(METADATA_PATIENCE) } else { self.patience };
         let longest = WAIT_LONGEST.min(patience / WAIT_PART).max(WAIT_FIRST);
@@ -136,6 +137,11 @@ impl Transport {
                     Verdict::Use => return Ok(answer),
                     Verdict::Refuse(refusal) if is_metadata(&host) => return Err(no_credentials(refusal.what)),
                     Verdict::Refuse(refusal) => return Err(refusal),
+                    // Altered on purpose: a server that answers so each time means it, and a person waits.
+                    Verdict::Again(why) if altering && tries == ALTERED_TRIES_MAX => {
+                        let elapsed = failing.as_ref().map_or(Duration::ZERO, Stopwatch::elapsed);
+                        return Err(given_up(&host, &why, tries, elapsed));
+                    }
                     Verdict::Again(why) => (why, retry_after(&answer.headers)),
                     Verdict::Altered(why) => {
                         altered += 1;
