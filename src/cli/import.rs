@@ -31,7 +31,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         imported: Vec<Row>,
     }
     let place = Place::of(&args.repository)?;
-    let repository = context.stop.or(Repository::create_or_open(&place.options(context))).await?;
+    let mut opened = None;
     let mut imported = vec![];
     let show = Show::start(&context.progress, &context.output);
     for path in &args.files {
@@ -39,7 +39,12 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         let modified = modified_of(path, context);
         let file = snapshot_file(path, &args.scratch, context).await?;
         let input = File { file, name: name.clone(), modified };
-        let outcome = take(&repository, &place.cluster, input, &context.progress, &context.stop).await;
+        // No repository is made for a file that is not there.
+        let repository = match &mut opened {
+            Some(repository) => repository,
+            none => none.insert(context.stop.or(Repository::create_or_open(&place.options(context))).await?),
+        };
+        let outcome = take(repository, &place.cluster, input, &context.progress, &context.stop).await;
         let outcome = outcome.map_err(|error| in_file(error).during(format!("import {name}")))?;
         imported.push(match outcome {
             Imported::Point { manifest, warnings } => Row {

@@ -69,6 +69,16 @@ fn a_file_is_there_already_only_while_its_point_is_whole() {
 }
 
 #[test]
+fn a_file_that_is_not_there_makes_no_repository() {
+    let place = Place::new();
+    place.policy_at("127.0.0.1:1");
+    let missing = place.with_policy(&["import", &place.text("none.db")]).exits(4);
+    assert!(missing.stderr.contains("none.db") && missing.stderr.contains("hint"), "{missing}");
+    assert!(!place.repository().exists());
+    place.with_policy(&["list"]).exits(4);
+}
+
+#[test]
 fn a_condemned_import_does_not_count_as_there() {
     let (place, file, first) = imported();
     let tree = place.tree("repository");
