@@ -3,7 +3,7 @@
 //! Wall time is for people (names, reports, ages) and is never used to order history; revisions do that. `Stopwatch` is
 //! monotonic and is for durations, rates and stall detection.
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::error::{Error, Kind, Result};
@@ -22,6 +22,13 @@ pub enum Clock {
     System,
     /// A clock that stands still, for tests and golden files.
     Fixed(Time),
+    /// The machine's clock, so much off: for tests of hosts whose clock is wrong.
+    Off(TimeDelta),
+}
+
+/// So many seconds.
+pub fn seconds(seconds: i64) -> TimeDelta {
+    TimeDelta::try_seconds(seconds).unwrap_or_default()
 }
 
 impl Clock {
@@ -31,6 +38,7 @@ impl Clock {
         match self {
             Clock::System => Utc::now(),
             Clock::Fixed(time) => *time,
+            Clock::Off(by) => Utc::now() + *by,
         }
     }
 }

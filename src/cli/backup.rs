@@ -13,7 +13,7 @@ use crate::cli::args;
 use crate::cli::output::facts;
 use crate::cli::points::{comparison_text, id_of, stored_text};
 use crate::cli::progress::Show;
-use crate::cli::run::{Context, Ended};
+use crate::cli::run::{Context, Ended, hook};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
@@ -221,12 +221,6 @@ pub(crate) fn steps() -> Steps {
         }
         Ok(())
     })
-}
-
-/// What the tests want of a backup. Nobody else may want anything: a release does not look.
-#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
-fn hook(variable: &str) -> Option<String> {
-    if cfg!(debug_assertions) { std::env::var(variable).ok() } else { None }
 }
 
 #[cfg(test)]

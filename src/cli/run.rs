@@ -8,7 +8,7 @@ use clap_complete::generate;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::report::Facts;
-use crate::base::clock::{Clock, Stopwatch};
+use crate::base::clock::{Clock, Stopwatch, seconds};
 use crate::base::durable::keep_private;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::progress::Progress;
@@ -71,7 +71,7 @@ pub(crate) fn main() -> ExitCode {
     }
     telemetry::start(&cli.global);
     let output = Output::new(&cli.global);
-    let context = Context { output, stop: Stop::new(), clock: Clock::System, progress: Progress::new() };
+    let context = Context { output, stop: Stop::new(), clock: clock(), progress: Progress::new() };
     match run(cli.command, &context) {
         Ok(ended) => ExitCode::from(ended.code()),
         Err(error) => {
@@ -79,6 +79,20 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// The variable that sets this program's clock off, in seconds. Only tests of wrong clocks set it.
+const CLOCK_VARIABLE: &str = "HOLDFAST_TEST_CLOCK_S";
+
+fn clock() -> Clock {
+    let off = hook(CLOCK_VARIABLE).and_then(|text| text.parse().ok());
+    off.map_or(Clock::System, |off| Clock::Off(seconds(off)))
+}
+
+/// What the tests want of a run. Nobody else may want anything: a release does not look.
+#[expect(clippy::disallowed_methods, reason = "the environment is read in cli")]
+pub(crate) fn hook(variable: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var(variable).ok() } else { None }
 }
 
 /// Whether JSON was asked for on a command line that could not be understood.

@@ -14,6 +14,7 @@ mod files;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clocks;
 mod contract;
 mod copy;
 mod crash;
