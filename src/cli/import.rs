@@ -15,17 +15,42 @@ use crate::cli::target::{Place, in_file, snapshot_file};
 use crate::import::plain::{File, Imported, import as take};
 use crate::vault::repository::Repository;
 
-pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ended> {
-    #[derive(Serialize)]
-    struct Row {
-        file: String,
-        point: String,
-        revision: i64,
-        live_keys: Option<u64>,
-        stored_bytes: Option<u64>,
-        already_there: bool,
-        warnings: Vec<String>,
+/// What became of a file.
+#[derive(Serialize)]
+struct Row {
+    file: String,
+    point: String,
+    revision: i64,
+    live_keys: Option<u64>,
+    stored_bytes: Option<u64>,
+    already_there: bool,
+    warnings: Vec<String>,
+}
+
+fn row(file: String, outcome: Imported) -> Row {
+    match outcome {
+        Imported::Point { manifest, warnings } => Row {
+            file,
+            point: manifest.attempt.to_string(),
+            revision: manifest.descriptor.revision,
+            live_keys: Some(manifest.counts.live_keys),
+            stored_bytes: Some(manifest.counts.stored_bytes),
+            already_there: false,
+            warnings,
+        },
+        Imported::Already(point) => Row {
+            file,
+            point: point.attempt.to_string(),
+            revision: point.revision,
+            live_keys: None,
+            stored_bytes: None,
+            already_there: true,
+            warnings: vec![],
+        },
     }
+}
+
+pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Shown {
         imported: Vec<Row>,
@@ -46,26 +71,7 @@ pub(crate) async fn import(args: args::Import, context: &Context) -> Result<Ende
         };
         let outcome = take(repository, &place.cluster, input, &context.progress, &context.stop).await;
         let outcome = outcome.map_err(|error| in_file(error).during(format!("import {name}")))?;
-        imported.push(match outcome {
-            Imported::Point { manifest, warnings } => Row {
-                file: name,
-                point: manifest.attempt.to_string(),
-                revision: manifest.descriptor.revision,
-                live_keys: Some(manifest.counts.live_keys),
-                stored_bytes: Some(manifest.counts.stored_bytes),
-                already_there: false,
-                warnings,
-            },
-            Imported::Already(point) => Row {
-                file: name,
-                point: point.attempt.to_string(),
-                revision: point.revision,
-                live_keys: None,
-                stored_bytes: None,
-                already_there: true,
-                warnings: vec![],
-            },
-        });
+        imported.push(row(name, outcome));
     }
     drop(show);
     let shown = Shown { imported };
