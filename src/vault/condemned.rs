@@ -103,8 +103,12 @@ pub(crate) async fn lists(repository: &Repository, cluster: &str) -> Result<Vec<
     }
     let mut lists = vec![];
     for (at, list) in found.read {
-        let published = repository.head(&at).await?.modified;
-        lists.push(Listed { at, list, published });
+        match repository.head(&at).await {
+            Ok(there) => lists.push(Listed { at, list, published: there.modified }),
+            // A run beside this one has carried it out and taken it away since it was read.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     lists.sort_by_key(|listed| (listed.list.epoch, listed.list.n));
     Ok(lists)

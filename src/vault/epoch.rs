@@ -86,7 +86,11 @@ impl Epoch {
             Err(error) if error.kind() == Kind::Conflict => return Err(taken_over(cluster, number)),
             stored => stored?,
         };
-        let now = repository.head(&at).await?.modified;
+        let now = match repository.head(&at).await {
+            // Claims are forgotten by who has a later one.
+            Err(error) if error.kind() == Kind::NotFound => return Err(taken_over(cluster, number + 1)),
+            there => there?.modified,
+        };
         Ok(Epoch { number, now, cluster: cluster.to_owned() })
     }
 
