@@ -12,6 +12,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+/// What to do about a member whose state or log is damaged.
+pub const HINT_MEMBER_DAMAGED: &str =
+    "replace this member's directory by one from its cluster, or by one restored from a restore point";
+
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

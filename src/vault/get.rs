@@ -227,7 +227,10 @@ async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>, identities: Option<
         };
         let frame = match (entry.is_encrypted(), identities) {
             (false, _) => stored,
-            (true, None) => return Ok(Read::Sealed(entry)),
+            (true, None) => {
+                buffers.stored.give(stored);
+                return Ok(Read::Sealed(entry));
+            }
             (true, Some(identities)) => {
                 let opened = identities.open(&stored, buffers.stored.take());
                 buffers.stored.give(stored);

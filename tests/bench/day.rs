@@ -15,7 +15,7 @@ use super::support::etcd::Etcd;
 use super::support::load::{self, Change};
 use super::support::objects;
 use super::support::run::Run;
-use super::{LIMIT, QUOTA, goal};
+use super::{LIMIT, QUOTA, goal, policy};
 
 const HOURS: u64 = 24;
 const NODES: u64 = 125;
@@ -40,10 +40,7 @@ const SHARE_MAX: f64 = 0.33;
 pub(crate) fn day() -> bool {
     let dir = tempfile::TempDir::with_prefix_in("day-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let source = Etcd::options().args(&[QUOTA]).start();
-    let policy = dir.path().join("policy.toml");
-    let url = format!("file://{}", dir.path().join("repository").display());
-    let table = format!("\n[repository]\nurl = \"{url}\"\nencryption = \"none\"\n");
-    fs::write(&policy, source.policy_table("day") + &table).unwrap();
+    let policy = policy(&source, dir.path(), "day");
     let mut cluster = Cluster::new(&source);
     // One hour before the first point: a member's file has free pages and a history.
     cluster.hour();

@@ -1,12 +1,11 @@
 //! `make bench-keys`: memory of a backup, full and incremental, of a live cluster of three million small keys.
 
-use std::fs;
 use std::path::Path;
 
 use super::support::etcd::Etcd;
 use super::support::load::{self, Change};
 use super::support::run::{Outcome, Run};
-use super::{LIMIT, PEAK_RSS_MAX_BYTES, QUOTA, goal, seconds};
+use super::{LIMIT, PEAK_RSS_MAX_BYTES, QUOTA, goal, policy, seconds};
 
 const KEYS: u64 = 3_000_000;
 /// Changes that are made at a time.
@@ -18,10 +17,7 @@ const CHANGED_EVERY: usize = 100;
 pub(crate) fn keys() -> bool {
     let dir = tempfile::TempDir::with_prefix_in("keys-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let source = Etcd::options().args(&[QUOTA]).start();
-    let policy = dir.path().join("policy.toml");
-    let url = format!("file://{}", dir.path().join("repository").display());
-    let table = format!("\n[repository]\nurl = \"{url}\"\nencryption = \"none\"\n");
-    fs::write(&policy, source.policy_table("keys") + &table).unwrap();
+    let policy = policy(&source, dir.path(), "keys");
     for first in (0..KEYS).step_by(usize::try_from(BATCH).unwrap()) {
         load::apply(&source, (first..first + BATCH).map(|n| change(n, "first")));
     }

@@ -49,6 +49,14 @@ fn main() -> ExitCode {
     if met.iter().all(|met| *met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// A policy for `source`, whose repository is in `dir` as well.
+fn policy(source: &Etcd, dir: &Path, name: &str) -> PathBuf {
+    let (file, repository) = (dir.join("policy.toml"), dir.join("repository"));
+    let table = format!("\n[repository]\nurl = \"file://{}\"\nencryption = \"none\"\n", repository.display());
+    fs::write(&file, source.policy_table(name) + &table).unwrap();
+    file
+}
+
 struct Bench {
     source: Etcd,
     dir: tempfile::TempDir,
@@ -62,10 +70,7 @@ impl Bench {
         let started = Instant::now();
         load::fill(&source, 1, 0, objects);
         println!("filled a live etcd with {objects} objects in {}", seconds(started.elapsed()));
-        let policy = dir.path().join("policy.toml");
-        let repository = dir.path().join("repository");
-        let table = format!("\n[repository]\nurl = \"file://{}\"\nencryption = \"none\"\n", repository.display());
-        fs::write(&policy, source.policy_table("bench") + &table).unwrap();
+        let policy = policy(&source, dir.path(), "bench");
         Bench { source, dir, policy }
     }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use crate::base::digest::crc32c;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 
 /// Memory for pages that were read or are to be written, in bytes.
@@ -315,8 +315,7 @@ fn failed(path: &Path, error: redb::Error) -> Error {
 }
 
 fn damaged(path: &Path, what: &str) -> Error {
-    Error::damaged(format!("the state database {} is damaged: {what}", path.display()))
-        .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
+    Error::damaged(format!("the state database {} is damaged: {what}", path.display())).hint(HINT_MEMBER_DAMAGED)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::api::Message;
 use crate::api::leasepb;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::store::backend::{SideChange, Space};
 
 /// A key, as the index of keys shares it.
@@ -118,8 +118,7 @@ fn stored(id: i64, lease: &Lease) -> SideChange {
 }
 
 fn damaged(what: &str) -> Error {
-    Error::damaged(format!("the state is damaged: {what}"))
-        .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
+    Error::damaged(format!("the state is damaged: {what}")).hint(HINT_MEMBER_DAMAGED)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::etcdserverpb::compare::CompareTarget;
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
@@ -149,11 +148,6 @@ pub fn txn_cost(request: &TxnRequest) -> usize {
         operations.iter().map(cost).sum()
     };
     side(&request.success).max(side(&request.failure))
-}
-
-/// What a comparison looks at; unknown numbers look at nothing.
-pub(super) fn target(compare: i32) -> Option<CompareTarget> {
-    CompareTarget::try_from(compare).ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use crate::api::holdfast::v1::{Command, Commands};
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 
 pub use crate::api::holdfast::v1::command::Operation;
 
@@ -16,9 +16,7 @@ pub fn encode(commands: Vec<Command>) -> Vec<u8> {
 /// skipped: this member would no longer be equal to the others.
 pub fn decode(entry: &[u8]) -> Result<Vec<Command>> {
     let commands = Commands::decode(entry).map_err(|error| {
-        Error::damaged("an entry of the log holds no commands")
-            .source(error)
-            .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
+        Error::damaged("an entry of the log holds no commands").source(error).hint(HINT_MEMBER_DAMAGED)
     })?;
     if commands.commands.iter().any(|command| command.operation.is_none()) {
         return Err(Error::new(Kind::Usage, "an entry of the log holds an operation that this version does not know")

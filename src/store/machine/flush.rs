@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::{Backend, SideChange, Space, Stored};
 use crate::store::mvcc::recent::{Batch, Recent};
@@ -41,7 +41,10 @@ impl Meta {
     pub fn read(backend: &Backend) -> Result<Self> {
         let mut meta = Meta::default();
         for (key, value) in backend.side(Space::Meta)? {
-            let damaged = || Error::damaged(format!("the state's {} cannot be read", String::from_utf8_lossy(&key)));
+            let damaged = || {
+                Error::damaged(format!("the state's {} cannot be read", String::from_utf8_lossy(&key)))
+                    .hint(HINT_MEMBER_DAMAGED)
+            };
             match key.as_slice() {
                 FORMAT_KEY => {
                     let format = value.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
@@ -49,8 +52,9 @@ impl Meta {
                         let text = format!(
                             "the state was written by a newer version (format {format}; this one reads {FORMAT})"
                         );
-                        return Err(Error::new(crate::base::error::Kind::Usage, text)
-                            .hint("start this member with the version that wrote it"));
+                        return Err(
+                            Error::new(Kind::Usage, text).hint("start this member with the version that wrote it")
+                        );
                     }
                 }
                 POSITION_KEY => {

@@ -31,14 +31,14 @@ use crate::api::etcdserverpb::{
 };
 use crate::api::holdfast::v1::Command;
 use crate::base::error::Result;
-use crate::store::backend::{Backend, SideChange};
+use crate::store::backend::{Backend, SideChange, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::command::Operation;
 use crate::store::machine::flush::{Cut, Meta, Position};
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::{Alarms, State};
 use crate::store::mvcc::index::Keys;
-use crate::store::mvcc::recent::Batch;
+use crate::store::mvcc::recent::Recent;
 use crate::store::mvcc::view::Ground;
 use crate::store::mvcc::write::Writer;
 
@@ -74,9 +74,7 @@ pub type Outcome = std::result::Result<Reply, Refusal>;
 pub struct Applied {
     /// By the ids of the commands, in their order.
     pub replies: Vec<(u64, Outcome)>,
-    /// Its changes of keys, for who watches.
-    pub batch: Option<Arc<Batch>>,
-    /// What the flusher is to write.
+    /// What the flusher is to write; its changes of keys are what watchers want.
     pub cut: Cut,
     /// The store after it.
     pub state: Arc<State>,
@@ -96,8 +94,8 @@ impl Machine {
     /// The machine whose state is in `backend`.
     pub fn open(backend: &Arc<Backend>) -> Result<Self> {
         let meta = Meta::read(backend)?;
-        let mut lessor = Lessor::load(backend.side(crate::store::backend::Space::Lease)?)?;
-        let alarms = Alarms::load(backend.side(crate::store::backend::Space::Alarm)?)?;
+        let mut lessor = Lessor::load(backend.side(Space::Lease)?)?;
+        let alarms = Alarms::load(backend.side(Space::Alarm)?)?;
         let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |kv, tombstone| match tombstone {
             true => lessor.detach(&kv.key),
             // A lease may have ended since, in history that was not compacted.
@@ -123,7 +121,7 @@ impl Machine {
     }
 
     /// The batches that wait for a flush.
-    pub fn recent(&self) -> &Arc<crate::store::mvcc::recent::Recent> {
+    pub fn recent(&self) -> &Arc<Recent> {
         self.writer.recent()
     }
 
@@ -144,8 +142,7 @@ impl Machine {
         let batch = self.writer.seal();
         let gone = self.writer.prune(PRUNE_KEYS).unwrap_or_default();
         let side = std::mem::take(&mut self.side);
-        let cut = Cut { batch: batch.clone(), side, gone, position };
-        Ok(Applied { replies, batch, cut, state: self.state() })
+        Ok(Applied { replies, cut: Cut { batch, side, gone, position }, state: self.state() })
     }
 
     fn apply_one(&mut self, operation: Operation) -> Result<Reply, Failure> {

@@ -1,6 +1,7 @@
 //! Why a request is refused: every reason etcd has, by name. Which code and which words each has on the wire is told by
 //! `store::server`.
 
+use crate::base::error::Error;
 use crate::store::mvcc::view::Fault;
 
 /// A reason that is the same on every member.
@@ -42,7 +43,7 @@ pub enum Failure {
     /// For a reason that every member has.
     Refused(Refusal),
     /// For a reason of this member's own: its state cannot be read. It must not go on.
-    Broken(crate::base::error::Error),
+    Broken(Error),
 }
 
 impl From<Refusal> for Failure {
@@ -51,8 +52,8 @@ impl From<Refusal> for Failure {
     }
 }
 
-impl From<crate::base::error::Error> for Failure {
-    fn from(error: crate::base::error::Error) -> Self {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
         Failure::Broken(error)
     }
 }

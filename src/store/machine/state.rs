@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::api::Message;
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::store::backend::{SideChange, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::flush::Position;
@@ -36,7 +36,9 @@ impl Alarms {
         let mut alarms = Alarms::default();
         for (key, _) in entries {
             let stored = AlarmMember::decode(key.as_slice());
-            let stored = stored.map_err(|error| Error::damaged("a stored alarm cannot be read").source(error))?;
+            let stored = stored.map_err(|error| {
+                Error::damaged("a stored alarm cannot be read").source(error).hint(HINT_MEMBER_DAMAGED)
+            })?;
             alarms.active.insert((stored.alarm, stored.member_id));
         }
         Ok(alarms)

@@ -13,8 +13,8 @@ use crate::api::etcdserverpb::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
     ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
+use crate::api::mvccpb::KeyValue;
 use crate::store::lease::lessor::Lessor;
-use crate::store::machine::check::target;
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, header};
@@ -168,50 +168,49 @@ fn check_put(ground: &Ground<'_>, lessor: &Lessor, request: &PutRequest) -> Resu
 }
 
 /// What a key is before a change.
-fn before(ground: &Ground<'_>, key: &[u8]) -> Result<Option<crate::api::mvccpb::KeyValue>> {
+fn before(ground: &Ground<'_>, key: &[u8]) -> Result<Option<KeyValue>> {
     let Some(version) = ground.index.get(key).and_then(|history| history.at(i64::MAX)) else { return Ok(None) };
     Ok(Some(read::key_value(ground, version)?))
 }
 
 /// Whether a condition holds: for every key of its range, or for a key that is not there.
 fn holds(ground: &Ground<'_>, lessor: &Lessor, compare: &Compare) -> Result<bool> {
-    let keys = Keys::of(&compare.key, &compare.range_end);
-    let Some(target) = target(compare.target) else { return Ok(satisfied(compare.result, Ordering::Equal)) };
+    let Ok(target) = CompareTarget::try_from(compare.target) else {
+        return Ok(satisfied(compare.result, Ordering::Equal));
+    };
+    let operand = number(target, compare);
     let mut none = true;
-    for (key, history) in ground.index.range(keys) {
+    for (key, history) in ground.index.range(Keys::of(&compare.key, &compare.range_end)) {
         let Some((created, modified, version)) = history.alive() else { continue };
         none = false;
-        let order = match (target, &compare.target_union) {
-            (CompareTarget::Version, Some(TargetUnion::Version(operand))) => version.cmp(operand),
-            (CompareTarget::Version, _) => version.cmp(&0),
-            (CompareTarget::Create, Some(TargetUnion::CreateRevision(operand))) => created.cmp(operand),
-            (CompareTarget::Create, _) => created.cmp(&0),
-            (CompareTarget::Mod, Some(TargetUnion::ModRevision(operand))) => modified.cmp(operand),
-            (CompareTarget::Mod, _) => modified.cmp(&0),
-            (CompareTarget::Lease, Some(TargetUnion::Lease(operand))) => lessor.owner(key).cmp(operand),
-            (CompareTarget::Lease, _) => lessor.owner(key).cmp(&0),
-            (CompareTarget::Value, operand) => {
-                let operand: &[u8] = if let Some(TargetUnion::Value(operand)) = operand { operand } else { &[] };
-                read::key_value(ground, history.newest())?.value.as_ref().cmp(operand)
+        let order = match target {
+            CompareTarget::Version => version.cmp(&operand),
+            CompareTarget::Create => created.cmp(&operand),
+            CompareTarget::Mod => modified.cmp(&operand),
+            CompareTarget::Lease => lessor.owner(key).cmp(&operand),
+            CompareTarget::Value => {
+                let value: &[u8] =
+                    if let Some(TargetUnion::Value(value)) = &compare.target_union { value } else { &[] };
+                read::key_value(ground, history.newest())?.value.as_ref().cmp(value)
             }
         };
         if !satisfied(compare.result, order) {
             return Ok(false);
         }
     }
-    if !none {
-        return Ok(true);
-    }
-    let operand = match (target, &compare.target_union) {
-        (CompareTarget::Version, Some(TargetUnion::Version(operand)))
-        | (CompareTarget::Create, Some(TargetUnion::CreateRevision(operand)))
-        | (CompareTarget::Mod, Some(TargetUnion::ModRevision(operand)))
-        | (CompareTarget::Lease, Some(TargetUnion::Lease(operand))) => *operand,
-        // A key that is not there has no value to compare.
-        (CompareTarget::Value, _) => return Ok(false),
+    // A key that is not there has no value to compare, and 0 for everything else.
+    Ok(!none || (target != CompareTarget::Value && satisfied(compare.result, 0.cmp(&operand))))
+}
+
+/// The number that a condition compares with; one for another target is none.
+fn number(target: CompareTarget, compare: &Compare) -> i64 {
+    match (target, &compare.target_union) {
+        (CompareTarget::Version, Some(TargetUnion::Version(number)))
+        | (CompareTarget::Create, Some(TargetUnion::CreateRevision(number)))
+        | (CompareTarget::Mod, Some(TargetUnion::ModRevision(number)))
+        | (CompareTarget::Lease, Some(TargetUnion::Lease(number))) => *number,
         _ => 0,
-    };
-    Ok(satisfied(compare.result, 0.cmp(&operand)))
+    }
 }
 
 fn satisfied(result: i32, order: Ordering) -> bool {

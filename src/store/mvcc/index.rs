@@ -56,9 +56,10 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Of a range that has a beginning and an end in the right order.
     fn bounds(&self) -> Option<Bounds<'a>> {
         let upper = match self.end {
-            End::Alone => Bound::Included(self.first),
+            End::Alone => return None,
             End::Open => Bound::Unbounded,
             End::Before(end) if end > self.first => Bound::Excluded(end),
             End::Before(_) => return None,
@@ -90,14 +91,11 @@ impl Index {
     }
 
     /// The histories of some keys, in order.
-    pub fn range<'a>(&'a self, keys: Keys<'_>) -> Box<dyn DoubleEndedIterator<Item = (&'a Key, &'a History)> + 'a> {
-        if let End::Alone = keys.end {
-            return Box::new(self.keys.get_key_value(keys.first).into_iter());
-        }
-        match keys.bounds() {
-            Some(bounds) => Box::new(self.keys.range::<_, [u8]>(bounds)),
-            None => Box::new(std::iter::empty()),
-        }
+    pub fn range<'a>(&'a self, keys: Keys<'_>) -> impl DoubleEndedIterator<Item = (&'a Key, &'a History)> + use<'a> {
+        // Nearly every request is about one key: no walk is begun for it.
+        let one = keys.is_one().then(|| self.keys.get_key_value(keys.first)).flatten();
+        let many = keys.bounds().map(|bounds| self.keys.range::<_, [u8]>(bounds));
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
     /// What is alive of some keys at a main revision, in order.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::Backend;
 use crate::store::mvcc::history::Version;
@@ -177,6 +177,5 @@ impl Ground<'_> {
 }
 
 fn missing(rev: Rev) -> Error {
-    Error::damaged(format!("the state does not hold revision {rev}, which its index names"))
-        .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
+    Error::damaged(format!("the state does not hold revision {rev}, which its index names")).hint(HINT_MEMBER_DAMAGED)
 }

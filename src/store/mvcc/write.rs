@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::api::Message;
 use crate::api::mvccpb::KeyValue;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::{Backend, Stored};
 use crate::store::mvcc::history::Version;
@@ -194,10 +194,8 @@ impl fmt::Debug for Writer {
 
 /// Puts what is stored into the index.
 fn load(index: &mut Index, stored: Stored<'_>) -> Result<KeyValue> {
-    let damaged = |why: &str| {
-        Error::damaged(format!("revision {} of the state {why}", stored.rev))
-            .hint("replace this member's directory by one from its cluster, or by one restored from a restore point")
-    };
+    let damaged =
+        |why: &str| Error::damaged(format!("revision {} of the state {why}", stored.rev)).hint(HINT_MEMBER_DAMAGED);
     let kv = KeyValue::decode(stored.message).map_err(|error| damaged("is no key value").source(error))?;
     if stored.rev.main < 0 || u32::try_from(stored.rev.sub).is_err() || i32::try_from(stored.message.len()).is_err() {
         return Err(damaged("cannot be"));

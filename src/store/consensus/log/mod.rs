@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use crate::api::Message;
 use crate::api::holdfast::v1::{LogEntry, LogFrame, LogHardState, LogHeader};
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::rng;
 use crate::store::consensus::log::frame::Found;
 use crate::store::consensus::log::segment::Segment;
@@ -165,7 +165,9 @@ impl Log {
     pub fn open(folder: &Path, identity: Identity, segment_bytes: u64) -> Result<Opened> {
         let numbers = segment::numbers(folder)?;
         let Some((&last_number, before)) = numbers.split_last() else {
-            return Err(Error::new(Kind::NotFound, format!("{} holds no log", folder.display())).hint(HINT_DAMAGED));
+            return Err(
+                Error::new(Kind::NotFound, format!("{} holds no log", folder.display())).hint(HINT_MEMBER_DAMAGED)
+            );
         };
         let mut reading =
             Reading { folder, identity, previous: None, entries: vec![], hard_state: HardState::default() };
@@ -173,9 +175,8 @@ impl Log {
         for (n, number) in before.iter().enumerate() {
             if numbers[n + 1] != number + 1 {
                 let missing = segment::path_of(folder, number + 1);
-                return Err(
-                    Error::damaged(format!("the log is damaged: {} is missing", missing.display())).hint(HINT_DAMAGED)
-                );
+                return Err(Error::damaged(format!("the log is damaged: {} is missing", missing.display()))
+                    .hint(HINT_MEMBER_DAMAGED));
             }
             let read = reading.segment(*number)?;
             if let Some(offset) = read.broken {
@@ -273,9 +274,6 @@ impl Drop for Log {
 /// Bytes that the header of a segment takes at most.
 const HEADER_ROOM_BYTES: u64 = 256;
 
-const HINT_DAMAGED: &str =
-    "replace this member's directory by one from its cluster, or by one restored from a restore point";
-
 fn new_segment(
     folder: &Path,
     number: u64,
@@ -334,7 +332,8 @@ impl Reading<'_> {
 
     fn damaged(&self, number: u64, offset: usize, why: &str) -> Error {
         let path = segment::path_of(self.folder, number);
-        Error::damaged(format!("the log is damaged: {}, byte {offset}: {why}", path.display())).hint(HINT_DAMAGED)
+        Error::damaged(format!("the log is damaged: {}, byte {offset}: {why}", path.display()))
+            .hint(HINT_MEMBER_DAMAGED)
     }
 
     fn segment(&mut self, number: u64) -> Result<Read> {
