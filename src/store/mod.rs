@@ -10,3 +10,5 @@ pub mod consensus;
 pub mod lease;
 pub mod machine;
 pub mod mvcc;
+pub mod node;
+pub mod options;

@@ -1,0 +1,74 @@
+//! What a member is told when it starts, as values. Defaults are etcd's.
+
+use std::time::Duration;
+
+/// Bytes of the state file that a member may fill when it was told nothing.
+pub const QUOTA_BYTES: u64 = 2 << 30;
+
+/// Limits and intervals of a running member. Every one is small in some test, so that what happens at it is seen.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Bytes of a request as it is agreed on.
+    pub request_bytes_max: usize,
+    /// Operations in a transaction.
+    pub txn_operations_max: usize,
+    /// Bytes of the state file at which the NOSPACE alarm is raised; none for no limit.
+    pub quota_bytes: Option<u64>,
+    /// Requests that wait to be agreed on.
+    pub queue_max: usize,
+    /// Bytes of applied changes that wait for a flush; beyond it nothing is proposed until one has ended.
+    pub unflushed_bytes_max: usize,
+    /// Bytes of applied changes that start a flush.
+    pub flush_bytes: usize,
+    /// How long a change waits for a flush at most.
+    pub flush_interval: Duration,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Memory for pages of the state file, in bytes.
+    pub cache_bytes: usize,
+    /// Between two beats of raft's clock.
+    pub heartbeat: Duration,
+    /// Without a leader for so long, a member stands for election.
+    pub election: Duration,
+    /// Between two looks for leases that have ended.
+    pub lease_scan: Duration,
+    /// Leases that are revoked at one look.
+    pub lease_revokes_max: usize,
+    /// Between two notes of what is left of long leases.
+    pub lease_checkpoint: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            request_bytes_max: 1_572_864,
+            txn_operations_max: 128,
+            quota_bytes: Some(QUOTA_BYTES),
+            queue_max: 5000,
+            unflushed_bytes_max: 256 << 20,
+            flush_bytes: 16 << 20,
+            flush_interval: Duration::from_millis(500),
+            segment_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_secs(1),
+            lease_scan: Duration::from_millis(500),
+            lease_revokes_max: 500,
+            lease_checkpoint: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Tuning {
+    /// The shortest lease, in seconds: one that outlives an election. etcd's rule.
+    pub fn lease_ttl_min_s(&self) -> i64 {
+        let ticks = self.election.as_millis().div_ceil(self.heartbeat.as_millis().max(1));
+        let millis = (3 * ticks).div_ceil(2) * self.heartbeat.as_millis();
+        i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+
+    /// After so long a request is given up.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election
+    }
+}
