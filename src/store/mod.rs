@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod consensus;
+pub mod datadir;
 pub mod lease;
 pub mod machine;
 pub mod mvcc;
