@@ -180,9 +180,9 @@ fn a_member_that_lacks_a_part_is_not_served() {
         Datadir::open(&root, None).unwrap().0.bootstrap(&identity(), fill).unwrap();
         let part = root.join(part);
         if part.is_dir() {
-            std::fs::remove_dir_all(part).unwrap()
+            std::fs::remove_dir_all(part).unwrap();
         } else {
-            std::fs::remove_file(part).unwrap()
+            std::fs::remove_file(part).unwrap();
         }
         let error = refused(&root, None);
         assert!(error.kind() == Kind::Damaged && error.chain().contains(text), "{}", error.chain());
