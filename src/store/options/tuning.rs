@@ -1,9 +1,21 @@
-//! What a member is told when it starts, as values. Defaults are etcd's.
+//! Limits and intervals of a running member. Defaults are etcd's.
 
 use std::time::Duration;
 
 /// Bytes of the state file that a member may fill when it was told nothing.
 pub const QUOTA_BYTES: u64 = 2 << 30;
+
+/// When history is compacted without being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Never.
+    #[default]
+    Off,
+    /// So much time is kept.
+    Periodic(Duration),
+    /// So many revisions are kept.
+    Revisions(i64),
+}
 
 /// Limits and intervals of a running member. Every one is small in some test, so that what happens at it is seen.
 #[derive(Clone, Debug)]
@@ -24,6 +36,8 @@ pub struct Tuning {
     pub flush_interval: Duration,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// When history is compacted without being asked.
+    pub auto_compaction: AutoCompaction,
     /// Memory for pages of the state file, in bytes.
     pub cache_bytes: usize,
     /// Between two beats of raft's clock.
@@ -36,6 +50,8 @@ pub struct Tuning {
     pub lease_revokes_max: usize,
     /// Between two notes of what is left of long leases.
     pub lease_checkpoint: Duration,
+    /// Between two notes to a watcher that wants to hear now and then how far it has come.
+    pub watch_progress: Duration,
 }
 
 impl Default for Tuning {
@@ -49,12 +65,14 @@ impl Default for Tuning {
             flush_bytes: 16 << 20,
             flush_interval: Duration::from_millis(500),
             segment_bytes: 64 << 20,
+            auto_compaction: AutoCompaction::Off,
             cache_bytes: 64 << 20,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_secs(1),
             lease_scan: Duration::from_millis(500),
             lease_revokes_max: 500,
             lease_checkpoint: Duration::from_secs(300),
+            watch_progress: Duration::from_secs(600),
         }
     }
 }
