@@ -2,4 +2,4 @@
 
 pub mod tuning;
 
-pub use tuning::{QUOTA_BYTES, Tuning};
+pub use tuning::{AutoCompaction, QUOTA_BYTES, Tuning};
