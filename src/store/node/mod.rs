@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::api::holdfast::v1::Command;
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
@@ -18,6 +20,7 @@ use crate::store::machine::flush::{Position, flush};
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, Reply};
+use crate::store::mvcc::hub::{self, Hub};
 use crate::store::options::Tuning;
 
 /// Who this member is.
@@ -83,6 +86,9 @@ struct Shared {
     deadlines: Mutex<Deadlines>,
     started: Instant,
     id: AtomicU64,
+    hub: Arc<Hub>,
+    published: watch::Sender<i64>,
+    stopped: watch::Sender<bool>,
 }
 
 impl Handle {
@@ -94,7 +100,10 @@ impl Handle {
         } else {
             Backend::create(&path, tuning.cache_bytes)?
         });
-        let machine = Mutex::new(Machine::open(&backend)?);
+        let machine = Machine::open(&backend)?;
+        let revision = machine.state().view.revision();
+        let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
+        let machine = Mutex::new(machine);
         let shared = Shared {
             member,
             tuning,
@@ -103,6 +112,9 @@ impl Handle {
             deadlines: Mutex::default(),
             started: Instant::now(),
             id: AtomicU64::new(1),
+            hub: Arc::new(Hub::new(revision, limits)),
+            published: watch::Sender::new(revision),
+            stopped: watch::Sender::new(false),
         };
         Ok(Handle { shared: Arc::new(shared) })
     }
@@ -160,7 +172,12 @@ impl Handle {
         let position = machine.position();
         let position = Position { index: position.index + 1, term: 1 };
         let applied = machine.apply(position, vec![command]).map_err(|_| Fault::Stopped)?;
+        let batch = applied.cut.batch.clone();
         flush(&shared.backend, machine.recent(), &[applied.cut]).map_err(|_| Fault::Stopped)?;
+        if let Some(batch) = batch {
+            shared.hub.push(batch);
+            shared.published.send_replace(shared.hub.revision());
+        }
         let (_, outcome) = applied.replies.into_iter().next().ok_or(Fault::Stopped)?;
         outcome.map_err(Fault::Refused)
     }
@@ -191,7 +208,25 @@ impl Handle {
     }
 
     /// Stops the member: what was acknowledged is durable already.
-    pub async fn stop(&self) {}
+    pub async fn stop(&self) {
+        self.shared.stopped.send_replace(true);
+    }
+
+    /// Returns when the member has stopped, for whatever reason.
+    pub async fn stopped(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.stopped.subscribe().wait_for(|stopped| *stopped).await;
+    }
+
+    /// The newest batches, for those who watch.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// The revision that was published last, and word of each that follows: state and hub have it.
+    pub fn published(&self) -> watch::Receiver<i64> {
+        self.shared.published.subscribe()
+    }
 
     fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
         self.shared.machine.lock().unwrap_or_else(PoisonError::into_inner)

@@ -148,7 +148,14 @@ mod tests {
 
     #[test]
     fn what_has_no_key_is_damage() {
-        for message in [&[][..], &[KEY], &[KEY, 2, b'a'], &[MOD_REVISION, 1], &[KEY, 0x80, 0x80], &[KEY, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]] {
+        for message in [
+            &[][..],
+            &[KEY],
+            &[KEY, 2, b'a'],
+            &[MOD_REVISION, 1],
+            &[KEY, 0x80, 0x80],
+            &[KEY, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        ] {
             assert_eq!(key(message), None, "{message:?}");
             let change = Change { rev: Rev::of(7), tombstone: false, message: Bytes::copy_from_slice(message) };
             let error = key_of(&change).unwrap_err();

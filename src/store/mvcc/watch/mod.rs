@@ -7,6 +7,9 @@
 pub mod event;
 pub mod past;
 
+#[cfg(test)]
+mod model;
+
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
@@ -132,9 +135,8 @@ impl Events {
 
     /// How many are before the main revision `main`.
     pub fn before_main(&self, main: i64) -> usize {
-        self.picks.partition_point(|pick| {
-            self.sources[pick.source as usize].changes()[pick.at as usize].rev.main < main
-        })
+        self.picks
+            .partition_point(|pick| self.sources[pick.source as usize].changes()[pick.at as usize].rev.main < main)
     }
 
     fn change(&self, n: usize) -> (&Change, Option<&Bytes>) {
