@@ -303,7 +303,7 @@ impl Core {
         let applied = self.machine.apply(position, commands)?;
         let now = self.now();
         self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
-        self.shared.publish(applied.state);
+        self.shared.publish(applied.state, applied.cut.batch.as_ref());
         self.hand_over(applied.cut);
         for (id, outcome) in applied.replies {
             self.leases.answered(id);

@@ -14,6 +14,8 @@ use crate::store::machine::Reply;
 use crate::store::machine::command::{self, Operation};
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
+use crate::store::mvcc::hub::{self, Hub};
+use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
 use crate::store::node::core::Event;
 use crate::store::options::Tuning;
@@ -65,6 +67,7 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) backend: Arc<Backend>,
     state: RwLock<Arc<State>>,
+    hub: Arc<Hub>,
     published: watch::Sender<i64>,
     pub(super) leader: AtomicU64,
     pub(super) term: AtomicU64,
@@ -91,12 +94,15 @@ impl End {
 
 impl Shared {
     pub(super) fn new(member: Member, tuning: Tuning, backend: Arc<Backend>, state: Arc<State>) -> Self {
-        let published = watch::Sender::new(state.view.revision());
+        let revision = state.view.revision();
+        let published = watch::Sender::new(revision);
+        let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
         Shared {
             member,
             tuning,
             backend,
             state: RwLock::new(state),
+            hub: Arc::new(Hub::new(revision, limits)),
             published,
             leader: AtomicU64::default(),
             term: AtomicU64::default(),
@@ -111,11 +117,14 @@ impl Shared {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shows a new state to everybody.
-    pub(super) fn publish(&self, state: Arc<State>) {
+    /// Shows a new state to everybody, then the batch that made it to those who watch.
+    pub(super) fn publish(&self, state: Arc<State>, batch: Option<&Arc<Batch>>) {
         let revision = state.view.revision();
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-        self.published.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        if let Some(batch) = batch {
+            self.hub.push(Arc::clone(batch));
+            self.published.send_replace(revision);
+        }
     }
 }
 
@@ -191,7 +200,12 @@ impl Handle {
         Ok(self.state())
     }
 
-    /// The revision that was published last, and word of each that follows.
+    /// The newest batches, for those who watch.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// The revision that was published last, and word of each that follows: state and hub have it.
     pub fn published(&self) -> watch::Receiver<i64> {
         self.shared.published.subscribe()
     }
@@ -241,14 +255,18 @@ impl Handle {
     pub async fn stop(&self) {
         // A member that has ended hears nothing.
         let _ = self.events.send(Event::Stop);
-        let _ = self.ended().await;
+        self.stopped().await;
+    }
+
+    /// Returns when the member has ended, for whatever reason.
+    pub async fn stopped(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.end.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Returns when the member has ended, with the reason if it was its own.
     pub async fn ended(&self) -> Result<()> {
-        let mut ended = self.shared.end.ended.subscribe();
-        // The sender lives as long as this handle.
-        let _ = ended.wait_for(|ended| *ended).await;
+        self.stopped().await;
         self.shared.end.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
