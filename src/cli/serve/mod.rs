@@ -19,7 +19,7 @@ use crate::cli::serve::flags::Flags;
 use crate::cli::telemetry;
 use crate::store::datadir::identity::Identity;
 use crate::store::datadir::{Datadir, Places};
-use crate::store::node::{Handle, Member};
+use crate::store::node::{Handle, Member, Paths, create};
 use crate::store::options::Options;
 use crate::store::options::file::FILE_BYTES_MAX;
 use crate::store::options::given::{CONFIG_FILE, Sources, VARIABLE_PREFIX};
@@ -48,13 +48,7 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
         move || open(&options)
     })
     .await?;
-    let member = Member {
-        cluster_id: identity.cluster_id.0,
-        member_id: identity.member_id.0,
-        name: options.name.clone(),
-        peer_urls: identity.peer_urls.clone(),
-        client_urls: options.advertised.clone(),
-    };
+    let member = member(&identity, &options);
     tracing::info!(
         name = member.name,
         cluster_id = format!("{:x}", member.cluster_id),
@@ -65,10 +59,27 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
         etcd_api = version::SERVER,
         "starting a member"
     );
-    let handle = start(&datadir.places(), member, &options).await?;
+    let handle = Handle::start(&paths(&datadir.places()), member, options.tuning.clone()).await?;
+    defragment(&handle, &options).await?;
     let ended = run(&handle, &options, tls, bound, context).await;
+    // Whatever ended it, its files are closed before another process may have them.
+    handle.stop().await;
     drop(datadir);
     ended.map(|()| Ended::Well)
+}
+
+fn member(identity: &Identity, options: &Options) -> Member {
+    Member {
+        cluster_id: identity.cluster_id.0,
+        member_id: identity.member_id.0,
+        name: options.name.clone(),
+        peer_urls: identity.peer_urls.clone(),
+        client_urls: options.advertised.clone(),
+    }
+}
+
+fn paths(places: &Places) -> Paths {
+    Paths { state: places.state.clone(), log: places.wal.clone() }
 }
 
 /// Serves until the member is told to stop, or stops by itself.
@@ -104,25 +115,34 @@ async fn run(
     }
     tracing::info!("ready to serve client requests");
     notify::tell("READY=1");
-    tokio::select! {
-        () = context.stop.stopped() => {}
-    }
+    // A member that cannot trust itself any more ends, and so does everything around it.
+    let reason = tokio::select! {
+        () = context.stop.stopped() => Ok(()),
+        ended = handle.ended() => ended,
+    };
     notify::tell("STOPPING=1");
     tracing::info!("stopping: no request is taken any more");
     ending.stop();
-    let served = serving.await.map_err(|error| {
-        Error::new(Kind::Failed, "the server ended by itself")
-            .source(error)
-            .hint("this is a fault of Holdfast: please report it")
-    });
-    handle.stop().await;
-    served??;
+    let hint = "this is a fault of Holdfast: please report it";
+    let served = serving.await;
+    let served =
+        served.map_err(|error| Error::new(Kind::Failed, "the server ended by itself").source(error).hint(hint));
+    reason.and(served?)?;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn start(places: &Places, member: Member, options: &Options) -> Result<Handle> {
-    Handle::start(&places.snap, member, options.tuning.clone())
+/// Defragments a state file that has more free room than the operator wants.
+async fn defragment(handle: &Handle, options: &Options) -> Result<()> {
+    let status = handle.status();
+    let free = status.file_bytes.saturating_sub(status.used_bytes);
+    match options.defragment_at {
+        Some(at) if free >= at => {
+            tracing::info!(free_bytes = free, "defragmenting the state file");
+            handle.defragment().await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens the directory; a new one becomes a member's.
@@ -150,10 +170,7 @@ fn open(options: &Options) -> Result<(Datadir, Identity)> {
         return Ok((datadir, identity));
     }
     let identity = Identity::first(&options.name, &options.birth.token, &options.birth.members)?;
-    datadir.bootstrap(&identity, |places| {
-        Handle::start(&places.snap, Member::default(), options.tuning.clone()).map(drop)?;
-        crate::base::durable::replace(&places.wal.join("none"), b"none")
-    })?;
+    datadir.bootstrap(&identity, |places| create(&paths(places), &member(&identity, options), &options.tuning))?;
     tracing::info!(cluster_id = %identity.cluster_id, member_id = %identity.member_id, "a new cluster begins");
     Ok((datadir, identity))
 }

@@ -26,8 +26,12 @@ pub struct Tuning {
     pub txn_operations_max: usize,
     /// Bytes of the state file at which the NOSPACE alarm is raised; none for no limit.
     pub quota_bytes: Option<u64>,
-    /// Requests that wait to be agreed on.
+    /// Requests that wait for their answer.
     pub queue_max: usize,
+    /// Bytes of requests that wait for their answer.
+    pub queue_bytes_max: usize,
+    /// Bytes of requests that are agreed on at once; one alone may be larger.
+    pub entry_bytes_max: usize,
     /// Bytes of applied changes that wait for a flush; beyond it nothing is proposed until one has ended.
     pub unflushed_bytes_max: usize,
     /// Bytes of applied changes that start a flush.
@@ -36,6 +40,8 @@ pub struct Tuning {
     pub flush_interval: Duration,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes of the disk that stay free: with less, the NOSPACE alarm is raised.
+    pub disk_reserve_bytes: u64,
     /// When history is compacted without being asked.
     pub auto_compaction: AutoCompaction,
     /// Memory for pages of the state file, in bytes.
@@ -50,6 +56,14 @@ pub struct Tuning {
     pub lease_revokes_max: usize,
     /// Between two notes of what is left of long leases.
     pub lease_checkpoint: Duration,
+    /// Memory of the newest batches, which watchers read.
+    pub hub_bytes_max: usize,
+    /// How many of them there are.
+    pub hub_batches_max: usize,
+    /// Streams of watches.
+    pub watch_streams_max: usize,
+    /// Watches on one stream.
+    pub watchers_max: usize,
     /// Between two notes to a watcher that wants to hear now and then how far it has come.
     pub watch_progress: Duration,
 }
@@ -61,10 +75,13 @@ impl Default for Tuning {
             txn_operations_max: 128,
             quota_bytes: Some(QUOTA_BYTES),
             queue_max: 5000,
+            queue_bytes_max: 512 << 20,
+            entry_bytes_max: 1 << 20,
             unflushed_bytes_max: 256 << 20,
             flush_bytes: 16 << 20,
             flush_interval: Duration::from_millis(500),
             segment_bytes: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
             auto_compaction: AutoCompaction::Off,
             cache_bytes: 64 << 20,
             heartbeat: Duration::from_millis(100),
@@ -72,6 +89,10 @@ impl Default for Tuning {
             lease_scan: Duration::from_millis(500),
             lease_revokes_max: 500,
             lease_checkpoint: Duration::from_secs(300),
+            hub_bytes_max: 64 << 20,
+            hub_batches_max: 16 << 10,
+            watch_streams_max: 50_000,
+            watchers_max: 100_000,
             watch_progress: Duration::from_secs(600),
         }
     }

@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod range_stream;
 pub mod status;
 pub mod version;
+pub mod watch;
 
 use tonic::service::Routes;
 
@@ -62,6 +63,7 @@ pub async fn routes(handle: &Handle) -> axum::Router {
     }
     let routes = Routes::new(limited!(KvServer, kv::Service::new(handle)))
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
+        .add_service(watch::Service::new(handle))
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle)))
         .add_service(health);
