@@ -1,4 +1,4 @@
-//! What a member is told when it starts, as values. Defaults are etcd's.
+//! Limits and intervals of a running member. Defaults are etcd's.
 
 use std::time::Duration;
 
