@@ -60,26 +60,15 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
         "starting a member"
     );
     let handle = Handle::start(&paths(&datadir.places()), member, options.tuning.clone()).await?;
-    defragment(&handle, &options).await?;
-    let ended = run(&handle, &options, tls, bound, context).await;
-    // Whatever ended it, its files are closed before another process may have them.
+    let ended = match defragment(&handle, &options).await {
+        Ok(()) => run(&handle, &options, tls, bound, context).await,
+        Err(error) => Err(error),
+    };
+    // Whatever ended it, its files are closed before another process may have them; its own reason comes first.
     handle.stop().await;
+    let ended = handle.ended().await.and(ended);
     drop(datadir);
     ended.map(|()| Ended::Well)
-}
-
-fn member(identity: &Identity, options: &Options) -> Member {
-    Member {
-        cluster_id: identity.cluster_id.0,
-        member_id: identity.member_id.0,
-        name: options.name.clone(),
-        peer_urls: identity.peer_urls.clone(),
-        client_urls: options.advertised.clone(),
-    }
-}
-
-fn paths(places: &Places) -> Paths {
-    Paths { state: places.state.clone(), log: places.wal.clone() }
 }
 
 /// Serves until the member is told to stop, or stops by itself.
@@ -115,21 +104,35 @@ async fn run(
     }
     tracing::info!("ready to serve client requests");
     notify::tell("READY=1");
-    // A member that cannot trust itself any more ends, and so does everything around it.
-    let reason = tokio::select! {
-        () = context.stop.stopped() => Ok(()),
-        ended = handle.ended() => ended,
-    };
+    tokio::select! {
+        () = context.stop.stopped() => {}
+        () = handle.stopped() => {}
+    }
     notify::tell("STOPPING=1");
     tracing::info!("stopping: no request is taken any more");
     ending.stop();
-    let hint = "this is a fault of Holdfast: please report it";
-    let served = serving.await;
-    let served =
-        served.map_err(|error| Error::new(Kind::Failed, "the server ended by itself").source(error).hint(hint));
-    reason.and(served?)?;
+    let served = serving.await.map_err(|error| {
+        Error::new(Kind::Failed, "the server ended by itself")
+            .source(error)
+            .hint("this is a fault of Holdfast: please report it")
+    });
+    served??;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn member(identity: &Identity, options: &Options) -> Member {
+    Member {
+        cluster_id: identity.cluster_id.0,
+        member_id: identity.member_id.0,
+        name: options.name.clone(),
+        peer_urls: identity.peer_urls.clone(),
+        client_urls: options.advertised.clone(),
+    }
+}
+
+fn paths(places: &Places) -> Paths {
+    Paths { state: places.state.clone(), log: places.wal.clone() }
 }
 
 /// Defragments a state file that has more free room than the operator wants.
@@ -170,7 +173,8 @@ fn open(options: &Options) -> Result<(Datadir, Identity)> {
         return Ok((datadir, identity));
     }
     let identity = Identity::first(&options.name, &options.birth.token, &options.birth.members)?;
-    datadir.bootstrap(&identity, |places| create(&paths(places), &member(&identity, options), &options.tuning))?;
+    let member = member(&identity, options);
+    datadir.bootstrap(&identity, |places| create(&paths(places), &member, &options.tuning))?;
     tracing::info!(cluster_id = %identity.cluster_id, member_id = %identity.member_id, "a new cluster begins");
     Ok((datadir, identity))
 }
