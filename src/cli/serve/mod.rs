@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::{Stop, blocking};
-use crate::base::telemetry::Counters;
 use crate::base::tls::ServerTls;
 use crate::cli::run::{Context, Ended};
 use crate::cli::serve::flags::Flags;
@@ -27,7 +26,7 @@ use crate::store::options::value::Scheme;
 use crate::store::server::calls::Calls;
 use crate::store::server::http::Pages;
 use crate::store::server::listen::{Bound, Server, bind};
-use crate::store::server::{routes, version};
+use crate::store::server::{joined, version, watch};
 
 pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
     if flags.version {
@@ -82,16 +81,18 @@ async fn run(
     // The server's own signal: it ends too when the member does.
     let ending = Stop::new();
     let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
+    let watches = watch::Service::new(handle);
     let pages = Pages {
         handle: handle.clone(),
-        counters: Arc::new(Counters::default()),
+        counters: Arc::clone(handle.counters()),
+        watches: Arc::clone(watches.counters()),
         calls: Arc::clone(&calls),
         checks: Arc::default(),
         extensive: options.extensive_metrics,
         started: context.clock.now(),
     };
     let server = Server {
-        services: routes(handle).await,
+        services: joined(handle, watches).await,
         pages,
         calls,
         tls,
