@@ -5,10 +5,10 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use crate::base::clock::Stopwatch;
 use crate::base::error::Result;
 use crate::store::backend::Backend;
 use crate::store::machine::flush::{Cut, Position, flush};
@@ -67,7 +67,7 @@ impl Flusher {
     }
 
     fn gather(&self, first: Task, tasks: &Receiver<Task>) -> (Vec<Cut>, Option<oneshot::Sender<Result<()>>>) {
-        let until = Instant::now() + self.tuning.flush_interval;
+        let waited = Stopwatch::start();
         let (mut cuts, mut next) = (vec![], Some(first));
         loop {
             match next.take() {
@@ -84,7 +84,7 @@ impl Flusher {
                 }
                 continue;
             }
-            match tasks.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match tasks.recv_timeout(self.tuning.flush_interval.saturating_sub(waited.elapsed())) {
                 Ok(task) => next = Some(task),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return (cuts, None),
             }
