@@ -5,7 +5,6 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -76,7 +75,7 @@ impl Flusher {
     }
 
     fn gather(&self, first: Task, tasks: &Receiver<Task>) -> (Vec<Cut>, Option<oneshot::Sender<Result<()>>>) {
-        let until = Instant::now() + self.tuning.flush_interval;
+        let waited = Stopwatch::start();
         let (mut cuts, mut next) = (vec![], Some(first));
         loop {
             match next.take() {
@@ -93,7 +92,7 @@ impl Flusher {
                 }
                 continue;
             }
-            match tasks.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match tasks.recv_timeout(self.tuning.flush_interval.saturating_sub(waited.elapsed())) {
                 Ok(task) => next = Some(task),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return (cuts, None),
             }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::rng;
+use crate::base::stop::blocking;
 use crate::store::backend::Backend;
 use crate::store::consensus::driver::{Beats, Driver, Restored};
 use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
@@ -46,8 +47,7 @@ impl Handle {
     pub async fn start(paths: &Paths, member: Member, tuning: Tuning) -> Result<Handle> {
         let (ready, leads) = oneshot::channel();
         let (paths, stopped) = (paths.clone(), || Error::damaged("the member ended while it started"));
-        let started = tokio::task::spawn_blocking(move || start(&paths, member, tuning, ready));
-        let handle = started.await.map_err(|error| stopped().source(error))??;
+        let handle = blocking(move || start(&paths, member, tuning, ready)).await?;
         tokio::select! {
             Ok(()) = leads => Ok(handle),
             ended = handle.ended() => ended.and_then(|()| Err(stopped())),
