@@ -23,6 +23,7 @@ use crate::base::clock::{Stopwatch, Time};
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
+use crate::base::steps::Steps;
 use crate::base::stop::{Stop, blocking};
 use crate::client::Client;
 use crate::client::maintenance::HashAnswer;
@@ -39,7 +40,6 @@ use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry
 use crate::vault::publish::{Published, look as look_at, publish};
 use crate::vault::put::{Destination, Limits, PutStats, Writer};
 use crate::vault::repository::Repository;
-use crate::vault::steps::Steps;
 use crate::vault::verdict::Verdict;
 
 /// Tells whether a full point is due when the last one was begun at this time.
