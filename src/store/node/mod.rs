@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::api::Message;
 use crate::api::holdfast::v1::Command;
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
@@ -156,6 +157,9 @@ impl Handle {
         let shared = &self.shared;
         let id = shared.id.fetch_add(1, Ordering::Relaxed);
         let command = Command { id, time_ms: Clock::System.now().timestamp_millis(), operation: Some(operation) };
+        if command.encoded_len() > shared.tuning.request_bytes_max {
+            return Err(Fault::TooLarge);
+        }
         let mut machine = self.machine();
         let position = machine.position();
         let position = Position { index: position.index + 1, term: 1 };

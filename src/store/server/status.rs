@@ -18,6 +18,12 @@ pub enum Reason {
     NoLeader,
     /// No such member.
     MemberNotFound,
+    /// These are no addresses of a member.
+    MemberUrlsInvalid,
+    /// Another member has one of these addresses.
+    PeerUrlsExist,
+    /// The members that would be left could not agree on anything.
+    NotEnoughStarted,
     /// The member votes already.
     NotLearner,
     /// No member that could lead.
@@ -38,6 +44,12 @@ impl Reason {
             Reason::InvalidClientApiVersion => (Code::InvalidArgument, "etcdserver: invalid client api version"),
             Reason::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
             Reason::MemberNotFound => (Code::NotFound, "etcdserver: member not found"),
+            Reason::MemberUrlsInvalid => (Code::InvalidArgument, "etcdserver: given member URLs are invalid"),
+            Reason::PeerUrlsExist => (Code::FailedPrecondition, "etcdserver: Peer URLs already exists"),
+            // etcd's table says FailedPrecondition; what it sends is this.
+            Reason::NotEnoughStarted => {
+                (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
+            }
             Reason::NotLearner => (Code::FailedPrecondition, "etcdserver: can only promote a learner member"),
             Reason::BadLeaderTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
             Reason::DowngradeFormat => (Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
