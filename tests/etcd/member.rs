@@ -7,7 +7,7 @@ use holdfast::api::etcdserverpb::cluster_client::ClusterClient;
 use holdfast::api::etcdserverpb::kv_client::KvClient;
 use holdfast::api::etcdserverpb::lease_client::LeaseClient;
 use holdfast::api::etcdserverpb::maintenance_client::MaintenanceClient;
-use holdfast::store::node::{Handle, Member as Identity};
+use holdfast::store::node::{Handle, Member as Identity, Paths, create};
 use holdfast::store::options::Tuning;
 use holdfast::store::server;
 use tempfile::TempDir;
@@ -68,7 +68,10 @@ impl Holdfast {
             peer_urls: vec!["http://127.0.0.1:2380".into()],
             client_urls: vec![url],
         };
-        let handle = Handle::start(dir.path(), identity, tuning).unwrap();
+        let paths = Paths { state: dir.path().join("db"), log: dir.path().join("wal") };
+        std::fs::create_dir(&paths.log).unwrap();
+        create(&paths, &identity, &tuning).unwrap();
+        let handle = Handle::start(&paths, identity, tuning).await.unwrap();
         let routes = server::routes(&handle).await;
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Holdfast { handle, port, _dir: dir }
