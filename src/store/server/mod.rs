@@ -31,6 +31,9 @@ pub mod range_stream;
 pub mod status;
 pub mod version;
 
+#[cfg(test)]
+mod tests;
+
 use tonic::service::Routes;
 
 use crate::api::etcdserverpb::cluster_server::ClusterServer;

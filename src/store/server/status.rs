@@ -131,3 +131,50 @@ pub fn broken(handle: &Handle, error: Error) -> Status {
 pub fn failed(error: &Error) -> Status {
     Status::unknown(format!("etcdserver: {}", error.chain()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes and texts that etcd's clients know, of what one member can be brought to say.
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let said = |status: Status| (status.code() as i32, status.message().to_owned());
+        let expected = [
+            (3, "key is not provided", said(Refusal::EmptyKey.into())),
+            (3, "key not found", said(Refusal::KeyNotFound.into())),
+            (3, "value is provided", said(Refusal::ValueProvided.into())),
+            (3, "lease is provided", said(Refusal::LeaseProvided.into())),
+            (3, "too many operations in txn request", said(Refusal::TooManyOperations.into())),
+            (3, "duplicate key given in txn request", said(Refusal::DuplicateKey.into())),
+            (3, "invalid client api version", said(Reason::InvalidClientApiVersion.into())),
+            (3, "invalid sort option", said(Refusal::InvalidSortOption.into())),
+            (3, "request is too large", said(Fault::TooLarge.into())),
+            (3, "given member URLs are invalid", said(Reason::MemberUrlsInvalid.into())),
+            (3, "wrong downgrade target version format", said(Reason::DowngradeFormat.into())),
+            (3, "invalid downgrade target version", said(Reason::DowngradeTarget.into())),
+            (11, "mvcc: required revision has been compacted", said(Fault::Refused(Refusal::Compacted).into())),
+            (11, "mvcc: required revision is a future revision", said(Refusal::FutureRevision.into())),
+            (11, "too large lease TTL", said(Refusal::LeaseTtlTooLarge.into())),
+            (8, "mvcc: database space exceeded", said(Refusal::NoSpace.into())),
+            (2, "too many requests", said(Fault::TooManyRequests.into())),
+            (5, "requested lease not found", said(Refusal::LeaseNotFound.into())),
+            (5, "member not found", said(Reason::MemberNotFound.into())),
+            (9, "lease already exists", said(Refusal::LeaseExists.into())),
+            (9, "Peer URLs already exists", said(Reason::PeerUrlsExist.into())),
+            (2, "re-configuration failed due to not enough started members", said(Reason::NotEnoughStarted.into())),
+            (9, "can only promote a learner member", said(Reason::NotLearner.into())),
+            (9, "bad leader transferee", said(Reason::BadLeaderTransferee.into())),
+            (9, "no inflight downgrade job", said(Reason::NoDowngrade.into())),
+            (14, "no leader", said(Fault::NoLeader.into())),
+            (14, "no leader", said(Reason::NoLeader.into())),
+            (14, "server stopped", said(Fault::Stopped.into())),
+            (14, "request timed out", said(Fault::TimedOut.into())),
+            (15, "corrupt cluster", said(Refusal::Corrupt.into())),
+            (1, "watch canceled", said(Reason::WatchCanceled.into())),
+        ];
+        for (code, text, said) in expected {
+            assert_eq!(said, (code, format!("etcdserver: {text}")));
+        }
+    }
+}
