@@ -12,6 +12,7 @@ mod support;
 
 mod ask;
 mod coverage;
+mod ctl;
 mod differences;
 mod generate;
 mod member;
