@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
 use crate::store::lease::clock::Millis;
 use crate::store::machine::Reply;
 use crate::store::machine::command::{self, Operation};
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
+use crate::store::mvcc::hub::{self, Hub};
+use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
 use crate::store::node::core::Event;
 use crate::store::options::Tuning;
@@ -65,12 +68,14 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) backend: Arc<Backend>,
     state: RwLock<Arc<State>>,
+    hub: Arc<Hub>,
     published: watch::Sender<i64>,
     pub(super) leader: AtomicU64,
     pub(super) term: AtomicU64,
     pub(super) committed: AtomicU64,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    pub(super) counters: Arc<Counters>,
     pub(super) end: Arc<End>,
 }
 
@@ -91,18 +96,22 @@ impl End {
 
 impl Shared {
     pub(super) fn new(member: Member, tuning: Tuning, backend: Arc<Backend>, state: Arc<State>) -> Self {
-        let published = watch::Sender::new(state.view.revision());
+        let revision = state.view.revision();
+        let published = watch::Sender::new(revision);
+        let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
         Shared {
             member,
             tuning,
             backend,
             state: RwLock::new(state),
+            hub: Arc::new(Hub::new(revision, limits)),
             published,
             leader: AtomicU64::default(),
             term: AtomicU64::default(),
             committed: AtomicU64::default(),
             waiting: AtomicUsize::default(),
             waiting_bytes: AtomicUsize::default(),
+            counters: Arc::default(),
             end: Arc::default(),
         }
     }
@@ -111,11 +120,14 @@ impl Shared {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shows a new state to everybody.
-    pub(super) fn publish(&self, state: Arc<State>) {
+    /// Shows a new state to everybody, then the batch that made it to those who watch.
+    pub(super) fn publish(&self, state: Arc<State>, batch: Option<&Arc<Batch>>) {
         let revision = state.view.revision();
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-        self.published.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        if let Some(batch) = batch {
+            self.hub.push(Arc::clone(batch));
+            self.published.send_replace(revision);
+        }
     }
 }
 
@@ -151,6 +163,16 @@ impl Handle {
     /// What it was told.
     pub fn tuning(&self) -> &Tuning {
         &self.shared.tuning
+    }
+
+    /// What it counts of itself.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
+    /// Requests that wait for their answer.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// How it stands.
@@ -191,7 +213,12 @@ impl Handle {
         Ok(self.state())
     }
 
-    /// The revision that was published last, and word of each that follows.
+    /// The newest batches, for those who watch.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// The revision that was published last, and word of each that follows: state and hub have it.
     pub fn published(&self) -> watch::Receiver<i64> {
         self.shared.published.subscribe()
     }
@@ -203,7 +230,8 @@ impl Handle {
             return Err(Fault::TooLarge);
         }
         let ticket = Ticket::draw(&self.shared, bytes).ok_or(Fault::TooManyRequests)?;
-        self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await?
+        let agreed = self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await;
+        agreed.inspect_err(|_| self.shared.counters.proposals_failed.increment())?
     }
 
     /// Starts a lease's time again; how many seconds it has now, 0 when there is no such lease.
@@ -241,14 +269,18 @@ impl Handle {
     pub async fn stop(&self) {
         // A member that has ended hears nothing.
         let _ = self.events.send(Event::Stop);
-        let _ = self.ended().await;
+        self.stopped().await;
+    }
+
+    /// Returns when the member has ended, for whatever reason.
+    pub async fn stopped(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.end.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Returns when the member has ended, with the reason if it was its own.
     pub async fn ended(&self) -> Result<()> {
-        let mut ended = self.shared.end.ended.subscribe();
-        // The sender lives as long as this handle.
-        let _ = ended.wait_for(|ended| *ended).await;
+        self.stopped().await;
         self.shared.end.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 

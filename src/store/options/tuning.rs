@@ -1,4 +1,4 @@
-//! What a member is told when it starts, as values. Defaults are etcd's.
+//! Limits and intervals of a running member. Defaults are etcd's.
 
 use std::time::Duration;
 
@@ -56,6 +56,16 @@ pub struct Tuning {
     pub lease_revokes_max: usize,
     /// Between two notes of what is left of long leases.
     pub lease_checkpoint: Duration,
+    /// Memory of the newest batches, which watchers read.
+    pub hub_bytes_max: usize,
+    /// How many of them there are.
+    pub hub_batches_max: usize,
+    /// Streams of watches.
+    pub watch_streams_max: usize,
+    /// Watches on one stream.
+    pub watchers_max: usize,
+    /// Between two notes to a watcher that wants to hear now and then how far it has come.
+    pub watch_progress: Duration,
 }
 
 impl Default for Tuning {
@@ -79,6 +89,11 @@ impl Default for Tuning {
             lease_scan: Duration::from_millis(500),
             lease_revokes_max: 500,
             lease_checkpoint: Duration::from_secs(300),
+            hub_bytes_max: 64 << 20,
+            hub_batches_max: 16 << 10,
+            watch_streams_max: 50_000,
+            watchers_max: 100_000,
+            watch_progress: Duration::from_secs(600),
         }
     }
 }
