@@ -3,11 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use holdfast::store::options::Tuning;
-
-use crate::member::Holdfast;
-use crate::support::etcd::Etcd;
-use crate::support::peers;
 use crate::support::run::{Outcome, Run};
 
 /// A member as etcdctl is told of it, and what is its own in what is printed.
@@ -58,7 +53,7 @@ impl Target {
     /// Runs a command; what it shows.
     pub(crate) fn show(&mut self, command: &str, stdin: &str) -> Shown {
         let outcome = self.run(command, stdin);
-        if command.starts_with("lease grant") {
+        if command.starts_with("lease grant") && outcome.code() == 0 {
             // "lease 694d... granted with TTL(100s)"
             self.lease = outcome.stdout().split(' ').nth(1).unwrap().to_owned();
             self.own.insert(self.lease.clone(), "LEASE");
@@ -81,11 +76,17 @@ impl Target {
         own.sort_by_key(|(word, _)| std::cmp::Reverse(word.len()));
         own.iter().for_each(|(word, name)| line = line.replace(word.as_str(), name));
         if names_only {
-            return line.chars().filter(|c| !c.is_ascii_digit()).collect::<String>().replace("kB", "").replace("MB", "");
+            return line
+                .chars()
+                .filter(|c| !c.is_ascii_digit())
+                .collect::<String>()
+                .replace("kB", "")
+                .replace("MB", "");
         }
-        for field in ["\"raft_term\":", "\"RaftTerm\" : ", "took = "] {
+        for field in ["\"raft_term\":", "\"RaftTerm\" : ", "took = ", "\"took\":\""] {
             if let Some(at) = line.find(field) {
-                let rest = line[at + field.len()..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'µ');
+                let rest =
+                    line[at + field.len()..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'µ');
                 line = format!("{}{field}{}", &line[..at], rest.trim_start_matches(['m', 's']));
             }
         }
@@ -134,6 +135,7 @@ pub(crate) const COMMANDS: &[(&str, &str)] = &[
     ("compaction 999", ""),
     ("compaction 6 --physical", ""),
     ("get a --rev=3", ""),
+    ("endpoint hashkv", ""),
     ("lease grant 100", ""),
     ("put leased 1 --lease=LEASE", ""),
     ("get leased -w json", ""),
@@ -151,7 +153,7 @@ pub(crate) const COMMANDS: &[(&str, &str)] = &[
     ("endpoint health -w json", ""),
     ("endpoint status -w fields", ""),
     ("endpoint status -w json", ""),
-    ("endpoint hashkv", ""),
+    // Later, leases are in what is hashed, and their ids are random.
     ("endpoint hashkv --rev=8", ""),
     ("alarm list", ""),
     ("alarm disarm", ""),
@@ -162,31 +164,19 @@ pub(crate) const COMMANDS: &[(&str, &str)] = &[
     ("move-leader 1234", ""),
     ("defrag", ""),
     ("auth status", ""),
+    ("auth disable", ""),
+    ("get a --user=root:secret", ""),
 ];
-
-/// Commands whose answers differ on purpose, and the difference.
-const DIFFERENT: &[(&str, &str)] = &[];
 
 /// Runs every command on both.
 pub(crate) fn side_by_side(etcd: &mut Target, ours: &mut Target) -> usize {
+    let mut wrong = String::new();
     for (command, stdin) in COMMANDS {
         let (etcd, ours) = (etcd.show(command, stdin), ours.show(command, stdin));
-        if DIFFERENT.iter().any(|(different, _)| different == command) {
-            continue;
+        if ours != etcd {
+            wrong += &format!("`etcdctl {command}`\nof Holdfast: {ours:?}\nof etcd: {etcd:?}\n");
         }
-        assert_eq!(ours, etcd, "`etcdctl {command}` of Holdfast (left) and of etcd (right)");
     }
+    assert!(wrong.is_empty(), "{wrong}");
     COMMANDS.len()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn etcdctl_shows_the_same_of_both() {
-    let etcd = Etcd::start();
-    let holdfast = Holdfast::start(Tuning::default()).await;
-    let program = peers::program(peers::ETCD_3_5, "etcdctl");
-    let (theirs, ours) = (etcd.endpoint(0), holdfast.endpoint());
-    let shown = tokio::task::spawn_blocking(move || {
-        side_by_side(&mut Target::new(program.clone(), theirs), &mut Target::new(program, ours))
-    });
-    assert_eq!(shown.await.unwrap(), COMMANDS.len());
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use holdfast::api::etcdserverpb as pb;
 use holdfast::api::etcdserverpb::alarm_request::AlarmAction;
 use holdfast::api::etcdserverpb::request_op::Request as Op;
-use holdfast::store::options::Tuning;
 
 use crate::ask::{Ask, Outcome, Reply};
 use crate::coverage::Coverage;
 use crate::differences::{NAMES, intended};
 use crate::generate::Generator;
-use crate::member::{Holdfast, Member};
+use crate::member::Member;
+use crate::support;
 use crate::support::etcd::Etcd;
 
 /// Requests of one run.
@@ -115,7 +115,7 @@ fn shown(what: &impl std::fmt::Debug) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_answered_as_etcd_answers_it() {
     let etcd = Etcd::start();
-    let holdfast = Holdfast::start(Tuning::default()).await;
+    let holdfast = support::member::Member::start(&["--name=m0"]);
     let (theirs, ours) = (Member::connect(&etcd.endpoint(0)).await, Member::connect(&holdfast.endpoint()).await);
     let mut pair = Pair {
         etcd: theirs,

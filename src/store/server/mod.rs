@@ -21,6 +21,7 @@
 //! - Nothing here is state: a server can be thrown away at any moment.
 
 pub mod calls;
+pub mod auth;
 pub mod cluster;
 pub mod convert;
 pub mod gate;
@@ -41,6 +42,7 @@ mod tests;
 
 use tonic::service::Routes;
 
+use crate::api::etcdserverpb::auth_server::AuthServer;
 use crate::api::etcdserverpb::cluster_server::ClusterServer;
 use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::lease_server::LeaseServer;
@@ -73,6 +75,7 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
         .add_service(watches)
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
+        .add_service(limited!(AuthServer, auth::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle)))
         .add_service(health);
     routes.prepare().into_axum_router().layer(gate::Gate::new(handle))

@@ -34,6 +34,8 @@ pub enum Reason {
     DowngradeTarget,
     /// There is no downgrade to cancel.
     NoDowngrade,
+    /// There are no users to be one of.
+    AuthNotEnabled,
     /// A stream of watches was ended by its client.
     WatchCanceled,
     /// There are as many streams of watches as may be.
@@ -57,6 +59,7 @@ impl Reason {
             Reason::DowngradeFormat => (Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
             Reason::DowngradeTarget => (Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
             Reason::NoDowngrade => (Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),
+            Reason::AuthNotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
             Reason::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
             Reason::TooManyStreams => (Code::ResourceExhausted, "etcdserver: too many watch streams"),
         }
@@ -169,6 +172,7 @@ mod tests {
             (9, "can only promote a learner member", said(Reason::NotLearner.into())),
             (9, "bad leader transferee", said(Reason::BadLeaderTransferee.into())),
             (9, "no inflight downgrade job", said(Reason::NoDowngrade.into())),
+            (9, "authentication is not enabled", said(Reason::AuthNotEnabled.into())),
             (14, "no leader", said(Fault::NoLeader.into())),
             (14, "no leader", said(Reason::NoLeader.into())),
             (14, "server stopped", said(Fault::Stopped.into())),
