@@ -20,8 +20,8 @@
 //!   bounded in number and in time.
 //! - Nothing here is state: a server can be thrown away at any moment.
 
-pub mod calls;
 pub mod auth;
+pub mod calls;
 pub mod cluster;
 pub mod convert;
 pub mod gate;
