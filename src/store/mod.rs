@@ -12,3 +12,4 @@ pub mod machine;
 pub mod mvcc;
 pub mod node;
 pub mod options;
+pub mod server;

@@ -36,6 +36,10 @@ pub struct Tuning {
     pub lease_revokes_max: usize,
     /// Between two notes of what is left of long leases.
     pub lease_checkpoint: Duration,
+    /// Streams of the whole state at once.
+    pub exports_max: usize,
+    /// Such a stream is cut off when its reader takes nothing for so long.
+    pub export_stall: Duration,
 }
 
 impl Default for Tuning {
@@ -55,6 +59,8 @@ impl Default for Tuning {
             lease_scan: Duration::from_millis(500),
             lease_revokes_max: 500,
             lease_checkpoint: Duration::from_secs(300),
+            exports_max: 8,
+            export_stall: Duration::from_secs(60),
         }
     }
 }

@@ -1,0 +1,4 @@
+//! The server.
+
+pub mod export;
+pub mod snapshot;
