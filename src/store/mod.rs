@@ -1,7 +1,8 @@
 //! The store: a strongly consistent key-value store that speaks etcd's v3 API.
 //!
 //! From below: `backend` keeps the state in a file; `mvcc` keeps every key's history and answers what it was at a
-//! revision; `lease` knows which keys end together; `machine` applies commands, the same everywhere. The design of the whole is told in docs/ARCHITECTURE.md.
+//! revision; `lease` knows which keys end together; `machine` applies commands, the same everywhere; `server` speaks to
+//! clients. The design of the whole is told in docs/ARCHITECTURE.md.
 //!
 //! Invariant: the store does not know that backups exist.
 

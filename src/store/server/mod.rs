@@ -1,4 +1,69 @@
-//! The server.
+//! The server: etcd's v3 services over a running member.
+//!
+//! A request comes in as protobuf and leaves as protobuf; between the two a service does four things and nothing else. It
+//! checks whether the request can be meant (`machine::check`). It asks the member: a change is **proposed**, a read takes a
+//! **state** and answers from it, at once when stale is good enough and after a round with the leader when not. It turns
+//! what came of it into what etcd would say: `status` has every reason for a refusal with its code and its words. And it
+//! fills in who answered (`convert`): the machine knows the revision alone.
+//!
+//! ```text
+//!   gRPC ──> gate ──> kv, lease, watch, cluster, maintenance, ... ──> node::Handle
+//!            (metadata, words of          │
+//!             what tonic refuses)         └── status, convert
+//! ```
+//!
+//! Invariants:
+//! - A code or a text that clients match stands in `status` and nowhere else.
+//! - A request that touches few keys is answered where it arrived; one that may touch many is answered on a thread for
+//!   blocking work, because a worker of the runtime that counts a million keys keeps everybody else waiting.
+//! - What a client sends is bounded before it is decoded, and what a stream holds for a client that does not read is
+//!   bounded in number and in time.
+//! - Nothing here is state: a server can be thrown away at any moment.
 
+pub mod cluster;
+pub mod convert;
 pub mod export;
+pub mod gate;
+pub mod hash;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod range_stream;
 pub mod snapshot;
+pub mod status;
+pub mod version;
+
+use tonic::service::Routes;
+
+use crate::api::etcdserverpb::cluster_server::ClusterServer;
+use crate::api::etcdserverpb::kv_server::KvServer;
+use crate::api::etcdserverpb::lease_server::LeaseServer;
+use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::store::node::Handle;
+use crate::store::server::export::Exports;
+
+/// Beyond the largest request that is agreed on, a message may have so many bytes more. etcd's figure.
+const ENVELOPE_BYTES: usize = 512 << 10;
+/// The longest message that is sent; etcd's figure is the longest that gRPC can send.
+const SEND_BYTES_MAX: usize = i32::MAX as usize;
+
+/// The services of a member, ready to be served.
+pub async fn routes(handle: &Handle) -> axum::Router {
+    let receive_bytes_max = handle.tuning().request_bytes_max + ENVELOPE_BYTES;
+    // The server as a whole serves or is gone: probes ask for no other name.
+    let (_, health) = tonic_health::server::health_reporter();
+    let exports = Exports::new(handle);
+    macro_rules! limited {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(receive_bytes_max)
+                .max_encoding_message_size(SEND_BYTES_MAX)
+        };
+    }
+    let routes = Routes::new(limited!(KvServer, kv::Service::new(handle)))
+        .add_service(limited!(LeaseServer, lease::Service::new(handle)))
+        .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
+        .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
+        .add_service(health);
+    routes.prepare().into_axum_router().layer(gate::Gate::new(handle))
+}

@@ -1,0 +1,130 @@
+//! Keys and values.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status};
+
+use crate::api::etcdserverpb::kv_server::Kv;
+use crate::api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse, request_op,
+};
+use crate::base::stop::blocking;
+use crate::store::machine::command::Operation;
+use crate::store::machine::state::State;
+use crate::store::machine::{self, Reply, check};
+use crate::store::mvcc::index::Keys;
+use crate::store::node::Handle;
+use crate::store::server::convert::{complete, propose};
+use crate::store::server::{range_stream, status};
+
+/// A range of more keys is looked at on a thread for blocking work.
+const INLINE_KEYS_MAX: usize = 64;
+/// So is a transaction of more steps.
+const INLINE_STEPS_MAX: usize = 8;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    handle: Handle,
+}
+
+impl Service {
+    /// Of this member.
+    pub fn new(handle: &Handle) -> Self {
+        Service { handle: handle.clone() }
+    }
+
+    /// The state to read from: as it is here, or as everybody agrees that it is.
+    async fn state(&self, stale: bool) -> Result<Arc<State>, Status> {
+        if stale { Ok(self.handle.state()) } else { Ok(self.handle.linearized().await?) }
+    }
+}
+
+/// Whether a range has few keys.
+fn is_short(state: &State, key: &[u8], range_end: &[u8]) -> bool {
+    let keys = Keys::of(key, range_end);
+    keys.is_one() || state.view.index().range(keys).nth(INLINE_KEYS_MAX).is_none()
+}
+
+/// Whether a transaction that only reads has few steps, of few keys each.
+fn is_short_txn(state: &State, request: &TxnRequest) -> bool {
+    let operations = || request.success.iter().chain(&request.failure);
+    let ranges = operations().filter_map(|operation| match &operation.request {
+        Some(request_op::Request::RequestRange(request)) => Some((&request.key, &request.range_end)),
+        _ => None,
+    });
+    let mut touched = ranges.chain(request.compare.iter().map(|compare| (&compare.key, &compare.range_end)));
+    request.compare.len() + operations().count() <= INLINE_STEPS_MAX
+        && touched.all(|(key, range_end)| is_short(state, key, range_end))
+}
+
+#[tonic::async_trait]
+impl Kv for Service {
+    type RangeStreamStream = BoxStream<'static, Result<RangeStreamResponse, Status>>;
+
+    async fn range(&self, request: Request<RangeRequest>) -> Answer<RangeResponse> {
+        let request = request.into_inner();
+        check::range(&request)?;
+        let state = self.state(request.serializable).await?;
+        let outcome = if is_short(&state, &request.key, &request.range_end) {
+            machine::range(&state, &request)
+        } else {
+            blocking(move || machine::range(&state, &request)).await
+        };
+        let mut reply = status::read(&self.handle, outcome)?;
+        complete(&self.handle, &mut reply.header);
+        Ok(Response::new(reply))
+    }
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Answer<Self::RangeStreamStream> {
+        let request = request.into_inner();
+        check::range(&request)?;
+        range_stream::check(&request)?;
+        let state = self.state(request.serializable).await?;
+        let chunks = range_stream::chunks(&self.handle, state, request)?;
+        Ok(Response::new(chunks))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Answer<PutResponse> {
+        let request = request.into_inner();
+        check::put(&request)?;
+        Ok(Response::new(propose!(&self.handle, Put, request)))
+    }
+
+    async fn delete_range(&self, request: Request<DeleteRangeRequest>) -> Answer<DeleteRangeResponse> {
+        let request = request.into_inner();
+        check::delete_range(&request)?;
+        Ok(Response::new(propose!(&self.handle, DeleteRange, request)))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Answer<TxnResponse> {
+        let request = request.into_inner();
+        check::txn(&request, self.handle.tuning().txn_operations_max)?;
+        if !check::reads_only(&request) {
+            return Ok(Response::new(propose!(&self.handle, Txn, request)));
+        }
+        let state = self.state(check::may_be_stale(&request)).await?;
+        let outcome = if is_short_txn(&state, &request) {
+            machine::read(&state, &request)
+        } else {
+            blocking(move || machine::read(&state, &request)).await
+        };
+        let mut reply = status::read(&self.handle, outcome)?;
+        complete(&self.handle, &mut reply.header);
+        Ok(Response::new(reply))
+    }
+
+    async fn compact(&self, request: Request<CompactionRequest>) -> Answer<CompactionResponse> {
+        let request = request.into_inner();
+        let CompactionRequest { revision, physical } = request;
+        let reply = propose!(&self.handle, Compaction, request);
+        if physical {
+            self.handle.removed(revision).await?;
+        }
+        Ok(Response::new(reply))
+    }
+}
