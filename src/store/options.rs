@@ -40,6 +40,8 @@ pub struct Tuning {
     pub exports_max: usize,
     /// Such a stream is cut off when its reader takes nothing for so long.
     pub export_stall: Duration,
+    /// A moment that was streamed is held for so long after its last stream, to be gone on with.
+    pub export_idle: Duration,
 }
 
 impl Default for Tuning {
@@ -61,6 +63,7 @@ impl Default for Tuning {
             lease_checkpoint: Duration::from_secs(300),
             exports_max: 8,
             export_stall: Duration::from_secs(60),
+            export_idle: Duration::from_secs(30),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::runtime;
@@ -23,25 +24,42 @@ use tonic::Status;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::blocking;
 use crate::base::units;
-use crate::store::machine::records::Origin;
+use crate::store::machine::records::{Origin, Picture};
 use crate::store::node::Handle;
 use crate::store::server::status;
-
-/// Pieces that wait for a reader.
-const QUEUE_PIECES: usize = 16;
+use crate::store::server::views::{Reading, Views};
 
 /// The streams of a member.
 #[derive(Clone)]
 pub struct Exports {
     handle: Handle,
     slots: Arc<Semaphore>,
+    views: Views,
 }
 
 impl Exports {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
         let slots = Arc::new(Semaphore::new(handle.tuning().exports_max));
-        Exports { handle: handle.clone(), slots }
+        let views = Views::new(handle.tuning().exports_max, handle.tuning().export_idle);
+        Exports { handle: handle.clone(), slots, views }
+    }
+
+    /// Holds a moment for its readers.
+    pub(super) fn hold(&self, picture: Picture) -> Result<Reading> {
+        let reading = self.views.hold(picture)?;
+        let views = self.views.clone();
+        runtime::Handle::current().spawn(async move {
+            while let Some(pause) = views.sweep() {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        Ok(reading)
+    }
+
+    /// Reads a moment that is held.
+    pub(super) fn read(&self, token: &Bytes) -> Option<Reading> {
+        self.views.read(token)
     }
 
     /// The member.
@@ -75,13 +93,14 @@ impl Exports {
         self.slots.available_permits()
     }
 
-    /// The stream of what `work` sends. It begins when the stream is first asked.
+    /// The stream of what `work` sends, of which so many pieces wait for their reader. It begins when the stream is first asked.
     pub(super) fn stream<T: Send + 'static>(
         &self,
         slot: OwnedSemaphorePermit,
+        queue_pieces: usize,
         work: impl FnOnce(&Outlet<T>) -> Result<()> + Send + 'static,
     ) -> Pieces<T> {
-        let (sender, pieces) = mpsc::channel(QUEUE_PIECES);
+        let (sender, pieces) = mpsc::channel(queue_pieces);
         let outlet = Outlet { sender, stall: self.handle.tuning().export_stall };
         let handle = self.handle.clone();
         let working = blocking(move || {
@@ -89,7 +108,8 @@ impl Exports {
             drop((outlet, slot));
             outcome.map_err(|error| match error.kind() {
                 Kind::Interrupted => Status::aborted(format!("holdfast: the snapshot was broken off: {error}")),
-                _ => status::broken(&handle, error),
+                Kind::Damaged => status::broken(&handle, error),
+                _ => status::failed(&error),
             })
         });
         Pieces { pieces, working: Some(Box::pin(working)), failed: None }

@@ -29,9 +29,11 @@ pub mod kv;
 pub mod lease;
 pub mod maintenance;
 pub mod range_stream;
+pub mod records;
 pub mod snapshot;
 pub mod status;
 pub mod version;
+mod views;
 
 use tonic::service::Routes;
 
@@ -39,6 +41,7 @@ use crate::api::etcdserverpb::cluster_server::ClusterServer;
 use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::lease_server::LeaseServer;
 use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::api::holdfast::v1::records_server::RecordsServer;
 use crate::store::node::Handle;
 use crate::store::server::export::Exports;
 
@@ -64,6 +67,7 @@ pub async fn routes(handle: &Handle) -> axum::Router {
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
+        .add_service(limited!(RecordsServer, records::Service::new(&exports)))
         .add_service(health);
     routes.prepare().into_axum_router().layer(gate::Gate::new(handle))
 }

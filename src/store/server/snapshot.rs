@@ -16,6 +16,8 @@ use crate::store::server::export::{Exports, Outlet, Pieces};
 
 /// Bytes of a message's blob; etcd's figure.
 const BLOB_BYTES: usize = 32 << 10;
+/// Messages that wait for a reader.
+const QUEUE_PIECES: usize = 16;
 
 impl Exports {
     /// The member's state at this moment as a file.
@@ -26,7 +28,7 @@ impl Exports {
     fn snapshot_of(&self, sizes: Sizes) -> Result<Pieces<SnapshotResponse>, Status> {
         let slot = self.slot()?;
         let (state, origin) = (self.handle().state(), self.origin());
-        Ok(self.stream(slot, move |outlet| {
+        Ok(self.stream(slot, QUEUE_PIECES, move |outlet| {
             let mut go_on = || outlet.check();
             let picture = Picture::of(&state, origin, &mut go_on)?;
             drop(state);
