@@ -34,37 +34,48 @@ pub struct Piece {
     pub superseded: Vec<u32>,
 }
 
+/// A moment of a member, which the member holds for a while. Clones are the same moment.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    client: Client,
+    endpoint: Endpoint,
+    /// What the moment is asked for with.
+    view: Bytes,
+    /// What arrived of it: its descriptor.
+    opened: Arrival,
+}
+
 /// A state that is arriving, or a part of its history.
 #[derive(Debug)]
 pub struct RecordStream {
-    client: Client,
-    endpoint: Endpoint,
+    moment: Moment,
     stream: Streaming<RecordsResponse>,
     stall: Duration,
     waiting: Option<Piece>,
     arrival: Arrival,
-    /// What the moment is asked for with.
-    view: Bytes,
     /// Where a part of the history ends.
     until: Option<Rev>,
     resumes: u32,
 }
 
+type Opened = (Streaming<RecordsResponse>, RecordsResponse);
+
 impl Client {
-    /// Begins to receive the state of the member at `endpoint`; none when it is no Holdfast member. Returns when the first
-    /// records are here.
-    pub async fn records(&self, endpoint: &Endpoint) -> Result<Option<RecordStream>> {
-        let Some((stream, first)) = self.open_records(endpoint, FullRequest::default()).await? else { return Ok(None) };
-        let view = first.view.clone();
-        RecordStream::begin(self, endpoint, Arrival::default(), view, None, (stream, first)).map(Some)
+    /// The present moment of the member at `endpoint`; none when it is no Holdfast member.
+    pub async fn moment(&self, endpoint: &Endpoint) -> Result<Option<Moment>> {
+        // Nothing of the history: only what the moment is.
+        let last = Some(place(Rev { main: i64::MAX, sub: i64::MAX }));
+        let request = FullRequest { view: Bytes::new(), after: last, until: last };
+        let Some((stream, first)) = self.open_records(endpoint, request).await? else { return Ok(None) };
+        let (client, endpoint, view) = (self.clone(), endpoint.clone(), first.view.clone());
+        let moment = Moment { client, endpoint, view, opened: Arrival::default() };
+        let mut stream = RecordStream::begin(&moment, Arrival::default(), None, (stream, first))?;
+        while stream.next().await?.is_some() {}
+        Ok(Some(Moment { opened: stream.arrival, ..moment }))
     }
 
     /// A stream and its first message; none when the member has no such streams.
-    async fn open_records(
-        &self,
-        endpoint: &Endpoint,
-        request: FullRequest,
-    ) -> Result<Option<(Streaming<RecordsResponse>, RecordsResponse)>> {
+    async fn open_records(&self, endpoint: &Endpoint, request: FullRequest) -> Result<Option<Opened>> {
         let question = Question { what: "receive records", deadline: self.options().stall };
         let ask = |link| {
             let request = request.clone();
@@ -84,41 +95,45 @@ impl Client {
     }
 }
 
-impl RecordStream {
-    fn begin(
-        client: &Client,
-        endpoint: &Endpoint,
-        arrival: Arrival,
-        view: Bytes,
-        until: Option<Rev>,
-        (stream, first): (Streaming<RecordsResponse>, RecordsResponse),
-    ) -> Result<Self> {
-        let (client, endpoint, stall) = (client.clone(), endpoint.clone(), client.options().stall);
-        let mut records =
-            RecordStream { client, endpoint, stream, stall, waiting: None, arrival, view, until, resumes: 0 };
-        records.take(first)?;
-        Ok(records)
+impl Moment {
+    /// What it is.
+    pub fn descriptor(&self) -> Result<Descriptor<'_>> {
+        self.opened.descriptor().map_err(|error| failed(error.hint(HINT_STREAM), &self.endpoint))
     }
 
-    /// What the stream is a picture of.
-    pub fn descriptor(&self) -> Result<Descriptor<'_>> {
-        self.arrival.descriptor().map_err(|error| failed(error.hint(HINT_STREAM), &self.endpoint))
+    /// Everything.
+    pub async fn whole(&self) -> Result<RecordStream> {
+        let request = FullRequest { view: self.view.clone(), ..FullRequest::default() };
+        let opened = self.open(request).await?;
+        RecordStream::begin(self, Arrival::default(), None, opened)
+    }
+
+    /// The revisions with main revisions from `first` to `last`.
+    pub async fn part(&self, first: i64, last: i64) -> Result<RecordStream> {
+        let after = Rev { main: first.saturating_sub(1), sub: i64::MAX };
+        let until = Rev { main: last, sub: i64::MAX };
+        let request = FullRequest { view: self.view.clone(), after: Some(place(after)), until: Some(place(until)) };
+        let opened = self.open(request).await?;
+        RecordStream::begin(self, self.opened.part(after), Some(until), opened)
+    }
+
+    async fn open(&self, request: FullRequest) -> Result<Opened> {
+        let opened = self.client.open_records(&self.endpoint, request).await?;
+        opened.ok_or_else(|| failed(cut_short(), &self.endpoint))
+    }
+}
+
+impl RecordStream {
+    fn begin(moment: &Moment, arrival: Arrival, until: Option<Rev>, (stream, first): Opened) -> Result<Self> {
+        let (moment, stall) = (moment.clone(), moment.client.options().stall);
+        let mut records = RecordStream { moment, stream, stall, waiting: None, arrival, until, resumes: 0 };
+        records.take(first)?;
+        Ok(records)
     }
 
     /// How often the stream broke and was gone on with.
     pub fn resumes(&self) -> u32 {
         self.resumes
-    }
-
-    /// The revisions with main revisions from `first` to `last`, at the same moment.
-    pub async fn part(&self, first: i64, last: i64) -> Result<RecordStream> {
-        let after = Rev { main: first.saturating_sub(1), sub: i64::MAX };
-        let until = Rev { main: last, sub: i64::MAX };
-        let request = FullRequest { view: self.view.clone(), after: Some(place(after)), until: Some(place(until)) };
-        let opened = self.client.open_records(&self.endpoint, request).await?;
-        let opened = opened.ok_or_else(|| failed(cut_short(), &self.endpoint))?;
-        let arrival = self.arrival.part(after);
-        RecordStream::begin(&self.client, &self.endpoint, arrival, self.view.clone(), Some(until), opened)
     }
 
     /// The next records; `None` when all of them were received and checked.
@@ -150,22 +165,23 @@ impl RecordStream {
     /// Asks for the rest, at the same moment. Where that cannot be had, the first reason is the one that counts.
     async fn go_on(&mut self, error: Error) -> Result<()> {
         let after = if self.resumes < RESUMES_MAX { self.arrival.breaks() } else { None };
-        let Some(after) = after else { return Err(failed(error, &self.endpoint)) };
+        let Some(after) = after else { return Err(failed(error, &self.moment.endpoint)) };
         self.resumes += 1;
         let (after, until) = (Some(place(after)), self.until.map(place));
-        let request = FullRequest { view: self.view.clone(), after, until };
-        match self.client.open_records(&self.endpoint, request).await {
-            Ok(Some((stream, first))) => {
+        let request = FullRequest { view: self.moment.view.clone(), after, until };
+        match self.moment.open(request).await {
+            Ok((stream, first)) => {
                 self.stream = stream;
                 self.take(first)
             }
-            _ => Err(failed(error, &self.endpoint)),
+            Err(_) => Err(failed(error, &self.moment.endpoint)),
         }
     }
 
     fn take(&mut self, message: RecordsResponse) -> Result<()> {
         let RecordsResponse { records, superseded, .. } = message;
-        let new = self.arrival.take(&records).map_err(|error| failed(error.hint(HINT_STREAM), &self.endpoint))?;
+        let new =
+            self.arrival.take(&records).map_err(|error| failed(error.hint(HINT_STREAM), &self.moment.endpoint))?;
         if !new.is_empty() {
             self.waiting = Some(Piece { records: records.slice(new), superseded });
         }

@@ -5,6 +5,8 @@
 //! marks pass has exactly one newest version of each key, its last one, and the proof is the same as one newest first.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::vec;
 
 use crate::base::error::{Error, Result};
 use crate::snapshot::fold::{ByFingerprint, Fingerprint, key_digest};
@@ -20,7 +22,7 @@ pub struct Forward {
     scope: Scope,
     tally: Tally,
     hash_kv: HashKv,
-    marks: Marks,
+    keys: Keys,
     tail: VecDeque<Print>,
     base: Option<Base>,
 }
@@ -32,7 +34,7 @@ impl Forward {
             scope,
             tally: Tally::new(sample_seed),
             hash_kv: HashKv::new(scope),
-            marks: Marks::default(),
+            keys: Keys::default(),
             tail: VecDeque::new(),
             base: None,
         }
@@ -44,8 +46,8 @@ impl Forward {
         Forward { base: Some(Base::new(revision, true)), ..self }
     }
 
-    /// Adds records that follow those before. `superseded`: places among their revisions, ascending.
-    pub fn batch(&mut self, records: &[Record<'_>], superseded: &[u32]) -> Result<()> {
+    /// Adds records that follow those before.
+    pub fn batch(&mut self, records: &[Record<'_>], marks: &mut Marks) -> Result<()> {
         let mut revisions: Vec<Revision<'_>> = Vec::with_capacity(records.len());
         for record in records {
             self.tally.record(record)?;
@@ -53,20 +55,16 @@ impl Forward {
                 revisions.push(*revision);
             }
         }
-        let mut superseded = superseded.iter().peekable();
-        for (place, revision) in (0_u32..).zip(&revisions) {
-            let newest = superseded.next_if_eq(&&place).is_none();
+        for revision in &revisions {
+            let newest = marks.next();
             let key = key_digest(revision)?;
-            self.marks.take(Fingerprint::of_digest(&key), newest)?;
+            self.keys.take(Fingerprint::of_digest(&key), newest)?;
             self.tally.revision(revision, key, newest)?;
             self.hash_kv.next(revision, newest);
             if self.tail.len() == TAIL_MAX {
                 self.tail.pop_front();
             }
             self.tail.push_back(Print::of(revision));
-        }
-        if superseded.next().is_some() {
-            return Err(wrong());
         }
         self.base.as_mut().map_or(Ok(()), |base| base.batch_after(&revisions))
     }
@@ -78,21 +76,47 @@ impl Forward {
 
     /// The result, after the last record.
     pub fn finish(self) -> Result<Proof> {
-        self.marks.finish()?;
+        self.keys.finish()?;
         let hash_kv = (self.hash_kv.any_alive(), self.hash_kv.finish());
         let kept = self.base.map(|mut base| base.take().1);
         Ok(self.tally.proof(hash_kv, self.scope, self.tail.into(), kept))
     }
 }
 
+/// The marks of a message: which of its revisions, counted from 0, are superseded.
+#[derive(Debug)]
+pub struct Marks {
+    place: u32,
+    superseded: Peekable<vec::IntoIter<u32>>,
+}
+
+impl Marks {
+    /// The marks as they came, ascending.
+    pub fn new(superseded: Vec<u32>) -> Self {
+        Marks { place: 0, superseded: superseded.into_iter().peekable() }
+    }
+
+    /// Whether the next revision is the newest of its key.
+    fn next(&mut self) -> bool {
+        let place = self.place;
+        self.place = place.saturating_add(1);
+        self.superseded.next_if_eq(&place).is_none()
+    }
+
+    /// Called after the message's last revision: every mark must have met one.
+    pub fn finish(mut self) -> Result<()> {
+        self.superseded.next().map_or(Ok(()), |_| Err(wrong()))
+    }
+}
+
 /// Which keys' newest versions were met, and which are owed.
 #[derive(Debug, Default)]
-struct Marks {
+struct Keys {
     met: ByFingerprint<()>,
     owed: ByFingerprint<()>,
 }
 
-impl Marks {
+impl Keys {
     fn take(&mut self, key: Fingerprint, newest: bool) -> Result<()> {
         if self.met.contains(key) {
             return Err(wrong());
@@ -151,8 +175,8 @@ mod tests {
         records
     }
 
-    fn superseded(entries: &[Entry]) -> Vec<u32> {
-        (0_u32..).zip(entries).filter(|(_, entry)| !entry.3).map(|(place, _)| place).collect()
+    fn marks(entries: &[Entry]) -> Marks {
+        Marks::new((0_u32..).zip(entries).filter(|(_, entry)| !entry.3).map(|(place, _)| place).collect())
     }
 
     #[test]
@@ -168,11 +192,16 @@ mod tests {
             let mut backward = Prover::new(scope, round).with_base(base, true);
             backward.batch(&records).unwrap();
             let mut forward = Forward::new(scope, round).with_base(base);
-            forward.batch(&records[..2], &[]).unwrap();
+            forward.batch(&records[..2], &mut marks(&[])).unwrap();
             // In two parts, each with its own count.
             let (first, second) = entries.split_at(entries.len() / 2);
-            forward.batch(&records[2..2 + first.len()], &superseded(first)).unwrap();
-            forward.batch(&records[2 + first.len()..], &superseded(second)).unwrap();
+            forward.batch(&records[2..2 + first.len()], &mut marks(first)).unwrap();
+            let mut rest = marks(second);
+            // A message in several batches.
+            for batch in records[2 + first.len()..].chunks(7) {
+                forward.batch(batch, &mut rest).unwrap();
+            }
+            rest.finish().unwrap();
             let (expected, kept) = backward.finish_with_kept();
             let (listed, proof) = forward.kept().unwrap();
             assert_eq!(Some(proof), expected.kept);
@@ -192,10 +221,9 @@ mod tests {
             let mut wrong = entries.clone();
             wrong[flip].3 = !wrong[flip].3;
             let mut forward = Forward::new(Scope { revision: 99, compact_revision: 0 }, 1);
-            let outcome = forward.batch(&records, &superseded(&wrong)).and_then(|()| forward.finish().map(drop));
+            let outcome = forward.batch(&records, &mut marks(&wrong)).and_then(|()| forward.finish().map(drop));
             assert!(outcome.is_err(), "mark {flip}");
         }
-        let mut forward = Forward::new(Scope { revision: 99, compact_revision: 0 }, 1);
-        assert!(forward.batch(&records, &[4000]).is_err());
+        assert!(Marks::new(vec![4000]).finish().is_err());
     }
 }

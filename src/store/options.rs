@@ -63,7 +63,7 @@ impl Default for Tuning {
             lease_checkpoint: Duration::from_secs(300),
             exports_max: 8,
             export_stall: Duration::from_secs(60),
-            export_idle: Duration::from_secs(30),
+            export_idle: Duration::from_secs(120),
         }
     }
 }

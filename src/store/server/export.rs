@@ -93,6 +93,12 @@ impl Exports {
         self.slots.available_permits()
     }
 
+    /// How many moments are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.views.len()
+    }
+
     /// The stream of what `work` sends, of which so many pieces wait for their reader. It begins when the stream is first asked.
     pub(super) fn stream<T: Send + 'static>(
         &self,
