@@ -46,6 +46,10 @@ pub const ALARM: &[u8] = b"alarm";
 /// The bucket of what the cluster agreed on.
 pub const CLUSTER: &[u8] = b"cluster";
 
+/// Every bucket of etcd's.
+pub const BUCKETS: [&[u8]; 10] =
+    [ALARM, AUTH, AUTH_ROLES, AUTH_USERS, CLUSTER, KEY, LEASE, MEMBERS, MEMBERS_REMOVED, META];
+
 /// Key in `meta`: the raft index of the last applied entry, u64 big-endian.
 pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
 /// Key in `meta`: the raft term of the last applied entry, u64 big-endian.

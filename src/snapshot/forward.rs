@@ -40,10 +40,10 @@ impl Forward {
         }
     }
 
-    /// The pass also lists and proves what is still there of the revisions up to `revision`.
+    /// The pass also proves what is still there of the revisions up to `revision`, and lists it when it is to `collect`.
     #[must_use]
-    pub fn with_base(self, revision: i64) -> Self {
-        Forward { base: Some(Base::new(revision, true)), ..self }
+    pub fn with_base(self, revision: i64, collect: bool) -> Self {
+        Forward { base: Some(Base::new(revision, collect)), ..self }
     }
 
     /// Adds records that follow those before.
@@ -191,7 +191,7 @@ mod tests {
             let base = i64::try_from(rng.below(40)).unwrap();
             let mut backward = Prover::new(scope, round).with_base(base, true);
             backward.batch(&records).unwrap();
-            let mut forward = Forward::new(scope, round).with_base(base);
+            let mut forward = Forward::new(scope, round).with_base(base, true);
             forward.batch(&records[..2], &mut marks(&[])).unwrap();
             // In two parts, each with its own count.
             let (first, second) = entries.split_at(entries.len() / 2);

@@ -117,7 +117,7 @@ pub fn store_stream(
     let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
     let mut forward = Forward::new(scope, intake.sample_seed);
     if let Some(base) = intake.base {
-        forward = forward.with_base(base.revision);
+        forward = forward.with_base(base.revision, true);
     }
     let mut storing = Storing { descriptor: *descriptor, base: intake.base, held: vec![], encoder: None, writer };
     while let Some((bytes, superseded)) = pieces()? {

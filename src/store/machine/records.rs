@@ -131,18 +131,7 @@ impl Picture {
 /// The facts beside history and leases, as they stand in an etcd file: etcd's buckets are all there, empty or not.
 fn buckets(state: &State, origin: &Origin) -> Result<BTreeMap<Vec<u8>, Bucket>> {
     let mut buckets = BTreeMap::<Vec<u8>, Bucket>::new();
-    for name in [
-        entry::ALARM,
-        entry::AUTH,
-        entry::AUTH_ROLES,
-        entry::AUTH_USERS,
-        entry::CLUSTER,
-        entry::KEY,
-        entry::LEASE,
-        entry::MEMBERS,
-        entry::MEMBERS_REMOVED,
-        entry::META,
-    ] {
+    for name in entry::BUCKETS {
         buckets.insert(name.to_vec(), Bucket::new());
     }
     for (key, value) in state.view.side(Space::Extra)? {
