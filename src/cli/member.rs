@@ -180,7 +180,7 @@ async fn make(source: Source, member: &NewMember, members: Vec<Member>, way: Way
     let report = execute(origin, &birth, context).await;
     drop(show);
     let report = report?;
-    context.output.show("restore", &Shown { plan: &plan, report: Some(&report) }, || {
+    context.output.show("restore_member", &Shown { plan: &plan, report: Some(&report) }, || {
         let mut text = format!("\n{}\n{}\n", render_report(&report), plan.next);
         plan.commands.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
         text

@@ -65,7 +65,7 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<(Plan, Birth)> {
         PlannedMember { name: request.name.clone(), id: identity.member_id, peer_urls: identity.peer_urls.clone() };
     let plan = Plan {
         source: describe(source),
-        revision: source.revision + raise,
+        revision: source.revision,
         steps: steps(facts, &path, raise),
         losses: losses(facts),
         risks: risks(facts, request, raise),

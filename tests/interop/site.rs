@@ -62,12 +62,13 @@ impl Site {
 
     /// A command with this policy, its result as JSON.
     pub(crate) fn holdfast(&self, args: &[&str]) -> Outcome {
+        self.holdfast_in(self.dir.path(), args)
+    }
+
+    /// The same with another folder for scratch.
+    pub(crate) fn holdfast_in(&self, scratch: &Path, args: &[&str]) -> Outcome {
         let policy = self.policy.to_str().unwrap();
-        Run::holdfast()
-            .args(args)
-            .args(&["--policy", policy, "-o", "json"])
-            .env("HOLDFAST_SCRATCH", self.dir.path())
-            .run()
+        Run::holdfast().args(args).args(&["--policy", policy, "-o", "json"]).env("HOLDFAST_SCRATCH", scratch).run()
     }
 
     /// `holdfast backup`, which must exit with `code`.
@@ -94,6 +95,15 @@ impl Site {
             "{outcome}"
         );
         Backup::of(&answer)
+    }
+
+    /// `holdfast restore` of the newest point into the directory `name` of a new member; its plan and its report.
+    #[track_caller]
+    pub(crate) fn restore_member(&self, flags: &[&str], name: &str) -> (PathBuf, Value, Value) {
+        let folder = self.path(name);
+        let args = ["restore", "--data-dir", folder.to_str().unwrap(), "--name", name, "--yes"];
+        let answer = self.holdfast(&[&args, flags].concat()).success().json();
+        (folder, answer["plan"].clone(), answer["report"].clone())
     }
 
     /// `holdfast restore` of a point into the file `name`; its report.
