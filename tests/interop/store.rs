@@ -33,7 +33,8 @@ impl Served {
     /// On an empty state.
     fn new() -> Served {
         let dir = TempDir::with_prefix_in("store-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Served { _dir: Some(dir), ..Served::on(dir.path()) }
+        let served = Served::on(dir.path());
+        Served { _dir: Some(dir), ..served }
     }
 
     /// On the state in a folder.
