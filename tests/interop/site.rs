@@ -97,15 +97,6 @@ impl Site {
         Backup::of(&answer)
     }
 
-    /// `holdfast restore` of the newest point into the directory `name` of a new member; its plan and its report.
-    #[track_caller]
-    pub(crate) fn restore_member(&self, flags: &[&str], name: &str) -> (PathBuf, Value, Value) {
-        let folder = self.path(name);
-        let args = ["restore", "--data-dir", folder.to_str().unwrap(), "--name", name, "--yes"];
-        let answer = self.holdfast(&[&args, flags].concat()).success().json();
-        (folder, answer["plan"].clone(), answer["report"].clone())
-    }
-
     /// `holdfast restore` of a point into the file `name`; its report.
     #[track_caller]
     pub(crate) fn restore(&self, point: &str, name: &str) -> (PathBuf, Value) {

@@ -90,6 +90,11 @@ impl Datadir {
         Ok((datadir, identity))
     }
 
+    /// Whether the directory holds a member, as far as can be seen without touching it.
+    pub fn holds_member(root: &Path) -> bool {
+        root.join(MEMBER).exists()
+    }
+
     /// Where the parts of the member are.
     pub fn places(&self) -> Places {
         self.places_in(MEMBER)

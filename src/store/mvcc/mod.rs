@@ -13,6 +13,9 @@
 //! A **View** is the store at a moment: the index as it was, and the promise that nothing it shows is deleted while it
 //! lives. It costs nothing to take, and many readers share one.
 //!
+//! Who wants to know what happens reads it from the **hub**, a ring of the newest batches, and from history when that has
+//! moved on; `watch` says what of it somebody wants, and makes the events.
+//!
 //! Compaction is logical first: from then on revisions below are refused, which is all that replies depend on. What it made
 //! superfluous leaves the index a slice at a time and the backend later, when no view shows it any more.
 //!
@@ -24,10 +27,12 @@
 
 pub mod chronicle;
 pub mod history;
+pub mod hub;
 pub mod index;
 pub mod read;
 pub mod recent;
 pub mod view;
+pub mod watch;
 pub mod write;
 
 #[cfg(test)]

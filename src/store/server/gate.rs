@@ -40,8 +40,7 @@ impl Gate {
         {
             return Err(Reason::InvalidClientApiVersion);
         }
-        let wants_leader = metadata.get(HAS_LEADER).is_some_and(|value| value == "true");
-        if wants_leader && self.handle.status().leader == 0 {
+        if wants_leader(metadata) && self.handle.status().leader == 0 {
             return Err(Reason::NoLeader);
         }
         Ok(())
@@ -80,6 +79,11 @@ impl Service<Request> for Gated {
             Ok(()) => Either::Right(self.services.call(request).map(in_words_of_etcd)),
         }
     }
+}
+
+/// Whether a call is to fail, and a stream to end, without a leader.
+pub(super) fn wants_leader(metadata: &HeaderMap) -> bool {
+    metadata.get(HAS_LEADER).is_some_and(|value| value == "true")
 }
 
 /// A refusal that never reached a service says what etcd's would.

@@ -20,20 +20,25 @@
 //!   bounded in number and in time.
 //! - Nothing here is state: a server can be thrown away at any moment.
 
+pub mod calls;
 pub mod cluster;
 pub mod convert;
 pub mod export;
 pub mod gate;
 pub mod hash;
+pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod listen;
 pub mod maintenance;
+pub mod metrics;
 pub mod range_stream;
 pub mod records;
 pub mod snapshot;
 pub mod status;
 pub mod version;
 mod views;
+pub mod watch;
 
 use tonic::service::Routes;
 
@@ -65,6 +70,7 @@ pub async fn routes(handle: &Handle) -> axum::Router {
     }
     let routes = Routes::new(limited!(KvServer, kv::Service::new(handle)))
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
+        .add_service(watch::Service::new(handle))
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
         .add_service(limited!(RecordsServer, records::Service::new(&exports)))

@@ -185,7 +185,7 @@ mod tests {
     use crate::snapshot::hash::Scope;
     use crate::snapshot::verify::Verifier;
     use crate::store::machine::command::Operation;
-    use crate::store::node::{Handle, Member};
+    use crate::store::node::{Handle, Member, Paths, create};
     use crate::store::options::Tuning;
     use crate::store::server::hash::hash_kv;
     use futures::StreamExt;
@@ -194,7 +194,9 @@ mod tests {
     async fn member(tuning: Tuning) -> (tempfile::TempDir, Handle) {
         let dir = tempfile::tempdir().unwrap();
         let member = Member { cluster_id: 7, member_id: 8, name: "one".into(), ..Member::default() };
-        let handle = Handle::start(dir.path(), member, tuning).unwrap();
+        let paths = Paths { state: dir.path().join("db"), log: dir.path().to_owned() };
+        create(&paths, &member, &tuning).unwrap();
+        let handle = Handle::start(&paths, member, tuning).await.unwrap();
         let propose = async |operation| drop(handle.propose(operation).await.unwrap());
         propose(Operation::LeaseGrant(LeaseGrantRequest { ttl: 600, id: 77 })).await;
         for n in 0..60 {

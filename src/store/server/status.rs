@@ -30,6 +30,8 @@ pub enum Reason {
     NoDowngrade,
     /// A stream of watches was ended by its client.
     WatchCanceled,
+    /// There are as many streams of watches as may be.
+    TooManyStreams,
 }
 
 impl Reason {
@@ -44,6 +46,7 @@ impl Reason {
             Reason::DowngradeTarget => (Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
             Reason::NoDowngrade => (Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),
             Reason::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
+            Reason::TooManyStreams => (Code::ResourceExhausted, "etcdserver: too many watch streams"),
         }
     }
 }
