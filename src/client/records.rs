@@ -65,7 +65,7 @@ impl Client {
     pub async fn moment(&self, endpoint: &Endpoint) -> Result<Option<Moment>> {
         // Nothing of the history: only what the moment is.
         let last = Some(place(Rev { main: i64::MAX, sub: i64::MAX }));
-        let request = FullRequest { view: Bytes::new(), after: last, until: last };
+        let request = FullRequest { after: last, until: last, ..FullRequest::default() };
         let Some((stream, first)) = self.open_records(endpoint, request).await? else { return Ok(None) };
         let (client, endpoint, view) = (self.clone(), endpoint.clone(), first.view.clone());
         let moment = Moment { client, endpoint, view, opened: Arrival::default() };
@@ -103,7 +103,7 @@ impl Moment {
 
     /// Everything.
     pub async fn whole(&self) -> Result<RecordStream> {
-        let request = FullRequest { view: self.view.clone(), ..FullRequest::default() };
+        let request = FullRequest { view: self.view.clone(), last: true, ..FullRequest::default() };
         let opened = self.open(request).await?;
         RecordStream::begin(self, Arrival::default(), None, opened)
     }
@@ -112,7 +112,8 @@ impl Moment {
     pub async fn part(&self, first: i64, last: i64) -> Result<RecordStream> {
         let after = Rev { main: first.saturating_sub(1), sub: i64::MAX };
         let until = Rev { main: last, sub: i64::MAX };
-        let request = FullRequest { view: self.view.clone(), after: Some(place(after)), until: Some(place(until)) };
+        let (after_place, until_place) = (Some(place(after)), Some(place(until)));
+        let request = FullRequest { view: self.view.clone(), after: after_place, until: until_place, last: false };
         let opened = self.open(request).await?;
         RecordStream::begin(self, self.opened.part(after), Some(until), opened)
     }
@@ -168,7 +169,7 @@ impl RecordStream {
         let Some(after) = after else { return Err(failed(error, &self.moment.endpoint)) };
         self.resumes += 1;
         let (after, until) = (Some(place(after)), self.until.map(place));
-        let request = FullRequest { view: self.moment.view.clone(), after, until };
+        let request = FullRequest { view: self.moment.view.clone(), after, until, last: self.until.is_none() };
         match self.moment.open(request).await {
             Ok((stream, first)) => {
                 self.stream = stream;

@@ -42,7 +42,7 @@ impl Records for Service {
     type ChangesStream = Pieces<RecordsResponse>;
 
     async fn full(&self, request: Request<FullRequest>) -> Answer<Self::FullStream> {
-        let FullRequest { view, after, until } = request.into_inner();
+        let FullRequest { view, after, until, last } = request.into_inner();
         let part = (after.is_some() || until.is_some())
             .then(|| Part { after: after.map_or(Rev::default(), place), until: until.map_or(LAST, place) });
         let slot = self.exports.slot()?;
@@ -52,12 +52,18 @@ impl Records for Service {
                 let picture = Picture::of(&state, origin, &mut || outlet.check())?;
                 drop(state);
                 let reading = exports.hold(picture)?;
+                if last {
+                    reading.last();
+                }
                 Sending::new(outlet, reading.token().clone()).full(reading.picture(), part)
             })));
         }
         let reading = self.exports.read(&view).ok_or_else(|| {
             Status::not_found("holdfast: the moment that was asked for is not held any more; begin with a new one")
         })?;
+        if last {
+            reading.last();
+        }
         Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
             Sending::new(outlet, reading.token().clone()).full(reading.picture(), part)
         })))
@@ -217,7 +223,7 @@ mod tests {
 
     fn part(view: &Bytes, first: i64, last: i64) -> Request<FullRequest> {
         let place = |main, sub| Some(HistoryPlace { main, sub });
-        Request::new(FullRequest { view: view.clone(), after: place(first - 1, 9), until: place(last, 9) })
+        Request::new(FullRequest { view: view.clone(), after: place(first - 1, 9), until: place(last, 9), last: false })
     }
 
     fn revisions(messages: &[RecordsResponse]) -> Vec<Rev> {

@@ -15,6 +15,9 @@ use crate::base::rng;
 use crate::store::machine::records::Picture;
 
 const TOKEN_BYTES: usize = 16;
+/// For so long a moment is held after its reader has said that it wants nothing more of it: its last bytes may be on their
+/// way still.
+const LAST_IDLE: Duration = Duration::from_secs(5);
 
 /// The moments that a member holds.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ struct Held {
     streams: usize,
     /// Since the last stream ended.
     idle: Stopwatch,
+    /// For how long it is held then.
+    idle_max: Duration,
 }
 
 /// A moment that is being read.
@@ -59,7 +64,10 @@ impl Views {
             };
             held.remove(&longest);
         }
-        held.insert(token.clone(), Held { picture: Arc::clone(&picture), streams: 1, idle: Stopwatch::start() });
+        held.insert(
+            token.clone(),
+            Held { picture: Arc::clone(&picture), streams: 1, idle: Stopwatch::start(), idle_max: self.idle },
+        );
         drop(held);
         Ok(Reading { views: self.clone(), token, picture })
     }
@@ -74,11 +82,11 @@ impl Views {
         Some(Reading { views: self.clone(), token: token.clone(), picture })
     }
 
-    /// Lets go of what nobody has read for a while. How long until there may be more; none when nothing is held.
+    /// Lets go of what nobody has read for a while. How long until the next look; none when nothing is held.
     pub(super) fn sweep(&self) -> Option<Duration> {
         let mut held = self.lock();
-        held.retain(|_, held| held.streams > 0 || held.idle.elapsed() < self.idle);
-        (!held.is_empty()).then_some(self.idle)
+        held.retain(|_, held| held.streams > 0 || held.idle.elapsed() < held.idle_max);
+        (!held.is_empty()).then_some(self.idle.min(LAST_IDLE))
     }
 
     /// How many are held.
@@ -96,6 +104,13 @@ impl Reading {
     /// What the moment is asked for with.
     pub(super) fn token(&self) -> &Bytes {
         &self.token
+    }
+
+    /// Nobody will ask for it again, unless this stream does not arrive.
+    pub(super) fn last(&self) {
+        if let Some(held) = self.views.lock().get_mut(&self.token) {
+            held.idle_max = held.idle_max.min(LAST_IDLE);
+        }
     }
 
     /// The moment.
