@@ -200,7 +200,8 @@ mod tests {
     async fn member(tuning: Tuning) -> (tempfile::TempDir, Handle) {
         let dir = tempfile::tempdir().unwrap();
         let member = Member { cluster_id: 7, member_id: 8, name: "one".into(), ..Member::default() };
-        let paths = Paths { state: dir.path().join("db"), log: dir.path().to_owned() };
+        let paths = Paths { state: dir.path().join("db"), log: dir.path().join("wal") };
+        std::fs::create_dir(&paths.log).unwrap();
         create(&paths, &member, &tuning).unwrap();
         let handle = Handle::start(&paths, member, tuning).await.unwrap();
         let propose = async |operation| drop(handle.propose(operation).await.unwrap());
