@@ -56,7 +56,12 @@ pub(crate) struct Spool {
 /// Has the chosen member hold a moment, or streams its file into scratch.
 pub(crate) async fn spool(client: &Client, request: Request<'_>, warnings: &mut Vec<String>) -> Result<Spool> {
     let Request { scratch: folder, stop, progress, .. } = request;
-    let (survey, cluster) = survey(client, &request).await?;
+    // Where no file can be made, that is said first, whatever else is wrong; who needs none is not asked for one.
+    let scratch = Scratch::create(folder);
+    let (survey, cluster) = match survey(client, &request).await {
+        Ok(surveyed) => surveyed,
+        Err(error) => return Err(scratch.err().unwrap_or(error)),
+    };
     for (endpoint, error) in &survey.silent {
         warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
     }
@@ -66,7 +71,7 @@ pub(crate) async fn spool(client: &Client, request: Request<'_>, warnings: &mut 
     if let Some(moment) = stop.or(client.moment(&choice.endpoint)).await? {
         return Ok(Spool { content: Content::Moment(moment), choice, member, cluster });
     }
-    let mut scratch = Scratch::create(folder)?;
+    let mut scratch = scratch?;
     // Where the leader is the only one named, the policy has said so already.
     let others = client.endpoints().count() > 1;
     if choice.is_leader && others && request.hash_on_leader == HashOnLeader::Warn {
