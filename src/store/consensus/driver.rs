@@ -171,9 +171,9 @@ impl Driver {
             entries: entries.iter().map(entry_of).collect(),
             hard_state,
             urgent: ready.must_sync(),
-            letters: letters(ready.take_persisted_messages()),
+            letters: letters(ready.persisted_messages()),
         };
-        let letters = letters(ready.take_messages());
+        let letters = letters(ready.messages());
         let committed: Vec<_> = ready.take_committed_entries().iter().map(entry_of).collect();
         self.raw.mut_store().append(&entries);
         self.raw.advance_append_async(ready);
@@ -202,7 +202,7 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Messages with entries that are on their way to one member.
 const INFLIGHT_MAX: usize = 512;
 
-fn letters(messages: Vec<Message>) -> Vec<Letter> {
+fn letters(messages: &[Message]) -> Vec<Letter> {
     let bytes = |message: &Message| {
         protobuf::Message::write_to_bytes(message).expect("a message in memory has a form in bytes")
     };

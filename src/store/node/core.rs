@@ -4,14 +4,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest};
 use crate::api::holdfast::v1::Command;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, Result};
 use crate::base::file::free_bytes;
 use crate::store::consensus::driver::{Append, Driver};
@@ -89,7 +89,7 @@ pub(super) struct Core {
     driver: Driver,
     writer: Sender<writer::Task>,
     flusher: Sender<flusher::Task>,
-    started: Instant,
+    started: Stopwatch,
     next_id: u64,
     ready: Option<oneshot::Sender<()>>,
     /// Commands to be proposed.
@@ -111,8 +111,8 @@ pub(super) struct Core {
     pruning: Vec<oneshot::Sender<()>>,
     /// There is more to take out of the index.
     pruning_goes_on: bool,
-    next_tick: Instant,
-    next_disk: Instant,
+    next_tick: Duration,
+    next_disk: Duration,
     /// An alarm is on its way.
     alarming: bool,
 }
@@ -120,7 +120,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { shared, machine, driver, writer, flusher, first_id, ready } = parts;
-        let started = Instant::now();
+        let started = Stopwatch::start();
         let compactor = Compactor::new(shared.tuning.auto_compaction, 0);
         let leases = Leases::new(&shared.tuning);
         Core {
@@ -143,8 +143,8 @@ impl Core {
             removing: vec![],
             pruning: vec![],
             pruning_goes_on: false,
-            next_tick: started,
-            next_disk: started,
+            next_tick: Duration::ZERO,
+            next_disk: Duration::ZERO,
             alarming: false,
         }
     }
@@ -166,8 +166,11 @@ impl Core {
 
     /// Waits for events, as long as there is nothing else to do; false when the member is to end.
     fn hear(&mut self, events: &Receiver<Event>) -> Result<bool> {
-        let until = if self.pruning_goes_on { Instant::now() + PRUNING_PAUSE } else { self.next_tick };
-        let mut next = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        let wait = match self.pruning_goes_on {
+            true => PRUNING_PAUSE,
+            false => self.next_tick.saturating_sub(self.started.elapsed()),
+        };
+        let mut next = match events.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
@@ -195,6 +198,7 @@ impl Core {
             }
             Event::KeepAlive { id, reply } => {
                 let now = self.now();
+                self.shared.counters.leases_renewed.increment();
                 if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, now, reply) {
                     self.gather(operation, 0);
                 }
@@ -269,6 +273,7 @@ impl Core {
         );
         if leads != self.leads {
             self.leads = leads;
+            self.shared.counters.leader_changes.add(u64::from(leads));
             self.leases.lead(leads, &self.shared.state().lessor, self.now());
             if let Some(ready) = self.ready.take_if(|_| leads) {
                 // Whoever started the member may have given up.
@@ -306,6 +311,11 @@ impl Core {
         self.shared.publish(applied.state, applied.cut.batch.as_ref());
         self.hand_over(applied.cut);
         for (id, outcome) in applied.replies {
+            match &outcome {
+                Ok(Reply::LeaseGrant(_)) => self.shared.counters.leases_granted.increment(),
+                Ok(Reply::LeaseRevoke(_)) => self.shared.counters.leases_revoked.increment(),
+                _ => {}
+            }
             self.leases.answered(id);
             if let Some(waiting) = self.waiting.remove(&id) {
                 // Whoever asked may have gone.
@@ -376,7 +386,7 @@ impl Core {
             }
             None => false,
         };
-        let clock = Instant::now();
+        let clock = self.started.elapsed();
         if clock < self.next_tick {
             return Ok(());
         }
@@ -388,12 +398,13 @@ impl Core {
         }
         let (now, state) = (self.now(), self.shared.state());
         for operation in self.leases.tick(&state.lessor, now, self.next_id) {
+            let ends = matches!(operation, Operation::LeaseRevoke(_));
+            self.shared.counters.leases_expired.add(u64::from(ends));
             self.gather(operation, 0);
         }
-        if let Some(revision) = self.compactor.tick(now, state.view.revision()) {
-            if revision > state.view.compact_revision() {
-                self.gather(Operation::Compaction(CompactionRequest { revision, physical: false }), 0);
-            }
+        let due = self.compactor.tick(now, state.view.revision());
+        if let Some(revision) = due.filter(|revision| *revision > state.view.compact_revision()) {
+            self.gather(Operation::Compaction(CompactionRequest { revision, physical: false }), 0);
         }
         if clock >= self.next_disk {
             self.next_disk = clock + DISK_INTERVAL;

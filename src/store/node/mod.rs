@@ -28,6 +28,8 @@ mod handle;
 mod leases;
 mod start;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod writer;
 

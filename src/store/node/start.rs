@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::rng;
+use crate::base::stop::blocking;
 use crate::store::backend::Backend;
 use crate::store::consensus::driver::{Beats, Driver, Restored};
 use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
@@ -46,8 +47,7 @@ impl Handle {
     pub async fn start(paths: &Paths, member: Member, tuning: Tuning) -> Result<Handle> {
         let (ready, leads) = oneshot::channel();
         let (paths, stopped) = (paths.clone(), || Error::damaged("the member ended while it started"));
-        let started = tokio::task::spawn_blocking(move || start(&paths, member, tuning, ready));
-        let handle = started.await.map_err(|error| stopped().source(error))??;
+        let handle = blocking(move || start(&paths, member, tuning, ready)).await?;
         tokio::select! {
             Ok(()) = leads => Ok(handle),
             ended = handle.ended() => ended.and_then(|()| Err(stopped())),
@@ -81,9 +81,16 @@ fn start(paths: &Paths, member: Member, tuning: Tuning, ready: oneshot::Sender<(
     let (writer_tasks, to_write) = mpsc::channel();
     let (flusher_tasks, to_flush) = mpsc::channel();
     let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
-    let flusher = Flusher { backend, recent: Arc::clone(machine.recent()), tuning, events: events.clone() };
+    let counters = Arc::clone(&shared.counters);
+    let flusher = Flusher {
+        backend,
+        recent: Arc::clone(machine.recent()),
+        tuning,
+        events: events.clone(),
+        counters: Arc::clone(&counters),
+    };
     let (log, written) = (opened.log, events.clone());
-    let writer = thread("log", move || writer::run(log, &to_write, &written))?;
+    let writer = thread("log", move || writer::run(log, &to_write, &written, &counters))?;
     let flusher = thread("flush", move || flusher.run(&to_flush))?;
     let parts = Parts {
         shared: Arc::clone(&shared),

@@ -12,7 +12,8 @@ use crate::base::error::Kind;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::{Reply, range};
-use crate::store::node::{Fault, Handle, Member, Paths, create};
+use crate::store::node::testing::{self, paths};
+use crate::store::node::{Fault, Handle, Member, Paths};
 use crate::store::options::Tuning;
 
 fn small() -> Tuning {
@@ -30,18 +31,12 @@ fn small() -> Tuning {
     }
 }
 
-fn paths(dir: &Path) -> Paths {
-    Paths { state: dir.join("db"), log: dir.join("wal") }
-}
-
 fn member() -> Member {
     Member { cluster_id: 7, member_id: 8, name: "one".to_owned(), ..Member::default() }
 }
 
 async fn begin(dir: &Path, tuning: Tuning) -> Handle {
-    std::fs::create_dir_all(dir.join("wal")).unwrap();
-    create(&paths(dir), &member(), &tuning).unwrap();
-    Handle::start(&paths(dir), member(), tuning).await.unwrap()
+    testing::begin(dir, member(), tuning).await
 }
 
 fn put(key: &str, value: &str) -> Operation {
