@@ -84,7 +84,7 @@ pub async fn from_point(
             sample_seed: manifest.sample_seed.0,
             base_revision,
         };
-        make(&birth, expected, &mut feed, &|proof| equal(differences(&manifest, proof)), &stop)
+        make(&birth, expected, &mut feed, &|proof| equal(&differences(&manifest, proof)), &stop)
     })
     .await
 }
@@ -111,12 +111,12 @@ pub fn from_file(source: &Source<'_, ReadAt>, birth: &Birth, progress: &Progress
     let expected = Expected { scope, sample_seed: 0, base_revision: None };
     let check = |proof: &Proof| {
         let other = "the state proves another one than the source".to_owned();
-        equal((*proof != wanted).then_some(other).into_iter().collect())
+        equal((*proof != wanted).then_some(other).as_slice())
     };
     make(birth, expected, &mut feed, &check, stop)
 }
 
-fn equal(differences: Vec<String>) -> Result<()> {
+fn equal(differences: &[String]) -> Result<()> {
     let Some(first) = differences.first() else { return Ok(()) };
     let more = differences.len() - 1;
     Err(Error::damaged(format!("what was restored is not the source: {first} ({more} more differences)"))

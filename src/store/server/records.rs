@@ -15,6 +15,7 @@ use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::kept::Kept;
 use crate::snapshot::record::{Descriptor, Record, STORED_BYTES_MAX};
 use crate::store::machine::records::Picture;
+use crate::store::mvcc::chronicle::Entry;
 use crate::store::server::export::{Exports, Outlet, Pieces};
 
 /// Messages of about 1 MiB that wait for a reader.
@@ -132,7 +133,7 @@ impl<'a> Sending<'a> {
         self.put(&Record::Descriptor(descriptor))?;
         self.side(picture)?;
         let mut kept = Kept::default();
-        let older = picture.entries().iter().map(|entry| entry.rev()).take_while(|rev| rev.main <= since);
+        let older = picture.entries().iter().map(Entry::rev).take_while(|rev| rev.main <= since);
         kept.prepend(&older.collect::<Vec<_>>())?;
         kept.runs().try_for_each(|run| self.put(&Record::Kept(run)))?;
         self.history(picture, Rev { main: since, sub: i64::MAX }, LAST)?;
@@ -272,7 +273,9 @@ mod tests {
         let revs = revisions(&whole);
         let some = messages(service.full(part(view, 28, 40)).await).await;
         let mut again = arrival.part(Rev { main: 27, sub: 9 });
-        some.iter().for_each(|message| drop(again.take(&message.records).unwrap()));
+        for message in &some {
+            again.take(&message.records).unwrap();
+        }
         assert!(again.is_ended());
         let expected: Vec<_> = revs.iter().filter(|rev| (28..=40).contains(&rev.main)).copied().collect();
         assert_eq!(revisions(&some), expected);
