@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
@@ -17,6 +16,7 @@ use crate::store::machine::refusal::Failure;
 use crate::store::machine::state::State;
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, header_of, propose};
+use crate::store::server::export::{Exports, Pieces};
 use crate::store::server::hash::{hash, hash_kv};
 use crate::store::server::status::Reason;
 use crate::store::server::{status, version};
@@ -30,13 +30,15 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Clone, Debug)]
 pub struct Service {
     handle: Handle,
+    exports: Exports,
     hashing: Arc<Semaphore>,
 }
 
 impl Service {
     /// Of this member.
-    pub fn new(handle: &Handle) -> Self {
-        Service { handle: handle.clone(), hashing: Arc::new(Semaphore::new(HASHES_MAX)) }
+    pub fn new(handle: &Handle, exports: &Exports) -> Self {
+        let handle = handle.clone();
+        Service { handle, exports: exports.clone(), hashing: Arc::new(Semaphore::new(HASHES_MAX)) }
     }
 
     /// Computes a checksum of the present state, when it is its turn.
@@ -59,7 +61,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Maintenance for Service {
-    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = Pieces<pb::SnapshotResponse>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
         let request = request.into_inner();
@@ -117,7 +119,7 @@ impl Maintenance for Service {
     }
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        Err(Status::unimplemented("etcdserver: snapshots are not streamed yet"))
+        Ok(Response::new(self.exports.snapshot()?))
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
