@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod copy;
+mod dev;
 mod drill;
 mod forecast;
 mod import;
