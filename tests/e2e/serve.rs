@@ -5,6 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::certs::Certs;
 use crate::support::member::{LIMIT, Member, ask, get};
 use crate::support::peers::{ETCD_3_5, program};
@@ -181,6 +183,11 @@ fn the_static_pod_of_kubeadm_is_served_with_certificates_that_can_be_renewed() {
     assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
     assert!(member.log().contains("the old certificates serve on"), "{}", member.log());
     fs::write(&certs.server_key, key).unwrap();
+    // SIGHUP reads them at once, and is no reason to end.
+    let read_again = |member: &Member| member.log().matches("certificates were read again").count();
+    let before = read_again(&member);
+    member.process.as_ref().unwrap().signal(Signal::HUP);
+    wait_until("the certificates are read again", LIMIT, || read_again(&member) > before);
     let old = member.dir.path().join("old");
     fs::create_dir(&old).unwrap();
     fs::copy(&certs.ca, old.join("ca.crt")).unwrap();

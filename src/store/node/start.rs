@@ -56,8 +56,10 @@ impl Handle {
 }
 
 fn start(paths: &Paths, member: Member, tuning: Tuning, ready: oneshot::Sender<()>) -> Result<Handle> {
-    let backend = Arc::new(Backend::open(&paths.state, tuning.cache_bytes)?);
+    // The log first: the engine of the state writes into its file when it opens it, and a member that is refused stays as it
+    // is.
     let opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
+    let backend = Arc::new(Backend::open(&paths.state, tuning.cache_bytes)?);
     let machine = Machine::open(&backend)?;
     let position = machine.position();
     check(&opened, position)?;
