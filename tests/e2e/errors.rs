@@ -251,7 +251,9 @@ fn members(book: &mut Book) {
             fs::remove_dir_all(dir.join("member/wal")).unwrap();
             copy_folder(&foreign.join("member/wal"), &dir.join("member/wal"));
         },
-        &|dir| drop(fs::copy(foreign.join("member/identity.json"), dir.join("member/identity.json")).unwrap()),
+        &|dir| {
+            fs::copy(foreign.join("member/identity.json"), dir.join("member/identity.json")).unwrap();
+        },
     ];
     for (deed, code) in deeds.into_iter().zip([3, 3, 2, 3, 3, 3, 3, 2, 2]) {
         copy_folder(&data, &broken);
