@@ -415,3 +415,128 @@ fn spec_of(request: &WatchCreateRequest) -> Spec {
     }
     if request.prev_kv { spec.with_before() } else { spec }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::{Backend, CACHE_BYTES};
+    use crate::store::mvcc::hub::{self, Hub};
+    use crate::store::mvcc::write::Writer;
+
+    struct Store {
+        writer: Writer,
+        hub: Hub,
+        session: Session,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Store {
+        fn new() -> Store {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
+            let writer = Writer::open(backend, 0, |_, _| {}).unwrap();
+            let hub = Hub::new(writer.revision(), hub::Limits::default());
+            let limits = Limits::of(&crate::store::options::Tuning::default());
+            Store { writer, hub, session: Session::new(limits, Arc::default()), _dir: dir }
+        }
+
+        fn put(&mut self, key: &'static str) {
+            self.writer.put(&key.into(), &"v".into(), 0);
+            self.writer.end();
+            self.hub.push(self.writer.seal().unwrap());
+        }
+
+        /// Replies as ids and revisions.
+        fn step(&mut self) -> Vec<(i64, i64)> {
+            let sources = self.hub.since(self.session.position().unwrap(), usize::MAX).unwrap();
+            let step = self.session.step(sources, &self.writer.view()).unwrap();
+            told(&self.session.take(&step))
+        }
+
+        fn create(&mut self, request: WatchCreateRequest) {
+            let reply = self.session.create(&request, self.writer.revision());
+            assert!(!reply.head.canceled, "{reply:?}");
+        }
+    }
+
+    fn told(replies: &[Reply]) -> Vec<(i64, i64)> {
+        replies.iter().map(|reply| (reply.head.watch_id, reply.head.header.unwrap().revision)).collect()
+    }
+
+    fn notified(key: &'static str, start_revision: i64) -> WatchCreateRequest {
+        WatchCreateRequest { key: key.into(), progress_notify: true, start_revision, ..WatchCreateRequest::default() }
+    }
+
+    #[test]
+    fn notes_are_for_those_who_heard_nothing_and_have_heard_all() {
+        let mut store = Store::new();
+        store.put("a");
+        store.create(notified("a", 0));
+        store.create(notified("b", 0));
+        store.create(notified("a", 5));
+        store.create(WatchCreateRequest { key: "b".into(), ..WatchCreateRequest::default() });
+        store.create(notified("a", 2));
+        assert_eq!(told(&store.session.notify()), [(0, 2), (1, 2)]);
+        store.put("a");
+        // Not told yet: the note must not go ahead of it.
+        assert_eq!(told(&store.session.notify()), [(0, 2), (1, 2)]);
+        assert_eq!(store.step(), [(0, 3)]);
+        assert_eq!(told(&store.session.notify()), [(1, 3)]);
+        assert_eq!(told(&store.session.notify()), [(0, 3), (1, 3)]);
+        // Who lags has not heard all, and nobody answers for the stream.
+        assert!(store.session.progress().is_none() && store.session.has_lagging());
+        let mut lag = store.session.next_lag().unwrap();
+        let chunk = lag.past.read(&lag.spec, &store.writer.view(), &store.session.limits.past).unwrap();
+        assert_eq!(told(&store.session.caught_up(lag, chunk)), [(4, 3)]);
+        assert!(store.session.progress().is_none(), "one of them is in the future");
+        assert!(store.session.cancel(2, 3).is_some());
+        assert_eq!(told(&store.session.progress().into_iter().collect::<Vec<_>>()), [(-1, 3)]);
+    }
+
+    #[test]
+    fn steps_are_bounded_and_end_between_revisions() {
+        let mut store = Store::new();
+        store.session.limits.past.revisions_max = 3;
+        store.create(WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        for _ in 0..5 {
+            store.put("a");
+        }
+        store.put("b");
+        assert_eq!((store.step(), store.step(), store.session.position()), (vec![(0, 4)], vec![(0, 6)], Some(7)));
+        store.session.limits.past.bytes_max = 1;
+        store.put("a");
+        store.put("a");
+        assert_eq!((store.step(), store.step()), (vec![(0, 8)], vec![(0, 9)]));
+    }
+
+    #[test]
+    fn who_wants_the_same_reads_history_once() {
+        let mut store = Store::new();
+        for _ in 0..5 {
+            store.put("a");
+        }
+        for start_revision in [2, 2, 3, 2] {
+            store.create(WatchCreateRequest { key: "a".into(), start_revision, ..WatchCreateRequest::default() });
+        }
+        assert_eq!(store.session.counters().lagging.load(std::sync::atomic::Ordering::Relaxed), 4);
+        let first = store.session.next_lag().unwrap();
+        assert_eq!((first.ids.clone(), store.session.next_lag().unwrap().ids), (vec![0, 1, 3], vec![2]));
+        // A view from before what the others were told is not the present.
+        let mut store = Store::new();
+        store.put("a");
+        let old = store.writer.view();
+        store.create(WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        store.create(WatchCreateRequest { key: "a".into(), start_revision: 2, ..WatchCreateRequest::default() });
+        store.put("a");
+        assert_eq!(store.step(), [(0, 3)]);
+        let mut lag = store.session.next_lag().unwrap();
+        let limits = store.session.limits.past;
+        let chunk = lag.past.read(&lag.spec, &old, &limits).unwrap();
+        assert_eq!((told(&store.session.caught_up(lag, chunk)), store.session.has_lagging()), (vec![(1, 2)], true));
+        let mut lag = store.session.next_lag().unwrap();
+        let chunk = lag.past.read(&lag.spec, &store.writer.view(), &limits).unwrap();
+        assert_eq!((told(&store.session.caught_up(lag, chunk)), store.session.has_lagging()), (vec![(1, 3)], false));
+        store.put("a");
+        assert_eq!(store.step(), [(0, 4), (1, 4)]);
+    }
+}
