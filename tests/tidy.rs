@@ -120,10 +120,12 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sha1", &["base::digest"]),
     ("sha2", &["base::digest"]),
     ("slog", &["store::consensus"]),
-    ("strsim", &["policy"]),
+    ("strsim", &["policy", "store::options"]),
     ("toml", &["policy"]),
     ("tonic", &["api", "client", "store::server", "store::consensus::transport"]),
+    ("tokio_rustls", &["store::server"]),
     ("tracing_subscriber", &["cli"]),
+    ("yaml_rust2", &["store::options"]),
     ("zstd", &["vault", "import"]),
 ];
 

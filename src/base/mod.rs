@@ -14,10 +14,12 @@ pub mod error;
 pub mod file;
 pub mod id;
 pub mod leash;
+pub mod process;
 pub mod progress;
 pub mod revision;
 pub mod rng;
 pub mod stop;
+pub mod telemetry;
 pub mod tls;
 pub mod units;
 

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::kind::Wanted;
 use crate::base::units;
+use crate::cli::serve::flags::Flags;
 
 /// Keeps a cluster's state alive through disasters.
 #[derive(Debug, Parser)]
@@ -52,6 +53,13 @@ pub(crate) enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a member: a store that speaks etcd's API, with etcd's flags
+    #[command(
+        after_help = "Every flag can be given as ETCD_NAME_OF_FLAG, or in the YAML of --config-file. Flags of etcd that are \
+                            not shown are accepted; docs/configuration.md says why they have no effect.\n\nExamples:\n  \
+                            holdfast serve --data-dir /var/lib/holdfast\n  holdfast serve --config-file /etc/etcd/etcd.yaml"
+    )]
+    Serve(Flags),
     /// Make one restore point now: copy, prove, publish
     #[command(after_help = "Example:\n  holdfast backup --policy /etc/holdfast/policies/prod.toml")]
     Backup(Backup),

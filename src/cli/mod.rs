@@ -19,6 +19,7 @@ mod progress;
 mod restore;
 mod retention;
 mod run;
+mod serve;
 mod snapshot;
 mod target;
 mod telemetry;

@@ -17,7 +17,8 @@ use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
 use crate::cli::{
-    backup, copy, drill, forecast, import, inside, points, policy, progress, restore, retention, snapshot, telemetry,
+    backup, copy, drill, forecast, import, inside, points, policy, progress, restore, retention, serve, snapshot,
+    telemetry,
 };
 
 /// What every command is given.
@@ -69,7 +70,10 @@ pub(crate) fn main() -> ExitCode {
     if !matches!(cli.command, Command::Man { .. }) {
         keep_private();
     }
-    telemetry::start(&cli.global);
+    // A member says itself how it logs.
+    if !matches!(cli.command, Command::Serve(_)) {
+        telemetry::start(&cli.global);
+    }
     let output = Output::new(&cli.global);
     let context = Context { output, stop: Stop::new(), clock: clock(), progress: Progress::new() };
     match run(cli.command, &context) {
@@ -135,6 +139,7 @@ fn run(command: Command, context: &Context) -> Result<Ended> {
 
 async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
     match command {
+        Command::Serve(flags) => serve::serve(flags, context).await,
         Command::Backup(args) => {
             let (told, mut facts) = (Told::begin("backup", Some(&args.policy), &args.metrics), Facts::default());
             let result = backup::backup(args, &mut facts, context).await;

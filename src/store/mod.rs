@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod consensus;
+pub mod datadir;
 pub mod lease;
 pub mod machine;
 pub mod mvcc;

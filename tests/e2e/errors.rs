@@ -3,17 +3,19 @@
 //! After each one the whole place is as it was, and no secret stands in what was said. An error without a hint fails.
 //! `HOLDFAST_TEST_GOLDEN=write` writes the golden file anew, to be read before it is committed.
 
+use holdfast::base::digest::Sha256;
 use holdfast::vault::layout::{Attempt, Location};
 use holdfast::vault::manifest::Manifest;
 use holdfast::vault::sealed;
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::fixture;
 use crate::place::{OBJECT_VARIABLE, Place};
 use crate::signing;
 use crate::support::etcd::{Etcd, Tls};
+use crate::support::member::Member;
 use crate::support::ports::Port;
 use crate::support::run::{Outcome, Run};
 
@@ -146,6 +148,7 @@ fn every_error_says_what_to_do_next_and_leaves_everything_as_it_was() {
     restores(&mut book);
     signers(&mut book);
     files(&mut book);
+    members(&mut book);
     book.compare();
     assert!(book.faults.is_empty(), "{} faults\n{}", book.faults.len(), book.faults.join("\n"));
     assert!(book.cases >= 100, "{}", book.cases);
@@ -169,6 +172,97 @@ fn usage(book: &mut Book) {
     for bytes in ["1048575", "33554433", "0", "-1", "many"] {
         let run = book.place.run(&["backup", "--policy", "p.toml"]).env(OBJECT_VARIABLE, bytes);
         book.judge(2, &["backup", "--policy", "p.toml"], run);
+    }
+}
+
+/// Starts of a member that cannot be: each is told in one sentence, and nothing has changed.
+fn members(book: &mut Book) {
+    book.heading("A member's start");
+    let free = Port::claim();
+    let url = format!("http://{}", free.address());
+    book.name(free.number().to_string(), "<FREE>");
+    let place = book.place.root().to_path_buf();
+    let (listen, advertise) = (format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}"));
+    let start = |book: &mut Book, code: i32, dir: &str, more: &[&str]| {
+        let dir = format!("--data-dir={dir}");
+        book.case(code, &[&["serve", &dir, &listen, &advertise, "--log-level=error"], more].concat());
+    };
+    for wrong in [
+        &["--nam=m1"][..],
+        &["stray"],
+        &["--heartbeat-interval=fast"],
+        &["--election-timeout=10"],
+        &["--force-new-cluster"],
+        &["--initial-cluster=m1=http://127.0.0.1:1"],
+        &["--name=m1", "--initial-cluster=m1=http://127.0.0.1:1,m2=http://127.0.0.2:1"],
+        &["--initial-cluster-state=existing"],
+        &["--cert-file=missing.crt", "--key-file=missing.key", "--listen-metrics-urls=https://127.0.0.1:1"],
+        &["--client-cert-auth"],
+        &["--listen-metrics-urls=http://192.0.2.1:1"],
+        &["--log-outputs=scratch"],
+    ] {
+        start(book, 2, "out/new", wrong);
+    }
+    let args = ["serve", "--name=m1"];
+    let run = book.place.run(&args).env("ETCD_NAME", "m2");
+    book.judge(2, &args, run);
+    book.case(2, &["serve", "--config-file=missing.yaml"]);
+    book.place.write("etcd.yaml", "name: [m1\n");
+    book.case(2, &["serve", "--config-file=etcd.yaml"]);
+    // A port that somebody has, and a directory that somebody has.
+    let running = Member::start(&[]);
+    book.name(running.endpoint().rsplit_once(':').unwrap().1.to_owned(), "<TAKEN>");
+    book.name(running.data_dir().to_str().unwrap(), "<RUNNING>");
+    let taken = format!("--listen-client-urls={}", running.endpoint());
+    book.case(1, &["serve", "--data-dir=out/new", &taken, &advertise]);
+    start(book, 1, running.data_dir().to_str().unwrap(), &[]);
+    drop(running);
+    // What is no directory, and what is etcd's.
+    book.place.write("file", "");
+    start(book, 2, "file", &[]);
+    fs::create_dir_all(place.join("etcd/member/snap")).unwrap();
+    fs::write(place.join("etcd/member/snap/db"), fixture("etcd-3.5-auth.db")).unwrap();
+    start(book, 1, "etcd", &[]);
+    // What was a member's and is not whole.
+    let mut member = Member::start(&[]);
+    assert_eq!(member.stop(), 0);
+    let (data, broken) = (member.data_dir(), place.join("broken"));
+    let identity = fs::read_to_string(data.join("member/identity.json")).unwrap();
+    let newer =
+        identity.replacen("\"min_reader\": 1", "\"min_reader\": 2", 1).replacen("\"format\": 1", "\"format\": 2", 1);
+    let digits = 15..79;
+    let mut blank = newer.clone();
+    blank.replace_range(digits.clone(), &"0".repeat(64));
+    let newer = newer.replacen(&newer[digits], &Sha256::of(blank.as_bytes()).to_string(), 1);
+    let deeds: [&dyn Fn(&Path); 6] = [
+        &|dir| fs::remove_file(dir.join("member/identity.json")).unwrap(),
+        &|dir| fs::write(dir.join("member/identity.json"), identity.replace("default", "another")).unwrap(),
+        &|dir| fs::write(dir.join("member/identity.json"), &newer).unwrap(),
+        &|dir| fs::remove_file(dir.join("member/snap/db")).unwrap(),
+        &|dir| fs::remove_dir_all(dir.join("member/wal")).unwrap(),
+        &|dir| fs::write(dir.join("member/snap/db"), vec![7; 100_000]).unwrap(),
+    ];
+    for (deed, code) in deeds.into_iter().zip([3, 3, 2, 3, 3, 3]) {
+        copy_folder(&data, &broken);
+        deed(&broken);
+        start(book, code, "broken", &[]);
+        fs::remove_dir_all(&broken).unwrap();
+    }
+    fs::create_dir(place.join("log")).unwrap();
+    fs::write(place.join("log/precious"), "x").unwrap();
+    start(book, 1, "out/new", &["--wal-dir=log"]);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod modes;
 mod place;
 mod retention;
 mod secrets;
+mod serve;
 mod signing;
 mod streams;
 mod tell;

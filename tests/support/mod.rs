@@ -21,6 +21,7 @@ pub mod etcd;
 pub mod guard;
 pub mod http;
 pub mod load;
+pub mod member;
 pub mod moto;
 pub mod objects;
 pub mod peers;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::program;
 use crate::support::etcd::Etcd;
+use crate::support::member::{Member, get};
 use crate::support::run::{Outcome, Run};
 
 /// The most that a unit may be exposed, in tenths, as `systemd-analyze security` counts.
@@ -54,7 +55,7 @@ fn verify(paths: &[String]) -> Outcome {
 
 #[test]
 fn systemd_understands_every_unit() {
-    assert_eq!(names(".service").len(), 5, "{:?}", names(".service"));
+    assert_eq!(names(".service").len(), 6, "{:?}", names(".service"));
     assert_eq!(names(".timer").len(), 4, "{:?}", names(".timer"));
     let (_dir, paths) = instances(|_, text| text);
     let out = verify(&paths).success();
@@ -179,4 +180,23 @@ fn promtool_reads_the_metrics_of_a_run() {
         assert_eq!(out.stderr, "", "no complaint about names or types");
         assert_ne!(check(text.replace("} ", " ")).code(), 0, "a broken line is refused");
     }
+}
+
+#[test]
+fn promtool_reads_the_metrics_of_a_member() {
+    let member = Member::start(&["--metrics=extensive"]);
+    member.etcdctl(&["put", "a", "1"]).success();
+    let text = get(&member.client.address(), "/metrics").body;
+    let check = |text: String| {
+        let promtool = Run::new(program("HOLDFAST_SYSTEM_PROMTOOL", "promtool"));
+        promtool.args(&["check", "metrics"]).stdin(text).run()
+    };
+    // What it dislikes are names, and the names are etcd's.
+    let complaints = check(text.clone()).stderr;
+    let ours: Vec<&str> =
+        complaints.lines().filter(|line| !line.starts_with("etcd_") && !line.starts_with("os_")).collect();
+    assert_eq!(ours, [""; 0]);
+    assert!(!complaints.contains("error while linting"), "{complaints}");
+    let broken = check(text.replacen("} ", " ", 1));
+    assert!(broken.code() != 0 && broken.stderr.contains("error while linting"), "a broken line is refused: {broken}");
 }

@@ -12,12 +12,16 @@
 //!   consistent is that revisions never change, and that its caller holds their deletion back.
 
 use std::fmt;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use crate::base::digest::crc32c;
+use crate::base::durable::give_name;
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 
@@ -30,6 +34,11 @@ pub const SCAN_BYTES: usize = 1 << 20;
 const REVISIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("revisions");
 /// The number of a space, then the entry's own key.
 const SIDE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("side");
+
+/// Bytes that one transaction of a copy writes.
+const COPY_BYTES: usize = 16 << 20;
+/// Where the side table has the bytes of stored revisions: before every space.
+const USED_KEY: [u8; 1] = [0];
 
 const CRC_BYTES: usize = 4;
 const VALUE: u8 = 0;
@@ -72,6 +81,21 @@ pub enum Space {
     Extra = 10,
 }
 
+impl Space {
+    const ALL: [Space; 10] = [
+        Space::Meta,
+        Space::Lease,
+        Space::Auth,
+        Space::User,
+        Space::Role,
+        Space::Member,
+        Space::MemberGone,
+        Space::Alarm,
+        Space::Cluster,
+        Space::Extra,
+    ];
+}
+
 /// A change of a side table; without a value, the entry's end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SideChange {
@@ -85,29 +109,71 @@ pub struct SideChange {
 
 /// The state database.
 pub struct Backend {
-    db: Database,
+    /// The file as it is now: a defragmentation puts another in its place, and whoever reads the old one ends with it.
+    db: RwLock<Arc<Engine>>,
     path: PathBuf,
+    cache_bytes: usize,
+    /// Bytes of stored revisions, keys included.
+    used: AtomicU64,
+    /// Bytes of the file after the last write.
+    size: AtomicU64,
+}
+
+/// The open file. Closing one that is damaged may end in a panic of the engine as well as using it.
+struct Engine(Option<Database>);
+
+impl Deref for Engine {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        // What was committed is durable already.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+    }
 }
 
 impl Backend {
     /// Makes an empty database where no file is.
     pub fn create(path: &Path, cache_bytes: usize) -> Result<Self> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
-        // The engine takes an empty file for a new database.
-        file.map_err(|error| Error::io(format!("create the state database {}", path.display()), error))?;
-        let backend = Self::started(path, || redb::Builder::new().set_cache_size(cache_bytes).create(path))?;
+        let backend = Self::on(path, cache_bytes, made(path, cache_bytes)?);
         backend.write(&mut std::iter::empty(), &[], &[])?;
         Ok(backend)
     }
 
     /// Opens a database that exists.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
-        Self::started(path, || redb::Builder::new().set_cache_size(cache_bytes).open(path))
+        // What a defragmentation left that did not come to its end.
+        forget(&beside(path))?;
+        let db = guarded(path, || Ok(redb::Builder::new().set_cache_size(cache_bytes).open(path)?))?;
+        let backend = Self::on(path, cache_bytes, db);
+        backend.used.store(backend.noted_use()?, Ordering::Relaxed);
+        backend.size.store(backend.file_bytes()?, Ordering::Relaxed);
+        Ok(backend)
     }
 
-    fn started(path: &Path, start: impl FnOnce() -> Result<Database, redb::DatabaseError>) -> Result<Self> {
-        let db = guarded(path, || start().map_err(redb::Error::from))?;
-        Ok(Backend { db, path: path.to_owned() })
+    fn on(path: &Path, cache_bytes: usize, db: Database) -> Self {
+        let (used, size) = (AtomicU64::default(), AtomicU64::default());
+        Backend { db: RwLock::new(Arc::new(Engine(Some(db)))), path: path.to_owned(), cache_bytes, used, size }
+    }
+
+    fn noted_use(&self) -> Result<u64> {
+        let found = guarded(&self.path, || {
+            let table = self.db().begin_read()?.open_table(SIDE)?;
+            Ok(table.get(USED_KEY.as_slice())?.map(|value| value.value().to_vec()))
+        })?;
+        let used = found.as_deref().and_then(|value| unsealed(&USED_KEY, value));
+        let used = used.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+        used.ok_or_else(|| damaged(&self.path, "it does not say how much it holds"))
+    }
+
+    fn db(&self) -> Arc<Engine> {
+        Arc::clone(&self.db.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where it is.
@@ -121,6 +187,16 @@ impl Backend {
         metadata.map(|file| file.len()).map_err(|error| Error::io(format!("look at {}", self.path.display()), error))
     }
 
+    /// Bytes of the file after the last write, without a look at it.
+    pub fn size_bytes(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of stored revisions, keys included.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Makes changes durable: revisions that are new, side entries in order, and the end of revisions that are `gone`.
     pub fn write<'a>(
         &self,
@@ -128,48 +204,65 @@ impl Backend {
         side: &[SideChange],
         gone: &[Rev],
     ) -> Result<()> {
-        guarded(&self.path, || {
-            let mut transaction = self.db.begin_write()?;
-            // What a crash leaves is opened without reading the whole file.
-            transaction.set_quick_repair(true);
-            {
-                let mut table = transaction.open_table(REVISIONS)?;
-                let mut value = vec![];
-                for stored in revisions {
-                    let key = key_of(stored.rev);
-                    value.clear();
-                    value.push(if stored.tombstone { TOMBSTONE } else { VALUE });
-                    value.extend_from_slice(stored.message);
-                    seal(&key, &mut value);
-                    table.insert(&key, value.as_slice())?;
-                }
-                for rev in gone {
-                    table.remove(&key_of(*rev))?;
-                }
-                let mut table = transaction.open_table(SIDE)?;
-                for change in side {
-                    let key = side_key(change.space, &change.key);
-                    match &change.value {
-                        Some(bytes) => {
-                            value.clear();
-                            value.extend_from_slice(bytes);
-                            seal(&key, &mut value);
-                            table.insert(key.as_slice(), value.as_slice())?;
-                        }
-                        None => drop(table.remove(key.as_slice())?),
-                    }
-                }
-            }
-            transaction.commit()?;
+        let used = write_to(&self.db(), &self.path, self.used_bytes(), revisions, side, gone)?;
+        self.used.store(used, Ordering::Relaxed);
+        self.size.store(self.file_bytes()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes the file anew, without the room that deletions left in it. Nothing else may be written meanwhile; reading
+    /// goes on, in the old file until its transaction ends.
+    pub fn defragment(&self) -> Result<()> {
+        let path = beside(&self.path);
+        forget(&path)?;
+        let copied = self.copy_to(&path);
+        if copied.is_err() {
+            // The first error is the one to tell.
+            let _ = forget(&path);
+        }
+        let (db, used) = copied?;
+        give_name(&path, &self.path)?;
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Engine(Some(db)));
+        self.used.store(used, Ordering::Relaxed);
+        self.size.store(self.file_bytes()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn copy_to(&self, path: &Path) -> Result<(Database, u64)> {
+        let db = made(path, self.cache_bytes)?;
+        let mut side = vec![];
+        for space in Space::ALL {
+            let entries = self.side(space)?.into_iter();
+            side.extend(entries.map(|(key, value)| SideChange { space, key, value: Some(value) }));
+        }
+        let mut used = write_to(&db, path, 0, &mut std::iter::empty(), &side, &[])?;
+        let mut held: Vec<(Rev, bool, Vec<u8>)> = vec![];
+        let mut bytes = 0;
+        let mut put = |held: &mut Vec<(Rev, bool, Vec<u8>)>| -> Result<()> {
+            let mut all =
+                held.iter().map(|(rev, tombstone, message)| Stored { rev: *rev, tombstone: *tombstone, message });
+            used = write_to(&db, path, used, &mut all, &[], &[])?;
+            held.clear();
             Ok(())
-        })
+        };
+        self.scan(Rev::default(), Rev::of(i64::MAX), &mut |stored| {
+            bytes += stored.message.len();
+            held.push((stored.rev, stored.tombstone, stored.message.to_vec()));
+            if bytes >= COPY_BYTES {
+                bytes = 0;
+                put(&mut held)?;
+            }
+            Ok(())
+        })?;
+        put(&mut held)?;
+        Ok((db, used))
     }
 
     /// What is stored at a revision: whether it is a tombstone, and the message.
     pub fn get(&self, rev: Rev) -> Result<Option<(bool, Vec<u8>)>> {
         let key = key_of(rev);
         let found = guarded(&self.path, || {
-            let table = self.db.begin_read()?.open_table(REVISIONS)?;
+            let table = self.db().begin_read()?.open_table(REVISIONS)?;
             Ok(table.get(&key)?.map(|value| unsealed(&key, value.value()).map(<[u8]>::to_vec)))
         })?;
         let Some(value) = found else { return Ok(None) };
@@ -185,7 +278,7 @@ impl Backend {
             // An error of the sink is not one of redb's: it leaves through the side door.
             let mut outcome = Ok(());
             next = guarded(&self.path, || {
-                let table = self.db.begin_read()?.open_table(REVISIONS)?;
+                let table = self.db().begin_read()?.open_table(REVISIONS)?;
                 let mut bytes = 0;
                 for entry in table.range::<&[u8; 16]>(&key_of(from)..&key_of(until))? {
                     let (key, value) = entry?;
@@ -209,7 +302,7 @@ impl Backend {
     /// The last revision that is stored.
     pub fn last(&self) -> Result<Option<Rev>> {
         guarded(&self.path, || {
-            let table = self.db.begin_read()?.open_table(REVISIONS)?;
+            let table = self.db().begin_read()?.open_table(REVISIONS)?;
             let last = redb::ReadableTable::last(&table)?;
             Ok(last.map(|(key, _)| rev_of(key.value())))
         })
@@ -218,7 +311,7 @@ impl Backend {
     /// The entries of a side table, in order of their keys.
     pub fn side(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let entries = guarded(&self.path, || {
-            let table = self.db.begin_read()?.open_table(SIDE)?;
+            let table = self.db().begin_read()?.open_table(SIDE)?;
             let (first, end) = ([space as u8], [space as u8 + 1]);
             let mut entries = vec![];
             for entry in table.range::<&[u8]>(first.as_slice()..end.as_slice())? {
@@ -260,6 +353,81 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// An empty database in a file that was not there.
+fn made(path: &Path, cache_bytes: usize) -> Result<Database> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    // The engine takes an empty file for a new database.
+    file.map_err(|error| Error::io(format!("create the state database {}", path.display()), error))?;
+    guarded(path, || Ok(redb::Builder::new().set_cache_size(cache_bytes).create(path)?))
+}
+
+/// Where the file is written anew.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("defragment")
+}
+
+fn forget(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One transaction: the bytes that are used after it.
+fn write_to<'a>(
+    db: &Database,
+    path: &Path,
+    mut used: u64,
+    revisions: &mut dyn Iterator<Item = Stored<'a>>,
+    side: &[SideChange],
+    gone: &[Rev],
+) -> Result<u64> {
+    guarded(path, || {
+        let mut transaction = db.begin_write()?;
+        // What a crash leaves is opened without reading the whole file.
+        transaction.set_quick_repair(true);
+        {
+            let mut value = vec![];
+            let mut table = transaction.open_table(REVISIONS)?;
+            for stored in revisions {
+                let key = key_of(stored.rev);
+                value.clear();
+                value.push(if stored.tombstone { TOMBSTONE } else { VALUE });
+                value.extend_from_slice(stored.message);
+                seal(&key, &mut value);
+                // Written again after a crash, it is the same.
+                let before = table.insert(&key, value.as_slice())?;
+                used += before.map_or((key.len() + value.len()) as u64, |_| 0);
+            }
+            for rev in gone {
+                let before = table.remove(&key_of(*rev))?;
+                used -= before.map_or(0, |before| (size_of::<[u8; 16]>() + before.value().len()) as u64);
+            }
+            let mut table = transaction.open_table(SIDE)?;
+            value.clear();
+            value.extend_from_slice(&used.to_be_bytes());
+            seal(&USED_KEY, &mut value);
+            table.insert(USED_KEY.as_slice(), value.as_slice())?;
+            for change in side {
+                let key = side_key(change.space, &change.key);
+                match &change.value {
+                    Some(bytes) => {
+                        value.clear();
+                        value.extend_from_slice(bytes);
+                        seal(&key, &mut value);
+                        table.insert(key.as_slice(), value.as_slice())?;
+                    }
+                    None => drop(table.remove(key.as_slice())?),
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(used)
+    })
 }
 
 fn key_of(rev: Rev) -> [u8; 16] {

@@ -110,9 +110,14 @@ fn a_flipped_byte_is_never_served() {
     let path = dir.path().join("db");
     let whole = std::fs::read(&path).unwrap();
     let mut rng = Seeded::new(7);
-    let (mut found, mut harmless) = (0, 0);
+    let (mut found, mut harmless, mut wrong) = (0, 0, vec![]);
     let quiet = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(|panic| {
+        // The engine's own are caught and mean damage.
+        if panic.location().is_none_or(|location| !location.file().contains("redb")) {
+            eprintln!("{panic}");
+        }
+    }));
     for _ in 0..400 {
         let mut bytes = whole.clone();
         // Where something is: the rest of the file is room.
@@ -135,10 +140,13 @@ fn a_flipped_byte_is_never_served() {
         });
         match read {
             Ok(all) if all == (2..60).map(|main| (main, true)).collect::<Vec<_>>() => harmless += 1,
-            Ok(all) => panic!("byte {at}: {all:?}"),
+            // The commit before, as a whole: whoever has a log sees by the position in it that this is not the last one.
+            Ok(all) if all.is_empty() => found += 1,
+            Ok(all) => wrong.push((at, all)),
             Err(_) => found += 1,
         }
     }
     std::panic::set_hook(quiet);
+    assert!(wrong.is_empty(), "{wrong:?}");
     assert!(found > 50 && harmless > 0, "{found} found, {harmless} harmless");
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::mvcc::index::Keys;
 
@@ -130,15 +131,15 @@ pub fn may_be_stale(request: &TxnRequest) -> bool {
 /// What a put costs of the quota beside key and value, in bytes.
 const PUT_COST_BYTES: usize = 256;
 /// What a lease costs of the quota, in bytes.
-pub const LEASE_COST_BYTES: usize = 64;
+const LEASE_COST_BYTES: usize = 64;
 
 /// What a put costs of the quota, in bytes.
-pub fn put_cost(request: &PutRequest) -> usize {
+fn put_cost(request: &PutRequest) -> usize {
     PUT_COST_BYTES + request.key.len() + request.value.len()
 }
 
 /// What a transaction costs of the quota at most, in bytes: its dearer side. None is free.
-pub fn txn_cost(request: &TxnRequest) -> usize {
+pub(super) fn txn_cost(request: &TxnRequest) -> usize {
     let side = |operations: &[RequestOp]| -> usize {
         let cost = |operation: &RequestOp| match &operation.request {
             Some(Request::RequestPut(request)) => put_cost(request),
@@ -148,6 +149,16 @@ pub fn txn_cost(request: &TxnRequest) -> usize {
         operations.iter().map(cost).sum()
     };
     side(&request.success).max(side(&request.failure))
+}
+
+/// What an operation costs of the quota at most, in bytes.
+pub fn cost(operation: &Operation) -> usize {
+    match operation {
+        Operation::Put(request) => put_cost(request),
+        Operation::Txn(request) => txn_cost(request),
+        Operation::LeaseGrant(_) => LEASE_COST_BYTES,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

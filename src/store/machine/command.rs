@@ -1,5 +1,6 @@
 //! Commands as bytes: what an entry of the log holds.
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::api::holdfast::v1::{Command, Commands};
@@ -12,9 +13,14 @@ pub fn encode(commands: Vec<Command>) -> Vec<u8> {
     Commands { commands }.encode_to_vec()
 }
 
+/// Bytes that an operation takes in an entry.
+pub fn bytes(operation: &Operation) -> usize {
+    operation.encoded_len()
+}
+
 /// The commands in an entry. What cannot be read, or holds an operation that this program does not know, must not be
 /// skipped: this member would no longer be equal to the others.
-pub fn decode(entry: &[u8]) -> Result<Vec<Command>> {
+pub fn decode(entry: Bytes) -> Result<Vec<Command>> {
     let commands = Commands::decode(entry).map_err(|error| {
         Error::damaged("an entry of the log holds no commands").source(error).hint(HINT_MEMBER_DAMAGED)
     })?;
@@ -35,10 +41,10 @@ mod tests {
         let put = Operation::Put(PutRequest { key: "a".into(), ..PutRequest::default() });
         let command = Command { id: 7, time_ms: 9, operation: Some(put) };
         let entry = encode(vec![command.clone(), command.clone()]);
-        assert_eq!(decode(&entry).unwrap(), [command.clone(), command]);
-        assert_eq!(decode(&entry[..entry.len() - 1]).unwrap_err().kind(), Kind::Damaged);
+        assert_eq!(decode(entry.clone().into()).unwrap(), [command.clone(), command]);
+        assert_eq!(decode(Bytes::copy_from_slice(&entry[..entry.len() - 1])).unwrap_err().kind(), Kind::Damaged);
         let unknown = encode(vec![Command { id: 7, time_ms: 9, operation: None }]);
-        assert_eq!(decode(&unknown).unwrap_err().kind(), Kind::Usage);
-        assert_eq!(decode(&[]).unwrap(), []);
+        assert_eq!(decode(unknown.into()).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(decode(Bytes::new()).unwrap(), []);
     }
 }

@@ -42,7 +42,7 @@ use crate::store::mvcc::recent::Recent;
 use crate::store::mvcc::view::Ground;
 use crate::store::mvcc::write::Writer;
 
-/// Keys that are looked at for what a compaction made superfluous, after each batch.
+/// Keys that are looked at for what a compaction made superfluous, at once.
 const PRUNE_KEYS: usize = 2000;
 
 /// What a command answers. Headers hold the revision alone; the rest is the answering member's.
@@ -140,9 +140,20 @@ impl Machine {
         }
         self.position = position;
         let batch = self.writer.seal();
-        let gone = self.writer.prune(PRUNE_KEYS).unwrap_or_default();
         let side = std::mem::take(&mut self.side);
-        Ok(Applied { replies, cut: Cut { batch, side, gone, position }, state: self.state() })
+        Ok(Applied { replies, cut: Cut { batch, side, gone: vec![], position }, state: self.state() })
+    }
+
+    /// Whether compactions have left something in the index.
+    pub fn is_pruning(&self) -> bool {
+        self.writer.is_pruning()
+    }
+
+    /// Takes a slice of what compactions made superfluous out of the index; none when there is nothing to do, or somebody
+    /// still looks at some of it.
+    pub fn prune(&mut self) -> Option<Cut> {
+        let gone = self.writer.prune(PRUNE_KEYS)?;
+        Some(Cut { batch: None, side: vec![], gone, position: self.position })
     }
 
     fn apply_one(&mut self, operation: Operation) -> Result<Reply, Failure> {

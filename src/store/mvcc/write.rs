@@ -170,6 +170,11 @@ impl Writer {
         View::new(self.revision, self.index.clone(), &self.floors, &self.recent, &self.backend)
     }
 
+    /// Whether compactions have left something in the index.
+    pub fn is_pruning(&self) -> bool {
+        self.pruning.is_some()
+    }
+
     /// Takes what compactions made superfluous out of the index, of at most `keys_max` keys. The revisions to delete, once
     /// everything before is flushed; none when there is nothing to do, or a view still shows some of it.
     pub fn prune(&mut self, keys_max: usize) -> Option<Vec<Rev>> {

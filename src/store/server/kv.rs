@@ -120,10 +120,10 @@ impl Kv for Service {
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Answer<CompactionResponse> {
         let request = request.into_inner();
-        let CompactionRequest { revision, physical } = request;
+        let physical = request.physical;
         let reply = propose!(&self.handle, Compaction, request);
         if physical {
-            self.handle.removed(revision).await?;
+            self.handle.removed().await?;
         }
         Ok(Response::new(reply))
     }

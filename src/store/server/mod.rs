@@ -20,13 +20,17 @@
 //!   bounded in number and in time.
 //! - Nothing here is state: a server can be thrown away at any moment.
 
+pub mod calls;
 pub mod cluster;
 pub mod convert;
 pub mod gate;
 pub mod hash;
+pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod listen;
 pub mod maintenance;
+pub mod metrics;
 pub mod range_stream;
 pub mod status;
 pub mod version;

@@ -1,9 +1,21 @@
-//! What a member is told when it starts, as values. Defaults are etcd's.
+//! Limits and intervals of a running member. Defaults are etcd's.
 
 use std::time::Duration;
 
 /// Bytes of the state file that a member may fill when it was told nothing.
 pub const QUOTA_BYTES: u64 = 2 << 30;
+
+/// When history is compacted without being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Never.
+    #[default]
+    Off,
+    /// So much time is kept.
+    Periodic(Duration),
+    /// So many revisions are kept.
+    Revisions(i64),
+}
 
 /// Limits and intervals of a running member. Every one is small in some test, so that what happens at it is seen.
 #[derive(Clone, Debug)]
@@ -14,8 +26,12 @@ pub struct Tuning {
     pub txn_operations_max: usize,
     /// Bytes of the state file at which the NOSPACE alarm is raised; none for no limit.
     pub quota_bytes: Option<u64>,
-    /// Requests that wait to be agreed on.
+    /// Requests that wait for their answer.
     pub queue_max: usize,
+    /// Bytes of requests that wait for their answer.
+    pub queue_bytes_max: usize,
+    /// Bytes of requests that are agreed on at once; one alone may be larger.
+    pub entry_bytes_max: usize,
     /// Bytes of applied changes that wait for a flush; beyond it nothing is proposed until one has ended.
     pub unflushed_bytes_max: usize,
     /// Bytes of applied changes that start a flush.
@@ -24,6 +40,10 @@ pub struct Tuning {
     pub flush_interval: Duration,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes of the disk that stay free: with less, the NOSPACE alarm is raised.
+    pub disk_reserve_bytes: u64,
+    /// When history is compacted without being asked.
+    pub auto_compaction: AutoCompaction,
     /// Memory for pages of the state file, in bytes.
     pub cache_bytes: usize,
     /// Between two beats of raft's clock.
@@ -55,10 +75,14 @@ impl Default for Tuning {
             txn_operations_max: 128,
             quota_bytes: Some(QUOTA_BYTES),
             queue_max: 5000,
+            queue_bytes_max: 512 << 20,
+            entry_bytes_max: 1 << 20,
             unflushed_bytes_max: 256 << 20,
             flush_bytes: 16 << 20,
             flush_interval: Duration::from_millis(500),
             segment_bytes: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
+            auto_compaction: AutoCompaction::Off,
             cache_bytes: 64 << 20,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_secs(1),

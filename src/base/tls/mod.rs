@@ -9,6 +9,8 @@
 //!   well-formed base64.
 //! - A private key appears in no message and in no `Debug` output.
 
+mod server;
+
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ use rustls::server::ParsedCertificate;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
+
+pub use server::{ServerFiles, ServerTls, Versions};
 
 /// Largest PEM file, in bytes; a system's whole bundle of authorities has about 220 KiB.
 pub const PEM_BYTES_MAX: u64 = 4 * units::MIB;
@@ -131,6 +135,7 @@ enum Holds {
     /// A chain, our own certificate first.
     Certificate,
     Key,
+    Revocations,
 }
 
 impl Holds {
@@ -138,6 +143,7 @@ impl Holds {
         match self {
             Holds::Authority | Holds::Certificate => label == "CERTIFICATE",
             Holds::Key => matches!(label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY"),
+            Holds::Revocations => label == "X509 CRL",
         }
     }
 
@@ -145,6 +151,7 @@ impl Holds {
         match self {
             Holds::Authority | Holds::Certificate => "certificate",
             Holds::Key => "private key",
+            Holds::Revocations => "list of revoked certificates",
         }
     }
 }
@@ -218,6 +225,8 @@ fn usable(pem: &[u8], holds: Holds) -> Result<()> {
         Holds::Authority => certificates.flatten().any(|der| RootCertStore::empty().add(der).is_ok()),
         Holds::Certificate => certificates.next().is_some_and(|der| der.is_ok_and(|der| parses(&der))),
         Holds::Key => PrivateKeyDer::from_pem_slice(pem).is_ok_and(|der| any_supported_type(&der).is_ok()),
+        // Its use says more about it.
+        Holds::Revocations => true,
     };
     if usable {
         return Ok(());

@@ -1,0 +1,202 @@
+//! `serve`: a member from its flags to its end.
+//!
+//! What can be wrong is found in the order in which it costs least: flags, certificates, sockets, and the directory last,
+//! so that a start that fails has changed nothing.
+
+pub(crate) mod flags;
+mod notify;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::stop::{Stop, blocking};
+use crate::base::telemetry::Counters;
+use crate::base::tls::ServerTls;
+use crate::cli::run::{Context, Ended};
+use crate::cli::serve::flags::Flags;
+use crate::cli::telemetry;
+use crate::store::datadir::identity::Identity;
+use crate::store::datadir::{Datadir, Places};
+use crate::store::node::{Handle, Member, Paths, create};
+use crate::store::options::Options;
+use crate::store::options::file::FILE_BYTES_MAX;
+use crate::store::options::given::{CONFIG_FILE, Sources, VARIABLE_PREFIX};
+use crate::store::options::value::Scheme;
+use crate::store::server::calls::Calls;
+use crate::store::server::http::Pages;
+use crate::store::server::listen::{Bound, Server, bind};
+use crate::store::server::{routes, version};
+
+pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
+    if flags.version {
+        context.output.write(&versions())?;
+        return Ok(Ended::Well);
+    }
+    let options = Options::parse(&sources(flags.given)?)?;
+    telemetry::start_member(&options.logs)?;
+    for warning in &options.warnings {
+        tracing::warn!("{warning}");
+    }
+    let all = [&options.clients.grpc, &options.clients.http, &options.clients.metrics];
+    let secure = all.into_iter().flatten().any(|address| address.scheme == Scheme::Https);
+    let tls = secure.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
+    let bound = bind(&options.clients)?;
+    let (datadir, identity) = blocking({
+        let options = options.clone();
+        move || open(&options)
+    })
+    .await?;
+    let member = member(&identity, &options);
+    tracing::info!(
+        name = member.name,
+        cluster_id = format!("{:x}", member.cluster_id),
+        member_id = format!("{:x}", member.member_id),
+        lineage = identity.lineage.id.to_string(),
+        data_dir = %datadir.root().display(),
+        version = env!("CARGO_PKG_VERSION"),
+        etcd_api = version::SERVER,
+        "starting a member"
+    );
+    let handle = Handle::start(&paths(&datadir.places()), member, options.tuning.clone()).await?;
+    let ended = run(&handle, &options, tls, bound, context).await;
+    drop(datadir);
+    ended.map(|()| Ended::Well)
+}
+
+/// Serves until the member is told to stop, or stops by itself.
+async fn run(
+    handle: &Handle,
+    options: &Options,
+    tls: Option<Arc<ServerTls>>,
+    bound: Vec<Bound>,
+    context: &Context,
+) -> Result<()> {
+    // The server's own signal: it ends too when the member does.
+    let ending = Stop::new();
+    let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
+    let pages = Pages {
+        handle: handle.clone(),
+        counters: Arc::new(Counters::default()),
+        calls: Arc::clone(&calls),
+        checks: Arc::default(),
+        extensive: options.extensive_metrics,
+        started: context.clock.now(),
+    };
+    let server = Server {
+        services: routes(handle).await,
+        pages,
+        calls,
+        tls,
+        connections: options.connections.clone(),
+        hosts: options.clients.hosts.clone(),
+    };
+    let serving = tokio::spawn(server.serve(bound, ending.clone()));
+    for address in options.clients.grpc.iter().chain(&options.clients.http).chain(&options.clients.metrics) {
+        tracing::info!(address = address.text, "serving client traffic");
+    }
+    tracing::info!("ready to serve client requests");
+    notify::tell("READY=1");
+    tokio::select! {
+        () = context.stop.stopped() => {}
+        () = handle.stopped() => {}
+    }
+    notify::tell("STOPPING=1");
+    tracing::info!("stopping: no request is taken any more");
+    ending.stop();
+    let served = serving.await.map_err(|error| {
+        Error::new(Kind::Failed, "the server ended by itself")
+            .source(error)
+            .hint("this is a fault of Holdfast: please report it")
+    });
+    handle.stop().await;
+    handle.ended().await?;
+    served??;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn member(identity: &Identity, options: &Options) -> Member {
+    Member {
+        cluster_id: identity.cluster_id.0,
+        member_id: identity.member_id.0,
+        name: options.name.clone(),
+        peer_urls: identity.peer_urls.clone(),
+        client_urls: options.advertised.clone(),
+    }
+}
+
+fn paths(places: &Places) -> Paths {
+    Paths { state: places.state.clone(), log: places.wal.clone() }
+}
+
+/// Opens the directory; a new one becomes a member's.
+fn open(options: &Options) -> Result<(Datadir, Identity)> {
+    if !Datadir::holds_member(&options.data_dir) {
+        options.birth.check(&options.name)?;
+    }
+    let (datadir, found) = Datadir::open(&options.data_dir, options.wal_dir.as_deref())?;
+    if datadir.is_wide() {
+        let path = datadir.root().display();
+        tracing::warn!(
+            "{path} can be entered by others than its owner, and holds every secret of the cluster; `chmod 700` it"
+        );
+    }
+    if let Some(identity) = found {
+        let born = &options.birth;
+        let changed = Identity::first(&options.name, &born.token, &born.members).ok();
+        if changed.is_some_and(|changed| changed.lineage.id != identity.lineage.id) {
+            let id = identity.cluster_id;
+            tracing::info!(
+                "{} holds a member of cluster {id}: the initial-* flags count no more",
+                datadir.root().display()
+            );
+        }
+        return Ok((datadir, identity));
+    }
+    let identity = Identity::first(&options.name, &options.birth.token, &options.birth.members)?;
+    let member = member(&identity, options);
+    datadir.bootstrap(&identity, |places| create(&paths(places), &member, &options.tuning))?;
+    tracing::info!(cluster_id = %identity.cluster_id, member_id = %identity.member_id, "a new cluster begins");
+    Ok((datadir, identity))
+}
+
+/// What was said in the three places.
+fn sources(flags: Vec<(String, String)>) -> Result<Sources> {
+    // In order, so that messages are the same each time.
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
+        .collect();
+    let variables: Vec<(String, String)> = variables.into_iter().collect();
+    let named = flags.iter().find(|(name, _)| name == CONFIG_FILE);
+    let named = named.or_else(|| variables.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE"));
+    let file = match named.map(|(_, path)| path.clone()).filter(|path| !path.is_empty()) {
+        Some(path) => Some((path.clone(), read(&path)?)),
+        None => None,
+    };
+    Ok(Sources { flags, variables, file })
+}
+
+fn read(path: &str) -> Result<String> {
+    let during = || format!("read the configuration file {path}");
+    let hint = |error: Error| error.kind_of(Kind::Usage).hint("correct the path, or put the file there");
+    let file = std::fs::File::open(path).during(during).map_err(hint)?;
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text).during(during).map_err(hint)?;
+    Ok(text)
+}
+
+/// Versions as etcd prints them: tools read the first line.
+fn versions() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let (etcd, own) = (version::SERVER, env!("CARGO_PKG_VERSION"));
+    format!(
+        "etcd Version: {etcd}\nHoldfast Version: {own}\nGit SHA: none\nGo Version: none\nGo OS/Arch: linux/{arch}\n"
+    )
+}

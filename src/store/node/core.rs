@@ -1,0 +1,422 @@
+//! The thread that has machine and driver to itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::api::etcdserverpb::alarm_request::AlarmAction;
+use crate::api::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest};
+use crate::api::holdfast::v1::Command;
+use crate::base::clock::{Clock, Stopwatch};
+use crate::base::error::{Error, Result};
+use crate::base::file::free_bytes;
+use crate::store::consensus::driver::{Append, Driver};
+use crate::store::consensus::log::{Entry, EntryKind, HardState};
+use crate::store::lease::clock::Millis;
+use crate::store::machine::check::cost;
+use crate::store::machine::command::{self, Operation};
+use crate::store::machine::flush::{Cut, Position};
+use crate::store::machine::state::State;
+use crate::store::machine::{Machine, Reply};
+use crate::store::node::compactor::Compactor;
+use crate::store::node::flusher::{self, Flushed};
+use crate::store::node::handle::{Fault, Shared, Ticket};
+use crate::store::node::leases::Leases;
+use crate::store::node::writer;
+
+/// Where an answer to a command goes.
+pub(super) type Waiter = oneshot::Sender<std::result::Result<Reply, Fault>>;
+
+/// Everything that can happen.
+pub(super) enum Event {
+    /// A client wants something agreed on.
+    Propose { operation: Operation, bytes: usize, reply: Waiter, ticket: Ticket },
+    /// A client keeps a lease.
+    KeepAlive { id: i64, reply: oneshot::Sender<i64> },
+    /// Somebody asks for all leases.
+    Leases { reply: oneshot::Sender<Vec<(i64, Millis)>> },
+    /// Somebody asks what is left of a lease.
+    TimeLeft { id: i64, reply: oneshot::Sender<Option<Millis>> },
+    /// Somebody waits until what was compacted is gone.
+    Removed { reply: oneshot::Sender<()> },
+    /// The state's file is to be written anew.
+    Defragment { reply: oneshot::Sender<Result<()>> },
+    /// The log has everything up to the append of this number.
+    Persisted(u64),
+    /// The state's file has more.
+    Flushed(Flushed),
+    /// The disk, or what is on it, failed.
+    Failed(Error),
+    /// The member is to end.
+    Stop,
+}
+
+/// Appends on their way to the disk: one is being written, and while it is the next entry gathers.
+const APPENDS_MAX: u64 = 1;
+/// Events that are looked at before anything else is done.
+const EVENTS_MAX: usize = 4096;
+/// Between two looks at the room that is left on the disk.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two slices of what a compaction takes out of the index.
+const PRUNING_PAUSE: Duration = Duration::from_millis(1);
+
+struct Waiting {
+    reply: Waiter,
+    _ticket: Ticket,
+}
+
+/// What a core begins with.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) machine: Machine,
+    pub(super) driver: Driver,
+    pub(super) writer: Sender<writer::Task>,
+    pub(super) flusher: Sender<flusher::Task>,
+    /// Where ids of commands begin: a new start must not be answered for an old one.
+    pub(super) first_id: u64,
+    /// Told once the member leads.
+    pub(super) ready: oneshot::Sender<()>,
+}
+
+/// Machine, driver, and everybody who waits for them.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    machine: Machine,
+    driver: Driver,
+    writer: Sender<writer::Task>,
+    flusher: Sender<flusher::Task>,
+    started: Stopwatch,
+    next_id: u64,
+    ready: Option<oneshot::Sender<()>>,
+    /// Commands to be proposed.
+    gathered: VecDeque<(Command, usize)>,
+    waiting: HashMap<u64, Waiting>,
+    /// Appends that are not durable yet.
+    in_flight: u64,
+    /// Whether this member leads, and has applied everything from before it did.
+    leads: bool,
+    /// A hard state that nobody waits for.
+    hard_state: Option<HardState>,
+    leases: Leases,
+    compactor: Compactor,
+    /// Cuts handed to the flusher.
+    cuts: u64,
+    /// Who waits for removals, and for which cut.
+    removing: Vec<(u64, oneshot::Sender<()>)>,
+    /// Who waits for removals that are not in a cut yet.
+    pruning: Vec<oneshot::Sender<()>>,
+    /// There is more to take out of the index.
+    pruning_goes_on: bool,
+    next_tick: Duration,
+    next_disk: Duration,
+    /// An alarm is on its way.
+    alarming: bool,
+}
+
+impl Core {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { shared, machine, driver, writer, flusher, first_id, ready } = parts;
+        let started = Stopwatch::start();
+        let compactor = Compactor::new(shared.tuning.auto_compaction, 0);
+        let leases = Leases::new(&shared.tuning);
+        Core {
+            shared,
+            machine,
+            driver,
+            writer,
+            flusher,
+            started,
+            next_id: first_id,
+            ready: Some(ready),
+            gathered: VecDeque::new(),
+            waiting: HashMap::new(),
+            in_flight: 0,
+            leads: false,
+            hard_state: None,
+            leases,
+            compactor,
+            cuts: 0,
+            removing: vec![],
+            pruning: vec![],
+            pruning_goes_on: false,
+            next_tick: Duration::ZERO,
+            next_disk: Duration::ZERO,
+            alarming: false,
+        }
+    }
+
+    /// Runs until the member is told to end, or must.
+    pub(super) fn run(&mut self, events: &Receiver<Event>) -> Result<()> {
+        self.driver.campaign()?;
+        loop {
+            self.drive()?;
+            self.beat()?;
+            while self.propose() {
+                self.drive()?;
+            }
+            if !self.hear(events)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for events, as long as there is nothing else to do; false when the member is to end.
+    fn hear(&mut self, events: &Receiver<Event>) -> Result<bool> {
+        let wait = match self.pruning_goes_on {
+            true => PRUNING_PAUSE,
+            false => self.next_tick.saturating_sub(self.started.elapsed()),
+        };
+        let mut next = match events.recv_timeout(wait) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        };
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = next.take() else { return Ok(true) };
+            if !self.on(event)? {
+                return Ok(false);
+            }
+            next = events.try_recv().ok();
+        }
+        next.map_or(Ok(true), |event| self.on(event))
+    }
+
+    fn on(&mut self, event: Event) -> Result<bool> {
+        match event {
+            Event::Propose { operation, bytes, reply, ticket } => {
+                let watched = self.watch_quota(&operation);
+                let id = self.gather(operation, bytes);
+                self.waiting.insert(id, Waiting { reply, _ticket: ticket });
+                // The request that crosses the quota is still carried out.
+                if let Some(alarm) = watched {
+                    self.gather(alarm, 0);
+                }
+            }
+            Event::KeepAlive { id, reply } => {
+                let now = self.now();
+                if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, now, reply) {
+                    self.gather(operation, 0);
+                }
+            }
+            // Whoever asked may have gone.
+            Event::Leases { reply } => drop(reply.send(self.leases.all(self.now()))),
+            Event::TimeLeft { id, reply } => drop(reply.send(self.leases.left(id, self.now()))),
+            Event::Removed { reply } => {
+                self.pruning.push(reply);
+                self.settle_removals();
+            }
+            Event::Defragment { reply } => self.flush(flusher::Task::Defragment(reply)),
+            Event::Persisted(number) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.driver.persisted(number);
+            }
+            Event::Flushed(flushed) => self.flushed(flushed),
+            Event::Failed(error) => return Err(error),
+            Event::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// Puts a command among those to be proposed; its id.
+    fn gather(&mut self, operation: Operation, bytes: usize) -> u64 {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        let time_ms = Clock::System.now().timestamp_millis();
+        self.gathered.push_back((Command { id, time_ms, operation: Some(operation) }, bytes));
+        id
+    }
+
+    /// Proposes what has gathered as one entry, unless a disk is behind; whether it did.
+    fn propose(&mut self) -> bool {
+        let behind = self.in_flight >= APPENDS_MAX
+            || self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max
+            || !self.leads;
+        if behind || self.gathered.is_empty() {
+            return false;
+        }
+        let (mut commands, mut bytes) = (vec![], 0);
+        while let Some((command, more)) = self.gathered.pop_front() {
+            if !commands.is_empty() && bytes + more > self.shared.tuning.entry_bytes_max {
+                self.gathered.push_front((command, more));
+                break;
+            }
+            bytes += more;
+            commands.push(command);
+        }
+        // When nobody leads here any more, whoever waits is answered when their time is over.
+        self.driver.propose(command::encode(commands))
+    }
+
+    /// Does what raft wants done.
+    fn drive(&mut self) -> Result<()> {
+        while let Some(work) = self.driver.work() {
+            self.shared.committed.store(self.driver.committed(), Ordering::Relaxed);
+            self.append(work.append);
+            self.apply(work.committed)?;
+        }
+        let role = self.driver.role();
+        self.shared.term.store(role.term, Ordering::Relaxed);
+        // A leader that has not applied what the one before it had agreed on does not answer yet.
+        let leads = role.leads && self.machine.position().term == role.term;
+        self.shared.leader.store(
+            if leads || role.leader != self.shared.member.member_id { role.leader } else { 0 },
+            Ordering::Relaxed,
+        );
+        if leads != self.leads {
+            self.leads = leads;
+            self.leases.lead(leads, &self.shared.state().lessor, self.now());
+            if let Some(ready) = self.ready.take_if(|_| leads) {
+                // Whoever started the member may have given up.
+                let _ = ready.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut append: Append) {
+        if !append.urgent {
+            self.hard_state = append.hard_state.or(self.hard_state);
+            return;
+        }
+        append.hard_state = append.hard_state.or(self.hard_state);
+        self.hard_state = None;
+        self.in_flight += 1;
+        // A writer that hears nothing any more has said why.
+        let _ = self.writer.send(writer::Task::Append(append));
+    }
+
+    /// Applies entries that are agreed on, as one batch, and tells everybody.
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<()> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let position = Position { index: last.place.index, term: last.place.term };
+        let mut commands = vec![];
+        for entry in entries {
+            if entry.kind == EntryKind::Commands {
+                commands.append(&mut command::decode(entry.data)?);
+            }
+        }
+        let applied = self.machine.apply(position, commands)?;
+        let now = self.now();
+        self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
+        self.shared.publish(applied.state, applied.cut.batch.as_ref());
+        self.hand_over(applied.cut);
+        for (id, outcome) in applied.replies {
+            self.leases.answered(id);
+            if let Some(waiting) = self.waiting.remove(&id) {
+                // Whoever asked may have gone.
+                let _ = waiting.reply.send(outcome.map_err(Fault::Refused));
+            }
+        }
+        // Of one voter: nobody else asks for entries that are applied.
+        self.driver.applied(position.index, position.index);
+        Ok(())
+    }
+
+    fn hand_over(&mut self, cut: Cut) {
+        self.cuts += 1;
+        self.flush(flusher::Task::Cut(cut));
+        self.settle_removals();
+    }
+
+    fn flush(&self, task: flusher::Task) {
+        // A flusher that hears nothing any more has said why.
+        let _ = self.flusher.send(task);
+    }
+
+    fn flushed(&mut self, flushed: Flushed) {
+        // A writer that hears nothing any more has said why.
+        let _ = self.writer.send(writer::Task::Compact(flushed.position.index));
+        for (_, reply) in self.removing.extract_if(.., |(cut, _)| *cut <= flushed.cuts) {
+            // Whoever asked may have gone.
+            let _ = reply.send(());
+        }
+    }
+
+    /// When nothing is left to take out of the index, whoever waits for that waits for the last cut.
+    fn settle_removals(&mut self) {
+        if !self.pruning.is_empty() && !self.machine.is_pruning() {
+            self.removing.extend(self.pruning.drain(..).map(|reply| (self.cuts, reply)));
+            self.flush(flusher::Task::Now);
+        }
+    }
+
+    /// The alarm to raise when an operation crosses the quota.
+    fn watch_quota(&mut self, operation: &Operation) -> Option<Operation> {
+        let quota = self.shared.tuning.quota_bytes?;
+        let cost = cost(operation);
+        if cost == 0 || self.alarming {
+            return None;
+        }
+        let taken = self.shared.backend.size_bytes() + self.machine.recent().bytes() as u64;
+        if taken + cost as u64 <= quota || self.shared.state().alarms.is_active(AlarmType::Nospace) {
+            return None;
+        }
+        tracing::warn!(taken, quota, "the state has reached its quota: the NOSPACE alarm is raised");
+        Some(self.alarm())
+    }
+
+    fn alarm(&mut self) -> Operation {
+        self.alarming = true;
+        let member_id = self.shared.member.member_id;
+        let (action, alarm) = (AlarmAction::Activate as i32, AlarmType::Nospace as i32);
+        Operation::Alarm(AlarmRequest { action, member_id, alarm })
+    }
+
+    /// What time brings.
+    fn beat(&mut self) -> Result<()> {
+        self.pruning_goes_on = match self.machine.prune() {
+            Some(cut) => {
+                self.hand_over(cut);
+                true
+            }
+            None => false,
+        };
+        let clock = self.started.elapsed();
+        if clock < self.next_tick {
+            return Ok(());
+        }
+        self.next_tick = clock + self.shared.tuning.heartbeat;
+        self.driver.tick();
+        self.drive()?;
+        if !self.leads {
+            return Ok(());
+        }
+        let (now, state) = (self.now(), self.shared.state());
+        for operation in self.leases.tick(&state.lessor, now, self.next_id) {
+            self.gather(operation, 0);
+        }
+        let due = self.compactor.tick(now, state.view.revision());
+        if let Some(revision) = due.filter(|revision| *revision > state.view.compact_revision()) {
+            self.gather(Operation::Compaction(CompactionRequest { revision, physical: false }), 0);
+        }
+        if clock >= self.next_disk {
+            self.next_disk = clock + DISK_INTERVAL;
+            self.alarming = false;
+            self.watch_disk(&state);
+        }
+        Ok(())
+    }
+
+    /// Raises the alarm while there still is room for everything that is under way.
+    fn watch_disk(&mut self, state: &State) {
+        let reserve = self.shared.tuning.disk_reserve_bytes;
+        let folder = self.shared.backend.path().parent().unwrap_or(self.shared.backend.path());
+        match free_bytes(folder) {
+            Ok(free) if free < reserve && !state.alarms.is_active(AlarmType::Nospace) => {
+                tracing::error!(free, reserve, "the disk is nearly full: the NOSPACE alarm is raised");
+                let alarm = self.alarm();
+                self.gather(alarm, 0);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("look for room on the disk: {error}"),
+        }
+    }
+}

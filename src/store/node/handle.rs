@@ -1,0 +1,287 @@
+//! A member as its server sees it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::store::backend::Backend;
+use crate::store::lease::clock::Millis;
+use crate::store::machine::Reply;
+use crate::store::machine::command::{self, Operation};
+use crate::store::machine::refusal::Refusal;
+use crate::store::machine::state::State;
+use crate::store::mvcc::hub::{self, Hub};
+use crate::store::mvcc::recent::Batch;
+use crate::store::node::Member;
+use crate::store::node::core::Event;
+use crate::store::options::Tuning;
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// For a reason that every member has.
+    Refused(Refusal),
+    /// More wait already than may wait.
+    TooManyRequests,
+    /// It is larger than requests may be.
+    TooLarge,
+    /// It was not agreed on in time. It may still be.
+    TimedOut,
+    /// There is no leader to agree with.
+    NoLeader,
+    /// The member is stopping, or stopped because its own state cannot be trusted.
+    Stopped,
+}
+
+/// How a member stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Who leads; 0 for nobody.
+    pub leader: u64,
+    /// Raft's term.
+    pub term: u64,
+    /// The last entry that was agreed on.
+    pub committed: u64,
+    /// The last entry that was applied.
+    pub applied: u64,
+    /// Bytes of the state file.
+    pub file_bytes: u64,
+    /// Bytes of it that hold something.
+    pub used_bytes: u64,
+}
+
+/// A running member. Copies are the same member.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) events: Sender<Event>,
+}
+
+/// What core and handles share.
+pub(super) struct Shared {
+    pub(super) member: Member,
+    pub(super) tuning: Tuning,
+    pub(super) backend: Arc<Backend>,
+    state: RwLock<Arc<State>>,
+    hub: Arc<Hub>,
+    published: watch::Sender<i64>,
+    pub(super) leader: AtomicU64,
+    pub(super) term: AtomicU64,
+    pub(super) committed: AtomicU64,
+    waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
+    pub(super) end: Arc<End>,
+}
+
+/// How a member ends; apart from it, because this is what is left.
+#[derive(Default)]
+pub(super) struct End {
+    failure: Mutex<Option<Error>>,
+    ended: watch::Sender<bool>,
+}
+
+impl End {
+    /// The member has ended, for a reason or because it was told to.
+    pub(super) fn come(&self, failure: Option<Error>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.ended.send_replace(true);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(member: Member, tuning: Tuning, backend: Arc<Backend>, state: Arc<State>) -> Self {
+        let revision = state.view.revision();
+        let published = watch::Sender::new(revision);
+        let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
+        Shared {
+            member,
+            tuning,
+            backend,
+            state: RwLock::new(state),
+            hub: Arc::new(Hub::new(revision, limits)),
+            published,
+            leader: AtomicU64::default(),
+            term: AtomicU64::default(),
+            committed: AtomicU64::default(),
+            waiting: AtomicUsize::default(),
+            waiting_bytes: AtomicUsize::default(),
+            end: Arc::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows a new state to everybody, then the batch that made it to those who watch.
+    pub(super) fn publish(&self, state: Arc<State>, batch: Option<&Arc<Batch>>) {
+        let revision = state.view.revision();
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        if let Some(batch) = batch {
+            self.hub.push(Arc::clone(batch));
+            self.published.send_replace(revision);
+        }
+    }
+}
+
+/// A place among those who wait; given back when it is dropped.
+pub(super) struct Ticket {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Ticket {
+    fn draw(shared: &Arc<Shared>, bytes: usize) -> Option<Ticket> {
+        let ticket = Ticket { shared: Arc::clone(shared), bytes };
+        let before = shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before < shared.tuning.queue_max && bytes_before + bytes <= shared.tuning.queue_bytes_max;
+        fits.then_some(ticket)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.shared.waiting_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Handle {
+    /// Who it is.
+    pub fn member(&self) -> &Member {
+        &self.shared.member
+    }
+
+    /// What it was told.
+    pub fn tuning(&self) -> &Tuning {
+        &self.shared.tuning
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        Status {
+            leader: shared.leader.load(Ordering::Relaxed),
+            term: shared.term.load(Ordering::Relaxed),
+            committed: shared.committed.load(Ordering::Relaxed),
+            applied: self.state().position.index,
+            file_bytes: shared.backend.file_bytes().unwrap_or_default(),
+            used_bytes: shared.backend.used_bytes(),
+        }
+    }
+
+    /// Raft's term, for the header of every reply.
+    pub fn term(&self) -> u64 {
+        self.shared.term.load(Ordering::Relaxed)
+    }
+
+    /// What is stored here cannot be read: this member must not go on, because what it answers could be wrong.
+    pub fn poison(&self, error: Error) {
+        // One that has ended goes on no more.
+        let _ = self.events.send(Event::Failed(error));
+    }
+
+    /// The state as it is here, which may be behind what others know.
+    pub fn state(&self) -> Arc<State> {
+        self.shared.state()
+    }
+
+    /// The state with everything in it that was acknowledged before this call. Of one voter that is what it published: a
+    /// reply is sent later.
+    pub async fn linearized(&self) -> Result<Arc<State>, Fault> {
+        if self.shared.leader.load(Ordering::Relaxed) != self.shared.member.member_id {
+            return Err(Fault::NoLeader);
+        }
+        Ok(self.state())
+    }
+
+    /// The newest batches, for those who watch.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// The revision that was published last, and word of each that follows: state and hub have it.
+    pub fn published(&self) -> watch::Receiver<i64> {
+        self.shared.published.subscribe()
+    }
+
+    /// Has an operation agreed on and applied; what came of it. Requests were checked before (`machine::check`).
+    pub async fn propose(&self, operation: Operation) -> Result<Reply, Fault> {
+        let bytes = command::bytes(&operation);
+        if bytes > self.shared.tuning.request_bytes_max {
+            return Err(Fault::TooLarge);
+        }
+        let ticket = Ticket::draw(&self.shared, bytes).ok_or(Fault::TooManyRequests)?;
+        self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await?
+    }
+
+    /// Starts a lease's time again; how many seconds it has now, 0 when there is no such lease.
+    pub async fn keep_alive(&self, id: i64) -> Result<i64, Fault> {
+        self.ask(|reply| Event::KeepAlive { id, reply }).await
+    }
+
+    /// The leases, the one that ends first at the front, and the milliseconds left of each.
+    pub async fn leases(&self) -> Result<Vec<(i64, Millis)>, Fault> {
+        self.ask(|reply| Event::Leases { reply }).await
+    }
+
+    /// Milliseconds that are left of a lease; none when there is no such lease.
+    pub async fn time_left(&self, id: i64) -> Result<Option<Millis>, Fault> {
+        self.ask(|reply| Event::TimeLeft { id, reply }).await
+    }
+
+    /// Returns when nothing from before the last compaction is stored any more.
+    pub async fn removed(&self) -> Result<(), Fault> {
+        // As long as somebody looks at what is to be removed this waits, and not for the limit of a request.
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Removed { reply }).map_err(|_| Fault::Stopped)?;
+        answer.await.map_err(|_| Fault::Stopped)
+    }
+
+    /// Writes the state file anew, without the room that deletions left in it.
+    pub async fn defragment(&self) -> Result<()> {
+        let stopped = || Error::new(Kind::Failed, "the member is stopping").hint("start it again");
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Defragment { reply }).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Stops the member: what was acknowledged is durable already, and is in the state's file when this returns.
+    pub async fn stop(&self) {
+        // A member that has ended hears nothing.
+        let _ = self.events.send(Event::Stop);
+        self.stopped().await;
+    }
+
+    /// Returns when the member has ended, for whatever reason.
+    pub async fn stopped(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.end.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Returns when the member has ended, with the reason if it was its own.
+    pub async fn ended(&self) -> Result<()> {
+        self.stopped().await;
+        self.shared.end.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(event(reply)).map_err(|_| Fault::Stopped)?;
+        match tokio::time::timeout(self.shared.tuning.request_timeout(), answer).await {
+            Ok(answer) => answer.map_err(|_| Fault::Stopped),
+            Err(_) => Err(Fault::TimedOut),
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("member", &self.shared.member).finish_non_exhaustive()
+    }
+}

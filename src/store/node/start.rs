@@ -1,0 +1,144 @@
+//! How a member begins: for the first time, and again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
+use crate::base::rng;
+use crate::base::stop::blocking;
+use crate::store::backend::Backend;
+use crate::store::consensus::driver::{Beats, Driver, Restored};
+use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
+use crate::store::machine::Machine;
+use crate::store::machine::flush::Position;
+use crate::store::node::core::{Core, Parts};
+use crate::store::node::flusher::Flusher;
+use crate::store::node::handle::{Handle, Shared};
+use crate::store::node::{Member, writer};
+use crate::store::options::Tuning;
+
+/// Where a member keeps what it must not lose.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The state's file.
+    pub state: PathBuf,
+    /// The folder of the log.
+    pub log: PathBuf,
+}
+
+/// Makes the empty state and the empty log of a new member, in folders that exist.
+pub fn create(paths: &Paths, member: &Member, tuning: &Tuning) -> Result<()> {
+    drop(Backend::create(&paths.state, tuning.cache_bytes)?);
+    let beginning = (Place::default(), HardState::default());
+    drop(Log::create(&paths.log, identity(member), beginning.0, beginning.1, tuning.segment_bytes)?);
+    Ok(())
+}
+
+fn identity(member: &Member) -> Identity {
+    Identity { cluster_id: member.cluster_id, member_id: member.member_id }
+}
+
+impl Handle {
+    /// Starts a member on what it left when it stopped, however it stopped. Returns when it leads, and everything that it
+    /// had acknowledged is there.
+    pub async fn start(paths: &Paths, member: Member, tuning: Tuning) -> Result<Handle> {
+        let (ready, leads) = oneshot::channel();
+        let (paths, stopped) = (paths.clone(), || Error::damaged("the member ended while it started"));
+        let handle = blocking(move || start(&paths, member, tuning, ready)).await?;
+        tokio::select! {
+            Ok(()) = leads => Ok(handle),
+            ended = handle.ended() => ended.and_then(|()| Err(stopped())),
+        }
+    }
+}
+
+fn start(paths: &Paths, member: Member, tuning: Tuning, ready: oneshot::Sender<()>) -> Result<Handle> {
+    let backend = Arc::new(Backend::open(&paths.state, tuning.cache_bytes)?);
+    let opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
+    let machine = Machine::open(&backend)?;
+    let position = machine.position();
+    check(&opened, position)?;
+    if opened.torn {
+        tracing::warn!("the log's last frame was torn and is cut off: it was never acknowledged");
+    }
+    let restored = Restored {
+        id: member.member_id,
+        voters: vec![member.member_id],
+        hard_state: opened.hard_state,
+        previous: opened.previous,
+        entries: opened.entries,
+        applied: position.index,
+    };
+    let beats = Beats { election: beats(&tuning), heartbeat: 1 };
+    let driver = Driver::new(restored, beats)?;
+    let mut first_id = [0; 8];
+    rng::fill(&mut first_id)?;
+
+    let (events, happens) = mpsc::channel();
+    let (writer_tasks, to_write) = mpsc::channel();
+    let (flusher_tasks, to_flush) = mpsc::channel();
+    let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
+    let flusher = Flusher { backend, recent: Arc::clone(machine.recent()), tuning, events: events.clone() };
+    let (log, written) = (opened.log, events.clone());
+    let writer = thread("log", move || writer::run(log, &to_write, &written))?;
+    let flusher = thread("flush", move || flusher.run(&to_flush))?;
+    let parts = Parts {
+        shared: Arc::clone(&shared),
+        machine,
+        driver,
+        writer: writer_tasks,
+        flusher: flusher_tasks,
+        first_id: u64::from_be_bytes(first_id),
+        ready,
+    };
+    let end = Arc::clone(&shared.end);
+    thread("node", move || {
+        let mut core = Core::new(parts);
+        let outcome = core.run(&happens);
+        if let Err(error) = &outcome {
+            tracing::error!("the member stops: {error}");
+        }
+        // Without its tasks, writer and flusher finish what they were given, and end.
+        drop((core, happens));
+        let panics = [writer.join(), flusher.join()].into_iter().filter_map(Result::err).count();
+        let outcome = outcome.and_then(|()| match panics {
+            0 => Ok(()),
+            _ => Err(Error::damaged("a thread of the member ended by a panic").hint(HINT_MEMBER_DAMAGED)),
+        });
+        end.come(outcome.err());
+    })?;
+    Ok(Handle { shared, events })
+}
+
+/// Beats of raft's clock without a leader, until an election.
+fn beats(tuning: &Tuning) -> usize {
+    let beats = tuning.election.as_millis() / tuning.heartbeat.as_millis().max(1);
+    usize::try_from(beats).unwrap_or(usize::MAX).max(2)
+}
+
+/// Log and state must be of one piece: the state somewhere between the log's ends.
+fn check(opened: &Opened, position: Position) -> Result<()> {
+    let damaged = |why: String| Err(Error::damaged(why).hint(HINT_MEMBER_DAMAGED));
+    let (first, last) = (opened.previous.index, opened.entries.last().map_or(opened.previous, |entry| entry.place));
+    if position.index < first {
+        return damaged(format!("the state ends at entry {}, and the log begins after entry {first}", position.index));
+    }
+    if position.index > last.index {
+        return damaged(format!("the log ends at entry {}, and the state has entry {}", last.index, position.index));
+    }
+    let at = usize::try_from(position.index - first).unwrap_or(usize::MAX);
+    let term =
+        at.checked_sub(1).and_then(|at| opened.entries.get(at)).map_or(opened.previous.term, |entry| entry.place.term);
+    if position.index > 0 && term != position.term {
+        return damaged(format!("log and state have different entries {}", position.index));
+    }
+    Ok(())
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map_err(|error| Error::io(format!("start the thread {name}"), error))
+}

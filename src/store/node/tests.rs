@@ -1,0 +1,254 @@
+//! A member at work, with limits so small that each path is taken.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::api::etcdserverpb::alarm_request::AlarmAction;
+use crate::api::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
+};
+use crate::base::error::Kind;
+use crate::store::machine::command::Operation;
+use crate::store::machine::refusal::Refusal;
+use crate::store::machine::{Reply, range};
+use crate::store::node::testing::{self, paths};
+use crate::store::node::{Fault, Handle, Member, Paths};
+use crate::store::options::Tuning;
+
+fn small() -> Tuning {
+    Tuning {
+        flush_bytes: 2000,
+        flush_interval: Duration::from_millis(20),
+        unflushed_bytes_max: 20_000,
+        segment_bytes: 16 << 10,
+        entry_bytes_max: 500,
+        cache_bytes: 1 << 20,
+        lease_scan: Duration::from_millis(20),
+        heartbeat: Duration::from_millis(10),
+        disk_reserve_bytes: 0,
+        ..Tuning::default()
+    }
+}
+
+fn member() -> Member {
+    Member { cluster_id: 7, member_id: 8, name: "one".to_owned(), ..Member::default() }
+}
+
+async fn begin(dir: &Path, tuning: Tuning) -> Handle {
+    testing::begin(dir, member(), tuning).await
+}
+
+fn put(key: &str, value: &str) -> Operation {
+    Operation::Put(PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..PutRequest::default() })
+}
+
+fn revision(reply: &Reply) -> i64 {
+    match reply {
+        Reply::Put(reply) => reply.header.unwrap().revision,
+        Reply::DeleteRange(reply) => reply.header.unwrap().revision,
+        _ => panic!("{reply:?}"),
+    }
+}
+
+fn everything(handle: &Handle) -> Vec<(String, String, i64)> {
+    let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let found = range(&handle.state(), &request).unwrap();
+    found.kvs.iter().map(|kv| (text(&kv.key), text(&kv.value), kv.mod_revision)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_there_and_stays_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = begin(dir.path(), small()).await;
+    let count = AtomicU64::default();
+    for round in 0..3 {
+        let clients = (0..16).map(|client| {
+            let (handle, count) = (&handle, &count);
+            async move {
+                let mut last = 0;
+                for n in 0..40 {
+                    let value = format!("{round} {n} {}", "x".repeat(50));
+                    let reply = handle.propose(put(&format!("{client:02}"), &value)).await.unwrap();
+                    assert!(revision(&reply) > last, "revisions only grow");
+                    last = revision(&reply);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let found = everything(handle).into_iter().find(|(key, ..)| *key == format!("{client:02}"));
+                    assert_eq!(found.unwrap(), (format!("{client:02}"), value, last), "a reader sees its own writes");
+                }
+            }
+        });
+        futures::future::join_all(clients).await;
+    }
+    let written = i64::try_from(count.load(Ordering::Relaxed)).unwrap();
+    assert_eq!(handle.state().view.revision(), written + 1);
+    let status = handle.status();
+    assert_eq!((status.leader, status.term, status.committed), (8, 1, status.applied));
+    // Fewer entries than commands: they are agreed on together.
+    assert!(status.applied < count.load(Ordering::Relaxed), "{status:?}");
+    let before = everything(&handle);
+    handle.stop().await;
+    assert_eq!(handle.propose(put("a", "")).await, Err(Fault::Stopped));
+    drop(handle);
+    // The log was cut off behind the state: some segments are gone, and the last is not the first.
+    let mut segments: Vec<_> =
+        std::fs::read_dir(dir.path().join("wal")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    segments.sort();
+    assert!(segments.len() < 6, "{segments:?}");
+    assert!(!format!("{:?}", segments[0]).contains("0000000001"), "{segments:?}");
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert_eq!((everything(&again), again.status().term), (before, 2));
+    assert_eq!(revision(&again.propose(put("a", "")).await.unwrap()), written + 2);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_end_in_time_and_not_while_they_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = begin(dir.path(), small()).await;
+    for id in [1, 2] {
+        handle.propose(Operation::LeaseGrant(LeaseGrantRequest { id, ttl: 1 })).await.unwrap();
+        let key = format!("key {id}").into();
+        handle.propose(Operation::Put(PutRequest { key, lease: id, ..PutRequest::default() })).await.unwrap();
+    }
+    assert_eq!(handle.leases().await.unwrap().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
+    let mut published = handle.published();
+    let mut kept = 0;
+    while everything(&handle).len() == 2 {
+        assert_eq!(handle.keep_alive(2).await, Ok(1));
+        kept += 1;
+        let _ = tokio::time::timeout(Duration::from_millis(50), published.changed()).await;
+    }
+    assert!(kept >= 15, "a second has passed: {kept}");
+    assert_eq!((handle.keep_alive(1).await, handle.time_left(1).await), (Ok(0), Ok(None)));
+    assert_eq!(everything(&handle)[0].0, "key 2");
+    assert!(handle.time_left(2).await.unwrap().unwrap() > 0);
+    handle.stop().await;
+    drop((handle, published));
+    // It begins again in full after a start.
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert!(again.time_left(2).await.unwrap().unwrap() > 800);
+    let mut published = again.published();
+    published.wait_for(|revision| *revision == 5).await.unwrap();
+    assert_eq!(everything(&again), []);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_quota_raises_the_alarm_and_there_is_a_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let tuning = Tuning { quota_bytes: Some(3 << 20), unflushed_bytes_max: 4 << 20, ..small() };
+    let handle = begin(dir.path(), tuning).await;
+    let value = "v".repeat(100_000);
+    let mut revisions = 0;
+    let refused = loop {
+        match handle.propose(put("key", &value)).await {
+            Ok(_) => revisions += 1,
+            Err(fault) => break fault,
+        }
+        assert!(revisions < 100, "no end");
+    };
+    assert_eq!(refused, Fault::Refused(Refusal::NoSpace));
+    assert!(handle.state().alarms.is_active(AlarmType::Nospace));
+    let before = handle.status();
+    let at = handle.state().view.revision();
+    handle.propose(Operation::Compaction(CompactionRequest { revision: at, physical: true })).await.unwrap();
+    handle.removed().await.unwrap();
+    assert!(handle.status().used_bytes < 200_000, "{:?}", handle.status());
+    handle.defragment().await.unwrap();
+    let after = handle.status();
+    assert!(after.file_bytes < before.file_bytes / 2, "{before:?} {after:?}");
+    let disarm =
+        AlarmRequest { action: AlarmAction::Deactivate as i32, member_id: 8, alarm: AlarmType::Nospace as i32 };
+    handle.propose(Operation::Alarm(disarm)).await.unwrap();
+    handle.propose(put("key", &value)).await.unwrap();
+    handle.stop().await;
+    drop(handle);
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert_eq!(everything(&again), [("key".to_owned(), value, at + 1)]);
+    again.stop().await;
+}
+
+/// While somebody looks at what a compaction made superfluous, it stays; and a file written anew is the same state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_outlive_compactions_flushes_and_a_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = begin(dir.path(), small()).await;
+    for n in 0..200 {
+        handle.propose(put(&format!("{:02}", n % 20), &format!("{n}"))).await.unwrap();
+    }
+    let (old, at) = (handle.state(), handle.state().view.revision());
+    let seen = everything(&handle);
+    let delete = DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..DeleteRangeRequest::default() };
+    let reply = handle.propose(Operation::DeleteRange(delete)).await.unwrap();
+    assert_eq!(revision(&reply), at + 1);
+    let compact = CompactionRequest { revision: at + 1, physical: false };
+    handle.propose(Operation::Compaction(compact)).await.unwrap();
+    let waiting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.removed().await }
+    });
+    for n in 0..50 {
+        handle.propose(put("new", &format!("{n}"))).await.unwrap();
+    }
+    handle.defragment().await.unwrap();
+    let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };
+    let found = range(&old, &request).unwrap();
+    assert_eq!(
+        found.kvs.iter().map(|kv| kv.mod_revision).collect::<Vec<_>>(),
+        seen.iter().map(|s| s.2).collect::<Vec<_>>()
+    );
+    assert!(!waiting.is_finished(), "the view holds it");
+    drop(old);
+    waiting.await.unwrap().unwrap();
+    let used = handle.status().used_bytes;
+    handle.defragment().await.unwrap();
+    assert_eq!((handle.status().used_bytes, everything(&handle).len()), (used, 1));
+    handle.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_is_refused_and_nothing_waits_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let tuning = Tuning { queue_max: 4, queue_bytes_max: 3000, request_bytes_max: 1000, ..small() };
+    let handle = begin(dir.path(), tuning).await;
+    assert_eq!(handle.propose(put("key", &"v".repeat(1000))).await, Err(Fault::TooLarge));
+    let many = (0..64).map(|n| handle.propose(put(&format!("{n}"), "")));
+    let replies = futures::future::join_all(many).await;
+    let refused = replies.iter().filter(|reply| **reply == Err(Fault::TooManyRequests)).count();
+    assert!((1..=60).contains(&refused), "{refused}");
+    assert_eq!(replies.iter().filter(|reply| reply.is_ok()).count(), 64 - refused);
+    let large = (0..4).map(|n| handle.propose(put(&format!("{n}"), &"v".repeat(900))));
+    let refused = futures::future::join_all(large).await.into_iter().filter(Result::is_err).count();
+    assert_eq!(refused, 1, "by their bytes");
+    assert!(handle.propose(put("key", "")).await.is_ok(), "those who waited have made room");
+    handle.stop().await;
+}
+
+/// Log and state that are not of one piece are refused, and so is a log that is another member's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_belong_together_is_not_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = begin(dir.path(), small()).await;
+    let fresh = dir.path().join("fresh");
+    let other = begin(&fresh, small()).await;
+    for n in 0..300 {
+        handle.propose(put(&format!("{n}"), &"v".repeat(100))).await.unwrap();
+    }
+    handle.stop().await;
+    other.stop().await;
+    drop((handle, other));
+    // A young state with an old log: the log's beginning is gone.
+    let (mine, young) = (paths(dir.path()), paths(&fresh));
+    for (paths, text) in [
+        (Paths { state: young.state.clone(), log: mine.log.clone() }, "the log begins after entry"),
+        (Paths { state: mine.state.clone(), log: young.log.clone() }, "the log ends at entry"),
+    ] {
+        let error = Handle::start(&paths, member(), small()).await.unwrap_err();
+        assert!(error.to_string().contains(text) && error.kind() == Kind::Damaged, "{error}");
+    }
+    let stranger = Member { member_id: 9, ..member() };
+    let error = Handle::start(&mine, stranger, small()).await.unwrap_err();
+    assert!(error.to_string().contains("belongs to member 8 of cluster 7"), "{error}");
+}

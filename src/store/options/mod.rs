@@ -1,0 +1,493 @@
+//! What a member is told when it starts, as values: etcd's flags, its environment and its configuration file.
+//!
+//! `table` has every flag; `given` collects what was said of each and where; `value` and `file` read; and here all of it
+//! becomes `Options`, or one error that names the place, the value, and what to write instead. Pure: who calls reads the
+//! environment and the file.
+//!
+//! Invariants:
+//! - What has no effect is said in a warning, and what would be dangerous without one is refused.
+//! - An existing unit file or static pod of etcd starts Holdfast, or is told in one sentence why not.
+
+pub mod file;
+pub mod given;
+pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod tuning;
+pub mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::tls::{ServerFiles, Versions};
+use crate::base::units::GIB;
+use crate::store::options::given::{Given, Sources};
+use crate::store::options::table::Effect;
+pub use crate::store::options::tuning::{AutoCompaction, QUOTA_BYTES, Tuning};
+use crate::store::options::value::{Address, Scheme};
+
+/// etcd's limit on `--election-timeout`.
+const ELECTION_MS_MAX: i64 = 50_000;
+/// A larger quota is served, and warned of: etcd's suggested maximum.
+const QUOTA_SUGGESTED_MAX: u64 = 8 * GIB;
+
+/// Everything a member is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it is called.
+    pub name: String,
+    /// Its directory.
+    pub data_dir: PathBuf,
+    /// A directory of its own for the log.
+    pub wal_dir: Option<PathBuf>,
+    /// The cluster, should it begin now.
+    pub birth: Birth,
+    /// Where clients are served.
+    pub clients: Listeners,
+    /// Where clients reach it, as other members and clients are told.
+    pub advertised: Vec<String>,
+    /// Certificates and keys of its listeners.
+    pub tls: ServerFiles,
+    /// How connections are kept.
+    pub connections: Connections,
+    /// Limits and intervals of the member itself.
+    pub tuning: Tuning,
+    /// Free bytes in the state file at which a start defragments it.
+    pub defragment_at: Option<u64>,
+    /// What is told of its doings.
+    pub logs: Logs,
+    /// Whether metrics tell how long calls take.
+    pub extensive_metrics: bool,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a cluster is born with. Once there is a member, none of it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The members, with where their peers reach them.
+    pub members: Vec<(String, Vec<String>)>,
+    /// Where peers reach this one.
+    pub peer_urls: Vec<String>,
+    /// What tells it from clusters with the same addresses.
+    pub token: String,
+    /// Whether to join a cluster instead.
+    pub joins: bool,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listeners {
+    /// For gRPC, and for HTTP unless that has its own.
+    pub grpc: Vec<Address>,
+    /// For HTTP alone.
+    pub http: Vec<Address>,
+    /// For metrics and probes.
+    pub metrics: Vec<Address>,
+    /// Names by which plain HTTP may address it; none for all.
+    pub hosts: Option<Vec<String>>,
+}
+
+/// How connections are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Requests on one of them.
+    pub streams_max: u32,
+    /// Silence before it is asked whether it lives.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer that.
+    pub keepalive_timeout: Duration,
+    /// Requests that take longer are logged.
+    pub slow_request: Duration,
+}
+
+/// What is told, how, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// Lines for programs.
+    pub json: bool,
+    /// Where to.
+    pub output: LogOutput,
+}
+
+/// Where logs go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// To the end of a file.
+    File(PathBuf),
+}
+
+impl Options {
+    /// What the sources say, taken together.
+    pub fn parse(sources: &Sources) -> Result<Options> {
+        let given = Given::collect(sources)?;
+        let mut warnings = given.warnings.clone();
+        judge_effects(&given, &mut warnings)?;
+        let name = given.text("name").to_owned();
+        if name.is_empty() {
+            return Err(given.wrong("name", "a member must be called something", "give --name, as in --name=m1"));
+        }
+        let data_dir = match given.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.etcd")),
+            path => PathBuf::from(path),
+        };
+        let wal_dir = Some(given.text("wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let clients = listeners(&given)?;
+        let tls = tls(&given, &clients, &mut warnings)?;
+        Ok(Options {
+            birth: birth(&given, &name)?,
+            advertised: advertised(&given)?,
+            tls,
+            connections: connections(&given)?,
+            tuning: tuning(&given, &mut warnings)?,
+            defragment_at: match number(&given, "bootstrap-defrag-threshold-megabytes", 0)? {
+                0 => None,
+                megabytes => Some(megabytes << 20),
+            },
+            logs: logs(&given)?,
+            extensive_metrics: one_of(&given, "metrics", &["basic", "extensive"])? == "extensive",
+            name,
+            data_dir,
+            wal_dir,
+            clients,
+            warnings,
+        })
+    }
+}
+
+impl Birth {
+    /// Refuses what this version cannot begin, and what etcd refuses.
+    pub fn check(&self, name: &str) -> Result<()> {
+        let wrong = |message: String, hint: String| Err(Error::new(Kind::Usage, message).hint(hint));
+        if self.joins {
+            let hint =
+                "run one member with --initial-cluster-state=new; for several, run etcd and back it up with Holdfast";
+            return wrong("this version does not join a cluster that is there".to_owned(), hint.to_owned());
+        }
+        let Some((_, listed)) = self.members.iter().find(|(member, _)| member == name) else {
+            let hint = format!("give --initial-cluster={name}=URL, or --name as it stands there");
+            return wrong(format!("--initial-cluster does not name this member, {name:?}"), hint);
+        };
+        if self.members.len() > 1 {
+            let hint = format!(
+                "name this member alone, --initial-cluster={name}={}; for several, run etcd and back it up with Holdfast",
+                listed.join(&format!(",{name}="))
+            );
+            return wrong(
+                format!("--initial-cluster names {} members, and this version runs one", self.members.len()),
+                hint,
+            );
+        }
+        let sorted = |urls: &[String]| {
+            let mut urls = urls.to_vec();
+            urls.sort_unstable();
+            urls
+        };
+        if sorted(listed) != sorted(&self.peer_urls) {
+            let (listed, own) = (listed.join(","), self.peer_urls.join(","));
+            let hint = format!("give --initial-advertise-peer-urls={listed}, or correct --initial-cluster");
+            return wrong(
+                format!("--initial-cluster has {name} at {listed}, and --initial-advertise-peer-urls is {own}"),
+                hint,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Warns of flags without effect, and refuses those that must not be without one.
+fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
+    let (mut alone, mut without) = (vec![], vec![]);
+    for (flag, value) in given.changed() {
+        match flag.effect {
+            Effect::Works => {}
+            Effect::Peers => alone.push(flag.name),
+            Effect::None(why) => without.push(format!("{} ({why})", flag.name)),
+            // Nothing given is nothing refused.
+            Effect::Refused(_) if value.text.is_empty() && flag.name != "auth-token" => {}
+            Effect::Refused(why) => {
+                return Err(given.wrong(flag.name, format!("cannot be had: {why}"), "leave this flag out"));
+            }
+        }
+    }
+    let mut gates: Vec<&str> = given.gates.iter().filter(|(_, on)| *on).map(|(gate, _)| *gate).collect();
+    for pair in value::words(given.text("feature-gates")) {
+        let (gate, on) = pair.split_once('=').unwrap_or((&pair, ""));
+        let Some((known, _)) = table::GATES.iter().find(|(known, _)| *known == gate) else {
+            let known: Vec<&str> = table::GATES.iter().map(|(gate, _)| *gate).collect();
+            let hint = format!("etcd has {}", known.join(", "));
+            return Err(given.wrong("feature-gates", format!("{gate:?} is no feature gate"), hint));
+        };
+        if value::switch(on).map_err(|error| error.during(format!("--feature-gates: {gate}")))? {
+            gates.push(known);
+        }
+    }
+    // Asked for by kubeadm: what the gate does in etcd, checksums do here at every read.
+    gates.retain(|gate| *gate != "InitialCorruptCheck");
+    without.extend(gates.iter().map(|gate| format!("feature-gates {gate}")));
+    if !alone.is_empty() {
+        warnings.push(format!("of no effect as long as this member is alone: {}", alone.join(", ")));
+    }
+    if !without.is_empty() {
+        warnings.push(format!("of no effect: {}", without.join(", ")));
+    }
+    Ok(())
+}
+
+fn addresses(given: &Given, name: &str) -> Result<Vec<Address>> {
+    value::urls(given.text(name)).map_err(|error| error.during(format!("--{name}")))
+}
+
+/// Where to listen: addresses, because a name may mean several or another one tomorrow.
+fn local_addresses(given: &Given, name: &str) -> Result<Vec<Address>> {
+    let addresses = addresses(given, name)?;
+    match addresses.iter().find(|address| !address.is_local()) {
+        Some(address) => Err(given.wrong(
+            name,
+            format!("{} is no IP address to listen at", address.text),
+            "give an IP address of this host, or localhost",
+        )),
+        None => Ok(addresses),
+    }
+}
+
+fn reached(given: &Given, name: &str) -> Result<Vec<String>> {
+    let addresses = addresses(given, name)?;
+    match addresses.iter().find(|address| address.host.is_empty()) {
+        Some(address) => Err(given.wrong(
+            name,
+            format!("{} names no host", address.text),
+            "give the address at which others reach this member",
+        )),
+        None => Ok(addresses.into_iter().map(|address| address.text).collect()),
+    }
+}
+
+fn listeners(given: &Given) -> Result<Listeners> {
+    let grpc = local_addresses(given, "listen-client-urls")?;
+    if grpc.is_empty() {
+        return Err(given.wrong(
+            "listen-client-urls",
+            "there must be an address to listen at",
+            "give --listen-client-urls=http://127.0.0.1:2379",
+        ));
+    }
+    local_addresses(given, "listen-peer-urls")?;
+    let hosts = value::words(given.text("host-whitelist"));
+    Ok(Listeners {
+        grpc,
+        http: local_addresses(given, "listen-client-http-urls")?,
+        metrics: local_addresses(given, "listen-metrics-urls")?,
+        hosts: (!hosts.is_empty() && !hosts.iter().any(|host| host == "*")).then_some(hosts),
+    })
+}
+
+fn advertised(given: &Given) -> Result<Vec<String>> {
+    if given.get("advertise-client-urls").is_none()
+        && let Some(listen) = given.get("listen-client-urls")
+    {
+        let hint = "give --advertise-client-urls, the addresses at which clients reach this member";
+        return Err(given.wrong("advertise-client-urls", format!("required when {} is set", listen.place), hint));
+    }
+    reached(given, "advertise-client-urls")
+}
+
+fn birth(given: &Given, name: &str) -> Result<Birth> {
+    let peer_urls = reached(given, "initial-advertise-peer-urls")?;
+    let state = one_of(given, "initial-cluster-state", &["new", "existing"])?;
+    let mut members: Vec<(String, Vec<String>)> = vec![];
+    for pair in value::words(given.text("initial-cluster")) {
+        let wrong = |why: &str| {
+            given.wrong(
+                "initial-cluster",
+                format!("{pair:?} {why}"),
+                "write NAME=URL for each member, with commas between them",
+            )
+        };
+        let (member, url) = pair.split_once('=').ok_or_else(|| wrong("has no name before its URL"))?;
+        Address::parse(url).map_err(|error| error.during("--initial-cluster"))?;
+        match members.iter_mut().find(|(known, _)| known == member) {
+            Some((_, urls)) => urls.push(url.to_owned()),
+            None => members.push((member.to_owned(), vec![url.to_owned()])),
+        }
+    }
+    if members.is_empty() {
+        members.push((name.to_owned(), peer_urls.clone()));
+    }
+    Ok(Birth { members, peer_urls, token: given.text("initial-cluster-token").to_owned(), joins: state == "existing" })
+}
+
+fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result<ServerFiles> {
+    let path = |name: &str| Some(given.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let version = |name: &str| match given.text(name) {
+        "" => Ok(None),
+        "TLS1.2" => Ok(Some(false)),
+        "TLS1.3" => Ok(Some(true)),
+        other => Err(given.wrong(
+            name,
+            format!("{other:?} is no version of TLS that is spoken here"),
+            "give TLS1.2 or TLS1.3",
+        )),
+    };
+    let only_13 = version("tls-min-version")? == Some(true);
+    let only_12 = version("tls-max-version")? == Some(false);
+    if only_12 && only_13 {
+        return Err(given.wrong("tls-max-version", "TLS1.2 is below --tls-min-version", "let the two overlap"));
+    }
+    let files = ServerFiles {
+        cert: path("cert-file"),
+        key: path("key-file"),
+        ca: path("trusted-ca-file"),
+        crl: path("client-crl-file"),
+        versions: if only_13 {
+            Versions::Only13
+        } else if only_12 {
+            Versions::Only12
+        } else {
+            Versions::Both
+        },
+        suites: value::words(given.text("cipher-suites")),
+    };
+    let all = || clients.grpc.iter().chain(&clients.http).chain(&clients.metrics);
+    let of = |scheme: Scheme| all().find(|address| address.scheme == scheme);
+    let has_pair = files.cert.is_some() && files.key.is_some();
+    if let Some(address) = of(Scheme::Https).filter(|_| !has_pair) {
+        let hint = "give --cert-file and --key-file, or listen at http://";
+        return Err(Error::new(Kind::Usage, format!("{} needs a certificate and its key", address.text)).hint(hint));
+    }
+    if files.cert.is_some() != files.key.is_some() {
+        let (there, missing) =
+            if files.cert.is_some() { ("cert-file", "--key-file") } else { ("key-file", "--cert-file") };
+        return Err(given.wrong(there, "a certificate and its key go together", format!("give {missing} too")));
+    }
+    if value::switch(given.text("client-cert-auth"))? && files.ca.is_none() {
+        let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
+        return Err(given.wrong("client-cert-auth", "there are no authorities to trust", hint));
+    }
+    if files.crl.is_some() && files.ca.is_none() {
+        let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
+        return Err(given.wrong("client-crl-file", "without authorities no certificate is asked for", hint));
+    }
+    let plain = clients.grpc.iter().chain(&clients.http).find(|address| address.scheme == Scheme::Http);
+    if let Some(address) = plain.filter(|_| has_pair) {
+        warnings.push(format!("{} is plain HTTP: certificates are not used there", address.text));
+    }
+    Ok(files)
+}
+
+fn connections(given: &Given) -> Result<Connections> {
+    let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
+    Ok(Connections {
+        streams_max: u32::try_from(number(given, "max-concurrent-streams", 1)?).unwrap_or(u32::MAX),
+        keepalive_interval: span("grpc-keepalive-interval")?,
+        keepalive_timeout: span("grpc-keepalive-timeout")?,
+        slow_request: span("warning-unary-request-duration")?,
+    })
+}
+
+fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
+    let defaults = Tuning::default();
+    let size = |name: &str| number(given, name, 1).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
+    let heartbeat = number(given, "heartbeat-interval", 1)?;
+    let election = number(given, "election-timeout", 1)?;
+    if election < 5 * heartbeat {
+        let message = format!("{election} ms is less than 5 times --heartbeat-interval, {heartbeat} ms");
+        return Err(given.wrong("election-timeout", message, "give about 10 times the heartbeat interval"));
+    }
+    if election > ELECTION_MS_MAX.unsigned_abs() {
+        let message = format!("{election} ms is more than {ELECTION_MS_MAX} ms");
+        return Err(given.wrong("election-timeout", message, "give about 10 times the heartbeat interval"));
+    }
+    let quota_bytes = match value::number(given.text("quota-backend-bytes"))? {
+        0 => Some(QUOTA_BYTES),
+        bytes => u64::try_from(bytes).ok(),
+    };
+    if quota_bytes.is_some_and(|bytes| bytes > QUOTA_SUGGESTED_MAX) {
+        warnings.push(
+            "quota-backend-bytes is more than 8 GiB: a member that large takes long to start and to copy".to_owned(),
+        );
+    }
+    let flush_interval = span("backend-batch-interval")?;
+    let progress = span("watch-progress-notify-interval")?;
+    if progress < Duration::from_millis(100) {
+        return Err(given.wrong(
+            "watch-progress-notify-interval",
+            "less than 100ms would tell watchers of nothing else",
+            "give 5s or more",
+        ));
+    }
+    Ok(Tuning {
+        request_bytes_max: size("max-request-bytes")?,
+        txn_operations_max: size("max-txn-ops")?,
+        quota_bytes,
+        flush_interval: if flush_interval.is_zero() { defaults.flush_interval } else { flush_interval },
+        heartbeat: Duration::from_millis(heartbeat),
+        election: Duration::from_millis(election),
+        watch_progress: progress,
+        auto_compaction: auto_compaction(given)?,
+        ..defaults
+    })
+}
+
+fn auto_compaction(given: &Given) -> Result<AutoCompaction> {
+    let retention = given.text("auto-compaction-retention");
+    let wrong = |hint: &str| {
+        given.wrong("auto-compaction-retention", format!("{retention:?} says nothing about what to keep"), hint)
+    };
+    let number: Option<i64> = retention.parse().ok().filter(|n| *n >= 0);
+    let mode = one_of(given, "auto-compaction-mode", &["periodic", "revision"])?;
+    if number == Some(0) {
+        return Ok(AutoCompaction::Off);
+    }
+    if mode == "revision" {
+        let keep = number.ok_or_else(|| wrong("in this mode, give a number of revisions, as in 10000"))?;
+        return Ok(AutoCompaction::Revisions(keep));
+    }
+    let span = match number {
+        // A bare number is hours.
+        Some(hours) => u32::try_from(hours).ok().map(|hours| Duration::from_secs(3600) * hours),
+        None => value::duration(retention).ok(),
+    };
+    match span.ok_or_else(|| wrong("give hours, as in 8, or a time, as in 30m"))? {
+        Duration::ZERO => Ok(AutoCompaction::Off),
+        span => Ok(AutoCompaction::Periodic(span)),
+    }
+}
+
+fn logs(given: &Given) -> Result<Logs> {
+    // etcd's last two levels are for lines that end the process; here those are errors.
+    let levels = ["debug", "info", "warn", "error", "panic", "fatal", "dpanic"];
+    let named = one_of(given, "log-level", &levels)?;
+    let level = levels[..4].iter().find(|level| **level == named).copied().unwrap_or("error");
+    let outputs = value::words(given.text("log-outputs"));
+    let output = match outputs.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | ["default" | "stderr" | "systemd/journal"] => LogOutput::Stderr,
+        ["stdout"] => LogOutput::Stdout,
+        [path] => LogOutput::File(PathBuf::from(path)),
+        _ => return Err(given.wrong("log-outputs", "logs go to one place here", "name one of them")),
+    };
+    Ok(Logs { level, json: one_of(given, "log-format", &["json", "console"])? == "json", output })
+}
+
+/// A number that is at least `least`.
+fn number(given: &Given, name: &str, least: u64) -> Result<u64> {
+    let n = value::number(given.text(name)).map_err(|error| error.during(format!("--{name}")))?;
+    let fits = u64::try_from(n).ok().filter(|n| *n >= least);
+    fits.ok_or_else(|| given.wrong(name, format!("{n} is too small"), format!("give {least} or more")))
+}
+
+fn one_of<'a>(given: &'a Given, name: &str, known: &[&str]) -> Result<&'a str> {
+    let text = given.text(name);
+    if known.contains(&text) {
+        return Ok(text);
+    }
+    Err(given.wrong(name, format!("{text:?} is not one of them"), format!("give one of {}", known.join(", "))))
+}

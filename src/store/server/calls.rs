@@ -1,0 +1,418 @@
+//! What calls cost: how many began, how they ended, how long they took, and how many bytes they moved; by method.
+//!
+//! A response's body is wrapped, because how a call ended stands behind its last byte. The wrapper also ends streams when
+//! the member stops: a watch has no end of its own, and its client must go elsewhere now and not when a timeout says so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use hyper::body::{Frame, SizeHint};
+
+use crate::base::clock::Stopwatch;
+use crate::base::stop::Stop;
+use crate::base::telemetry::{Counter, Histogram, Page};
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const STOPPED: HeaderValue = HeaderValue::from_static("etcdserver: server stopped");
+
+/// gRPC's codes in order of their numbers, as metrics name them.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+const CANCELED: usize = 1;
+const UNKNOWN: usize = 2;
+const UNAVAILABLE: &str = "14";
+
+/// Upper ends of the buckets of call times, in microseconds: Prometheus's own.
+const BUCKETS_US: [u64; 11] =
+    [5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+
+/// How many messages go each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Unary,
+    Server,
+    Bidi,
+}
+
+impl Form {
+    const fn name(self) -> &'static str {
+        match self {
+            Form::Unary => "unary",
+            Form::Server => "server_stream",
+            Form::Bidi => "bidi_stream",
+        }
+    }
+}
+
+/// The methods that are counted. Others do not exist, and a client may invent as many as it likes.
+const METHODS: &[(&str, &str, Form)] = &[
+    ("etcdserverpb.KV", "Range", Form::Unary),
+    ("etcdserverpb.KV", "RangeStream", Form::Server),
+    ("etcdserverpb.KV", "Put", Form::Unary),
+    ("etcdserverpb.KV", "DeleteRange", Form::Unary),
+    ("etcdserverpb.KV", "Txn", Form::Unary),
+    ("etcdserverpb.KV", "Compact", Form::Unary),
+    ("etcdserverpb.Watch", "Watch", Form::Bidi),
+    ("etcdserverpb.Lease", "LeaseGrant", Form::Unary),
+    ("etcdserverpb.Lease", "LeaseRevoke", Form::Unary),
+    ("etcdserverpb.Lease", "LeaseKeepAlive", Form::Bidi),
+    ("etcdserverpb.Lease", "LeaseTimeToLive", Form::Unary),
+    ("etcdserverpb.Lease", "LeaseLeases", Form::Unary),
+    ("etcdserverpb.Cluster", "MemberAdd", Form::Unary),
+    ("etcdserverpb.Cluster", "MemberRemove", Form::Unary),
+    ("etcdserverpb.Cluster", "MemberUpdate", Form::Unary),
+    ("etcdserverpb.Cluster", "MemberList", Form::Unary),
+    ("etcdserverpb.Cluster", "MemberPromote", Form::Unary),
+    ("etcdserverpb.Maintenance", "Alarm", Form::Unary),
+    ("etcdserverpb.Maintenance", "Status", Form::Unary),
+    ("etcdserverpb.Maintenance", "Defragment", Form::Unary),
+    ("etcdserverpb.Maintenance", "Hash", Form::Unary),
+    ("etcdserverpb.Maintenance", "HashKV", Form::Unary),
+    ("etcdserverpb.Maintenance", "Snapshot", Form::Server),
+    ("etcdserverpb.Maintenance", "MoveLeader", Form::Unary),
+    ("etcdserverpb.Maintenance", "Downgrade", Form::Unary),
+    ("grpc.health.v1.Health", "Check", Form::Unary),
+    ("grpc.health.v1.Health", "Watch", Form::Server),
+    ("holdfast.v1.Records", "Full", Form::Server),
+    ("holdfast.v1.Records", "Changes", Form::Server),
+];
+
+/// What was counted of one method.
+#[derive(Debug)]
+struct Method {
+    service: &'static str,
+    name: &'static str,
+    form: Form,
+    path: String,
+    started: Counter,
+    handled: [Counter; CODES.len()],
+    took: Histogram,
+}
+
+/// What was counted of all calls.
+#[derive(Debug)]
+pub struct Calls {
+    methods: Vec<Method>,
+    received_bytes: Counter,
+    sent_bytes: Counter,
+    /// Calls that take longer are logged.
+    slow: Duration,
+    stop: Stop,
+}
+
+impl Calls {
+    /// Nothing yet. Streams end when `stop` is given.
+    pub fn new(slow: Duration, stop: Stop) -> Self {
+        let method = |(service, name, form): &(&'static str, &'static str, Form)| Method {
+            service,
+            name,
+            form: *form,
+            path: format!("/{service}/{name}"),
+            started: Counter::default(),
+            handled: Default::default(),
+            took: Histogram::of(BUCKETS_US.to_vec()),
+        };
+        let (received_bytes, sent_bytes) = (Counter::default(), Counter::default());
+        Calls { methods: METHODS.iter().map(method).collect(), received_bytes, sent_bytes, slow, stop }
+    }
+
+    /// A call begins; none when there is no such method.
+    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Call> {
+        let method = self.methods.iter().position(|method| method.path == path)?;
+        self.methods[method].started.increment();
+        Some(Call { calls: Arc::clone(self), method, watch: Stopwatch::start(), ended: false })
+    }
+
+    /// A request's body, its bytes counted.
+    pub(super) fn received(
+        self: &Arc<Self>,
+        body: impl hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    ) -> Body {
+        Body::new(Received { calls: Arc::clone(self), body: Box::pin(body) })
+    }
+
+    /// Tells all of it.
+    pub(super) fn tell(&self, page: &mut Page, extensive: bool) {
+        let name = "grpc_server_started_total";
+        page.metric(name, "counter", "Calls that began.");
+        for method in &self.methods {
+            page.sample(name, &method.labels(), precise(method.started.get()));
+        }
+        let name = "grpc_server_handled_total";
+        page.metric(name, "counter", "Calls that ended, by how.");
+        for method in &self.methods {
+            for (code, handled) in CODES.iter().zip(&method.handled) {
+                let labels: Vec<_> = [("grpc_code", *code)].into_iter().chain(method.labels()).collect();
+                page.sample(name, &labels, precise(handled.get()));
+            }
+        }
+        if extensive {
+            let name = "grpc_server_handling_seconds";
+            page.metric(name, "histogram", "How long calls took.");
+            for method in &self.methods {
+                page.histogram(name, &method.labels(), &method.took);
+            }
+        }
+        page.counter(
+            "etcd_network_client_grpc_received_bytes_total",
+            "Bytes that clients sent.",
+            self.received_bytes.get(),
+        );
+        page.counter(
+            "etcd_network_client_grpc_sent_bytes_total",
+            "Bytes that clients were sent.",
+            self.sent_bytes.get(),
+        );
+    }
+}
+
+impl Method {
+    fn labels(&self) -> [(&'static str, &'static str); 3] {
+        [("grpc_method", self.name), ("grpc_service", self.service), ("grpc_type", self.form.name())]
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+fn precise(n: u64) -> f64 {
+    n as f64
+}
+
+/// A call that has begun. Dropped before its end, it was given up by its client.
+#[derive(Debug)]
+pub(super) struct Call {
+    calls: Arc<Calls>,
+    method: usize,
+    watch: Stopwatch,
+    ended: bool,
+}
+
+impl Call {
+    /// The response, watched to its end.
+    pub(super) fn answered(mut self, response: Response<Body>) -> Response<Body> {
+        // An answer that is nothing but a refusal has its status in front.
+        if response.headers().contains_key(STATUS) {
+            self.end(code_of(response.headers()));
+            return response;
+        }
+        let streams = self.calls.methods[self.method].form != Form::Unary;
+        let stopped: Option<Stopped> = streams.then(|| {
+            let stop = self.calls.stop.clone();
+            Box::pin(async move { stop.stopped().await }) as Stopped
+        });
+        response.map(|body| Body::new(Answered { body, call: self, stopped }))
+    }
+
+    fn end(&mut self, code: usize) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let method = &self.calls.methods[self.method];
+        let took = self.watch.elapsed();
+        method.handled[code].increment();
+        method.took.observe(took);
+        if method.form == Form::Unary && took > self.calls.slow {
+            tracing::warn!(method = method.path, took_ms = took.as_millis(), "apply request took too long");
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(CANCELED);
+    }
+}
+
+fn code_of(headers: &HeaderMap) -> usize {
+    let code = headers.get(STATUS).and_then(|code| code.to_str().ok()).and_then(|code| code.parse::<usize>().ok());
+    code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN)
+}
+
+type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The body of a response.
+struct Answered {
+    body: Body,
+    call: Call,
+    /// Until when a stream may go on.
+    stopped: Option<Stopped>,
+}
+
+impl hyper::body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if this.call.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(stopped) = &mut this.stopped
+            && stopped.as_mut().poll(context).is_ready()
+        {
+            this.stopped = None;
+            let status = [(STATUS, HeaderValue::from_static(UNAVAILABLE)), (MESSAGE, STOPPED)];
+            let trailers = HeaderMap::from_iter(status);
+            this.call.end(code_of(&trailers));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.call.calls.sent_bytes.add(data.len() as u64);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.call.end(code_of(trailers));
+                }
+            }
+            Some(Err(_)) | None => this.call.end(UNKNOWN),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.call.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// The body of a request.
+struct Received<B> {
+    calls: Arc<Calls>,
+    body: Pin<Box<B>>,
+}
+
+impl<B: hyper::body::Body<Data = Bytes, Error = hyper::Error>> hyper::body::Body for Received<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(self.body.as_mut().poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.calls.received_bytes.add(data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    fn calls() -> (Arc<Calls>, Stop) {
+        let stop = Stop::new();
+        (Arc::new(Calls::new(Duration::from_secs(1), stop.clone())), stop)
+    }
+
+    fn told(calls: &Calls) -> Vec<String> {
+        let mut page = Page::default();
+        calls.tell(&mut page, false);
+        page.into_text()
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn trailed(data: &'static str, code: &'static str) -> Response<Body> {
+        let frames = [
+            Ok::<_, axum::Error>(Frame::data(Bytes::from(data))),
+            Ok(Frame::trailers(HeaderMap::from_iter([(STATUS, HeaderValue::from_static(code))]))),
+        ];
+        Response::new(Body::new(http_body_util::StreamBody::new(futures::stream::iter(frames))))
+    }
+
+    #[tokio::test]
+    async fn calls_are_counted_by_how_they_end() {
+        let (calls, _stop) = calls();
+        let put = "/etcdserverpb.KV/Put";
+        let body = calls.begin(put).unwrap().answered(trailed("12345", "0")).into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "12345");
+        let mut refused = Response::new(Body::empty());
+        refused.headers_mut().insert(STATUS, HeaderValue::from_static("8"));
+        drop(calls.begin(put).unwrap().answered(refused));
+        drop(calls.begin(put).unwrap().answered(trailed("", "0")));
+        assert!(calls.begin("/etcdserverpb.KV/Invented").is_none());
+        let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+        let expected = [
+            format!("grpc_server_started_total{{{labels}}} 3"),
+            format!("grpc_server_handled_total{{grpc_code=\"OK\",{labels}}} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{labels}}} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"ResourceExhausted\",{labels}}} 1"),
+            "etcd_network_client_grpc_sent_bytes_total 5".to_owned(),
+        ];
+        assert_eq!(told(&calls), expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_the_member_stops() {
+        let (calls, stop) = calls();
+        let endless = || {
+            Response::new(Body::new(http_body_util::StreamBody::new(futures::stream::pending::<
+                Result<Frame<Bytes>, axum::Error>,
+            >())))
+        };
+        let mut watch = calls.begin("/etcdserverpb.Watch/Watch").unwrap().answered(endless()).into_body();
+        stop.stop();
+        let last = watch.frame().await.unwrap().unwrap();
+        let trailers = last.trailers_ref().unwrap();
+        assert_eq!(
+            (trailers[STATUS].to_str().unwrap(), trailers[MESSAGE].to_str().unwrap()),
+            ("14", "etcdserver: server stopped")
+        );
+        assert!(watch.frame().await.is_none());
+        assert!(
+            told(&calls).iter().any(|line| line.contains("grpc_code=\"Unavailable\"") && line.contains("\"Watch\""))
+        );
+    }
+
+    #[tokio::test]
+    async fn what_clients_send_is_counted() {
+        let (calls, _stop) = calls();
+        let sent = http_body_util::Full::new(Bytes::from("123")).map_err(|never| match never {});
+        calls.received(sent).collect().await.unwrap();
+        assert_eq!(told(&calls), ["etcd_network_client_grpc_received_bytes_total 3"]);
+    }
+}

@@ -1,0 +1,317 @@
+//! Listeners: sockets, TLS, HTTP/1.1 and HTTP/2 on one port, and an end without torn answers.
+//!
+//! One port serves everything: the first bytes of a connection tell HTTP/2 from HTTP/1.1 (with TLS, ALPN has), and the
+//! content type tells gRPC from pages. Sockets are bound before anything else is touched, so a port in use costs nothing.
+//!
+//! The end is in order: no connection is taken any more, clients are told to go elsewhere (GOAWAY), requests that are under
+//! way get their answers, streams are ended (`calls`), and what is left after a while is cut.
+//!
+//! Deliberately not done: pings that come too often are answered, because the HTTP/2 library answers them itself and tells
+//! nobody; etcd would end such a connection.
+//!
+//! Invariants:
+//! - A connection that does not finish its handshake, or its first request line, is cut after a while.
+//! - There are never more connections than the limit on files allows, with a reserve for the member's own.
+
+use std::convert::Infallible;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener as Socket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::process::files_max;
+use crate::base::stop::Stop;
+use crate::base::tls::ServerTls;
+use crate::store::options::value::{Address, Scheme};
+use crate::store::options::{Connections, Listeners};
+use crate::store::server::calls::Calls;
+use crate::store::server::http::{Pages, misdirected, not_found};
+
+/// How long a client may take to greet.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long one may take to send the head of a request over HTTP/1.1.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// How long requests that are under way have at the end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// After an error of the system that says nothing about one connection, so long until the next is taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Files that the member itself needs; etcd's figure.
+const FILES_RESERVED: u64 = 150;
+/// More connections than that are not worth their memory.
+const CONNECTIONS_MAX: usize = 200_000;
+
+/// What a listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Face {
+    /// gRPC and pages.
+    All,
+    /// gRPC.
+    Grpc,
+    /// Pages.
+    Pages,
+    /// Metrics and probes.
+    Probes,
+}
+
+/// A socket that is bound.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    address: Address,
+    face: Face,
+}
+
+/// Binds every socket, or none.
+pub fn bind(listeners: &Listeners) -> Result<Vec<Bound>> {
+    let grpc = if listeners.http.is_empty() { Face::All } else { Face::Grpc };
+    let faces = [(&listeners.grpc, grpc), (&listeners.http, Face::Pages), (&listeners.metrics, Face::Probes)];
+    let wanted = faces.into_iter().flat_map(|(addresses, face)| addresses.iter().map(move |address| (address, face)));
+    wanted.map(|(address, face)| Ok(Bound { socket: bind_one(address)?, address: address.clone(), face })).collect()
+}
+
+fn bind_one(address: &Address) -> Result<Socket> {
+    let host = if address.host == "localhost" { "127.0.0.1" } else { &address.host };
+    let bound = if host.is_empty() {
+        // Every address of the host, of both kinds where it has both.
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port));
+        Socket::bind(any).or_else(|_| Socket::bind(("0.0.0.0", address.port)))
+    } else {
+        Socket::bind((host, address.port))
+    };
+    let during = || format!("listen at {}", address.text);
+    let socket = bound.map_err(|error| {
+        use std::io::ErrorKind;
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "nothing was changed. Another program listens there, perhaps etcd or another member: stop it, or give another address",
+            ErrorKind::AddrNotAvailable => "this host does not have that address: give one that it has",
+            _ => "give an address and a port that this user may listen at",
+        };
+        Error::io(during(), error).hint(hint)
+    })?;
+    socket.set_nonblocking(true).during(during)?;
+    Ok(socket)
+}
+
+/// What is served, and how.
+#[derive(Debug)]
+pub struct Server {
+    /// etcd's services.
+    pub services: Router,
+    /// Pages.
+    pub pages: Pages,
+    /// What calls cost.
+    pub calls: Arc<Calls>,
+    /// Certificates, where a listener needs them.
+    pub tls: Option<Arc<ServerTls>>,
+    /// How connections are kept.
+    pub connections: Connections,
+    /// Names by which plain HTTP may address the member; none for all.
+    pub hosts: Option<Vec<String>>,
+}
+
+/// What every connection is given.
+#[derive(Clone)]
+struct Shared {
+    services: Router,
+    pages: Router,
+    probes: Router,
+    calls: Arc<Calls>,
+    hosts: Option<Arc<[String]>>,
+    connections: Arc<Connections>,
+    permits: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Serves until `stop`, and returns when everything is answered or cut.
+    pub async fn serve(self, bound: Vec<Bound>, stop: Stop) -> Result<()> {
+        let files = usize::try_from(files_max().saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
+        let shared = Shared {
+            services: self.services,
+            pages: self.pages.all().fallback(not_found),
+            probes: self.pages.probes().fallback(not_found),
+            calls: self.calls,
+            hosts: self.hosts.map(Arc::from),
+            connections: Arc::new(self.connections),
+            permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
+        };
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut listening = vec![];
+        for bound in bound {
+            let listener =
+                TcpListener::from_std(bound.socket).during(|| format!("listen at {}", bound.address.text))?;
+            let tls = self.tls.clone().filter(|_| bound.address.scheme == Scheme::Https);
+            if bound.address.scheme == Scheme::Https && tls.is_none() {
+                let hint = "give a certificate and its key";
+                return Err(Error::new(Kind::Usage, format!("{} needs a certificate", bound.address.text)).hint(hint));
+            }
+            let one =
+                Listener { listener, tls, face: bound.face, shared: shared.clone(), graceful: Arc::clone(&graceful) };
+            listening.push(tokio::spawn(one.run(stop.clone())));
+        }
+        stop.stopped().await;
+        for listener in listening {
+            // It ends with the signal; a panic in it has been told already.
+            drop(listener.await);
+        }
+        let graceful = Arc::into_inner(graceful).expect("listeners are gone, and nobody else has it");
+        if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections that were still busy after {DRAIN_LIMIT:?} are cut");
+        }
+        Ok(())
+    }
+}
+
+struct Listener {
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    face: Face,
+    shared: Shared,
+    graceful: Arc<GracefulShutdown>,
+}
+
+impl Listener {
+    async fn run(self, stop: Stop) {
+        loop {
+            let Ok(permit) = Arc::clone(&self.shared.permits).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                () = stop.stopped() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("take a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (tls, shared, face, watcher) =
+                (self.tls.clone(), self.shared.clone(), self.face, self.graceful.watcher());
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = greet(stream, tls, shared, face, watcher, &stop) => {}
+                    () = late(&stop) => {}
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Returns some time after the signal, when connections have had time to end.
+async fn late(stop: &Stop) {
+    stop.stopped().await;
+    tokio::time::sleep(DRAIN_LIMIT).await;
+}
+
+/// A connection from its handshake to its end.
+async fn greet(
+    stream: TcpStream,
+    tls: Option<Arc<ServerTls>>,
+    shared: Shared,
+    face: Face,
+    watcher: Watcher,
+    stop: &Stop,
+) {
+    // Answers are written whole.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return converse(stream, shared, face, false, watcher).await };
+    let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream));
+    let greeted = tokio::select! {
+        // Whoever has not even greeted is not waited for.
+        () = stop.stopped() => return,
+        greeted = handshake => greeted,
+    };
+    match greeted {
+        Ok(Ok(stream)) => converse(stream, shared, face, true, watcher).await,
+        // etcd's words, which operators look for.
+        Ok(Err(error)) => tracing::warn!("rejected connection on client endpoint: {error}"),
+        Err(_) => tracing::debug!("a client did not finish its handshake"),
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    shared: Shared,
+    face: Face,
+    secure: bool,
+    watcher: Watcher,
+) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    let connections = Arc::clone(&shared.connections);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(connections.streams_max)
+        .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
+        .keep_alive_timeout(connections.keepalive_timeout);
+    let service = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>, face: Face, secure: bool) -> Response<Body> {
+        let is_grpc = is_grpc(request.headers());
+        if is_grpc && matches!(face, Face::All | Face::Grpc) {
+            return self.call(request).await;
+        }
+        if !secure
+            && let Some(hosts) = &self.hosts
+            && let Some(refusal) =
+                misdirected(request.headers(), request.uri().authority().map(http::uri::Authority::as_str), hosts)
+        {
+            return refusal;
+        }
+        let pages = match face {
+            Face::Probes => &self.probes,
+            Face::All | Face::Pages => &self.pages,
+            Face::Grpc => return not_found().await,
+        };
+        never(pages.clone().oneshot(request.map(Body::new)).await)
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+        let call = self.calls.begin(request.uri().path());
+        let request = request.map(|body| self.calls.received(body));
+        let response = never(self.services.clone().oneshot(request).await);
+        match call {
+            Some(call) => call.answered(response),
+            None => response,
+        }
+    }
+}
+
+fn never<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

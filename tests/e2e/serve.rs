@@ -1,0 +1,252 @@
+//! `holdfast serve` as operators of etcd start it, and as etcd's own client and probes see it.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::support::certs::Certs;
+use crate::support::member::{LIMIT, Member, ask, get};
+use crate::support::peers::{ETCD_3_5, program};
+use crate::support::ports::Port;
+use crate::support::run::{Outcome, Run, wait_until};
+
+/// The value of a metric without labels, or with exactly these.
+fn metric(page: &str, name: &str) -> f64 {
+    let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    let line = line.unwrap_or_else(|| panic!("no {name} in\n{page}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn one_port_serves_etcdctl_and_pages_and_what_was_written_is_there_again() {
+    let mut member = Member::start(&[]);
+    assert_eq!(member.etcdctl(&["put", "a", "1"]).success().stdout(), "OK\n");
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+    let address = member.client.address();
+    let health = get(&address, "/health");
+    assert_eq!((health.status, health.body.as_str()), (200, "{\"health\":\"true\",\"reason\":\"\"}"));
+    assert_eq!(get(&address, "/health?serializable=true").status, 200);
+    let refused = ask(&address, "POST", "/health", &address);
+    assert!(refused.status == 405 && refused.head.contains("allow: get"), "{}", refused.head);
+    assert_eq!(get(&address, "/livez").body, "ok\n");
+    assert_eq!(get(&address, "/livez?verbose").body, "[+]serializable_read ok\nok\n");
+    let ready = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
+    assert_eq!(get(&address, "/readyz?verbose").body, ready);
+    let fewer = "[+]serializable_read ok\n[+]non_learner ok\nok\n";
+    assert_eq!(
+        get(&address, "/readyz?verbose&exclude=data_corruption&exclude=linearizable_read&exclude=none").body,
+        fewer
+    );
+    assert_eq!(get(&address, "/readyz/linearizable_read?verbose").body, "[+]linearizable_read ok\nok\n");
+    assert_eq!([get(&address, "/livez/linearizable_read").status, get(&address, "/nothing").status], [404, 404]);
+    let version = get(&address, "/version");
+    let version: serde_json::Value = serde_json::from_str(&version.body).unwrap();
+    assert!(
+        version["etcdserver"].as_str().unwrap().starts_with("3.6.") && version["etcdcluster"] == "3.6.0",
+        "{version}"
+    );
+    assert!(get(&address, "/debug/vars").body.contains("\"raft.status\""));
+
+    assert_eq!(member.stop(), 0);
+    let log = member.log();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+    assert!(log.contains("ready to serve client requests"), "{log}");
+    member.launch(|run| run);
+    member.wait();
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+    assert_eq!(member.stop(), 0);
+}
+
+#[test]
+fn metrics_have_etcds_names_and_count_what_happens() {
+    let metrics = Port::claim();
+    let url = format!("--listen-metrics-urls=http://{}", metrics.address());
+    let member = Member::start(&[&url, "--metrics=extensive", "--quota-backend-bytes=1073741824"]);
+    for i in 0..5 {
+        member.etcdctl(&["put", &format!("k{i}"), "v"]).success();
+    }
+    assert_ne!(member.etcdctl(&["put", "", "v"]).code(), 0);
+    let address = metrics.address();
+    let page = get(&address, "/metrics");
+    assert!(page.head.contains("content-type: text/plain; version=0.0.4"), "{}", page.head);
+    let page = page.body;
+    assert_eq!(metric(&page, "etcd_server_has_leader") + metric(&page, "etcd_server_is_leader"), 2.0);
+    let put = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+    assert_eq!(metric(&page, &format!("grpc_server_handled_total{{grpc_code=\"OK\",{put}}}")), 5.0);
+    assert_eq!(metric(&page, &format!("grpc_server_handled_total{{grpc_code=\"InvalidArgument\",{put}}}")), 1.0);
+    assert_eq!(metric(&page, &format!("grpc_server_started_total{{{put}}}")), 6.0);
+    assert_eq!(metric(&page, &format!("grpc_server_handling_seconds_count{{{put}}}")), 6.0);
+    assert_eq!(metric(&page, "etcd_server_quota_backend_bytes"), 1_073_741_824.0);
+    assert_eq!(metric(&page, "etcd_debugging_mvcc_keys_total"), 5.0);
+    assert_eq!(metric(&page, "etcd_debugging_mvcc_current_revision"), 6.0);
+    assert!(metric(&page, "etcd_mvcc_db_total_size_in_bytes") > 0.0);
+    assert!(metric(&page, "process_resident_memory_bytes") > 1e6);
+    assert!(metric(&page, "etcd_network_client_grpc_sent_bytes_total") > 0.0);
+    // The second listener has probes, and neither gRPC nor the other pages.
+    assert_eq!([get(&address, "/readyz").status, get(&address, "/version").status], [200, 404]);
+    let outcome = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
+    let flag = format!("--endpoints=http://{address}");
+    assert_ne!(outcome.args(&[&flag, "--dial-timeout=1s", "--command-timeout=2s", "get", "a"]).run().code(), 0);
+}
+
+/// A page over TLS, asked for by a client that knows HTTP/1.1 only.
+fn get_tls(member: &Member, certs: &Certs, target: &str) -> Outcome {
+    let script = "import ssl,sys,urllib.request\n\
+                  url,ca,cert,key=sys.argv[1:]\n\
+                  context=ssl.create_default_context(cafile=ca)\n\
+                  context.load_cert_chain(cert,key)\n\
+                  print(urllib.request.urlopen(url,context=context,timeout=20).read().decode())\n";
+    let url = format!("{}{target}", member.endpoint());
+    let paths = [&certs.ca, &certs.client_cert, &certs.client_key].map(|path| path.to_str().unwrap());
+    Run::new("python3").args(&["-c", script, &url]).args(&paths).run()
+}
+
+fn client_tls(certs: &Certs) -> Vec<String> {
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    vec![flag("cacert", &certs.ca), flag("cert", &certs.client_cert), flag("key", &certs.client_key)]
+}
+
+/// The flags that kubeadm writes into the static pod of etcd.
+fn kubeadm(member: &mut Member, certs: &Certs, metrics: &Port, peer: &Port) {
+    let path = |path: &PathBuf| path.display().to_string();
+    member.scheme = "https";
+    member.client_tls = client_tls(certs);
+    let peer = format!("https://{}", peer.address());
+    member.args = vec![
+        "--name=node1".to_owned(),
+        "--feature-gates=InitialCorruptCheck=true".to_owned(),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--cert-file={}", path(&certs.server_cert)),
+        format!("--key-file={}", path(&certs.server_key)),
+        format!("--trusted-ca-file={}", path(&certs.ca)),
+        "--client-cert-auth=true".to_owned(),
+        format!("--peer-cert-file={}", path(&certs.server_cert)),
+        format!("--peer-key-file={}", path(&certs.server_key)),
+        format!("--peer-trusted-ca-file={}", path(&certs.ca)),
+        "--peer-client-cert-auth=true".to_owned(),
+        "--snapshot-count=10000".to_owned(),
+        format!("--listen-metrics-urls=http://{}", metrics.address()),
+        "--watch-progress-notify-interval=5s".to_owned(),
+        format!("--initial-cluster=node1={peer}"),
+        "--initial-cluster-state=new".to_owned(),
+    ];
+}
+
+#[test]
+fn the_static_pod_of_kubeadm_is_served_with_certificates_that_can_be_renewed() {
+    let (metrics, peer) = (Port::claim(), Port::claim());
+    let mut member = Member::prepared(&[]);
+    let pki = member.dir.path().join("pki");
+    fs::create_dir(&pki).unwrap();
+    let certs = Certs::make(&pki);
+    kubeadm(&mut member, &certs, &metrics, &peer);
+    member.launch(|run| run);
+    member.wait();
+    member.etcdctl(&["put", "a", "1"]).success();
+    assert!(get_tls(&member, &certs, "/health").success().stdout().starts_with("{\"health\":\"true\""));
+    assert_eq!(get(&metrics.address(), "/livez").body, "ok\n");
+    // Neither nobody nor somebody of another authority is let in, and plain HTTP is not spoken there.
+    let right = std::mem::take(&mut member.client_tls);
+    member.client_tls = vec![right[0].clone()];
+    assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
+    let other = [format!("--cert={}", certs.other_cert.display()), format!("--key={}", certs.other_key.display())];
+    member.client_tls = vec![right[0].clone(), other[0].clone(), other[1].clone()];
+    assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
+    member.client_tls = right;
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+
+    // A key that does not fit changes nothing; a new set counts at once.
+    let key = fs::read(&certs.server_key).unwrap();
+    fs::write(&certs.server_key, fs::read(&certs.other_key).unwrap()).unwrap();
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+    assert!(member.log().contains("the old certificates serve on"), "{}", member.log());
+    fs::write(&certs.server_key, key).unwrap();
+    let old = member.dir.path().join("old");
+    fs::create_dir(&old).unwrap();
+    fs::copy(&certs.ca, old.join("ca.crt")).unwrap();
+    let renewed = Certs::make(&pki);
+    assert_eq!(renewed.ca, certs.ca);
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+    member.client_tls[0] = format!("--cacert={}", old.join("ca.crt").display());
+    assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
+    assert_eq!(member.stop(), 0);
+}
+
+#[test]
+fn configuration_comes_from_the_environment_and_from_a_file_too() {
+    let mut member = Member::prepared(&[]);
+    let config = member.dir.path().join("etcd.yaml");
+    let (url, data) = (member.endpoint(), member.data_dir());
+    let text = format!(
+        "name: m1\ndata-dir: {}\nlisten-client-urls: {url}\nadvertise-client-urls: {url}\ninitial-advertise-peer-urls: http://localhost:2380\n",
+        data.display()
+    );
+    fs::write(&config, text).unwrap();
+    let started = |run: Run, member: &mut Member| {
+        member.process = Some(run.start(member.dir.path().join("log")));
+        member.wait();
+        let list = member.etcdctl(&["member", "list"]).success().stdout();
+        assert!(list.contains("m1") && list.contains(&url), "{list}");
+        assert_eq!(member.stop(), 0);
+    };
+    started(Run::holdfast().args(&["serve", "--config-file", config.to_str().unwrap()]), &mut member);
+    let environment = Run::holdfast().args(&["serve"]).env("ETCD_NAME", "m1").env("ETCD_DATA_DIR", &data);
+    started(environment.env("ETCD_LISTEN_CLIENT_URLS", &url).env("ETCD_ADVERTISE_CLIENT_URLS", &url), &mut member);
+}
+
+#[test]
+fn systemd_is_told_and_streams_do_not_hold_up_the_end() {
+    let mut member = Member::prepared(&[]);
+    let path = member.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    member.launch(|run| run.env("NOTIFY_SOCKET", &path));
+    let told = || {
+        let mut buffer = [0; 64];
+        let n = socket.recv(&mut buffer).expect("systemd is told in time");
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    };
+    assert_eq!(told(), "READY=1");
+    // Told when it is true.
+    assert_eq!(member.etcdctl(&["endpoint", "health"]).code(), 0);
+    let lease = member.etcdctl(&["lease", "grant", "60"]).success().stdout();
+    let id = lease.split(' ').nth(1).unwrap().to_owned();
+    let flag = format!("--endpoints={}", member.endpoint());
+    let keeper = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
+    let log = member.dir.path().join("keeper");
+    let _keeper = keeper.args(&[&flag, "lease", "keep-alive", &id]).start(&log);
+    wait_until("the lease is kept alive", LIMIT, || fs::read_to_string(&log).unwrap().contains("keepalived"));
+    let began = Instant::now();
+    assert_eq!(member.stop(), 0);
+    assert!(began.elapsed() < Duration::from_secs(4), "a stream held it up for {:?}", began.elapsed());
+    assert_eq!(told(), "STOPPING=1");
+}
+
+#[test]
+fn a_name_that_is_not_on_the_list_is_not_answered() {
+    let member = Member::start(&["--host-whitelist=127.0.0.1,etcd.example"]);
+    let address = member.client.address();
+    assert_eq!(get(&address, "/health").status, 200);
+    assert_eq!(ask(&address, "GET", "/health", "etcd.example:2379").status, 200);
+    let refused = ask(&address, "GET", "/health", "evil.example");
+    assert!(refused.status == 421 && refused.body.contains("--host-whitelist"), "{}", refused.body);
+}
+
+#[test]
+fn http_can_have_a_port_of_its_own() {
+    let http = Port::claim();
+    let member = Member::start(&[&format!("--listen-client-http-urls=http://{}", http.address())]);
+    member.etcdctl(&["put", "a", "1"]).success();
+    assert_eq!([get(&http.address(), "/health").status, get(&member.client.address(), "/health").status], [200, 404]);
+}
+
+#[test]
+fn versions_are_printed_as_etcd_prints_them() {
+    let printed = Run::holdfast().args(&["serve", "--version"]).run().success().stdout();
+    let lines: Vec<&str> = printed.lines().collect();
+    let version = lines[0].strip_prefix("etcd Version: ").unwrap();
+    assert!(version.split('.').count() == 3 && version.starts_with("3.6."), "{printed}");
+    assert_eq!(lines[1], format!("Holdfast Version: {}", env!("CARGO_PKG_VERSION")));
+}
