@@ -24,6 +24,7 @@ use crate::api::mvccpb::Event;
 use crate::base::rng::Seeded;
 use crate::store::machine::command::Operation;
 use crate::store::node::Member;
+use crate::store::node::testing::begin;
 
 /// A busy machine may take its time; a test that waits for what does not come must end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ impl Site {
     async fn tuned(tuning: Tuning, change: impl FnOnce(&mut Limits)) -> Site {
         let dir = tempfile::tempdir().unwrap();
         let member = Member { cluster_id: 11, member_id: 22, name: "m".to_owned(), ..Member::default() };
-        let handle = Handle::start(dir.path(), member, tuning).unwrap();
+        let handle = begin(dir.path(), member, tuning).await;
         let mut limits = Limits::of(handle.tuning());
         change(&mut limits);
         let service = Service::with(&handle, limits);
@@ -472,7 +473,7 @@ async fn a_client_that_does_not_read_holds_nobody_up() {
     assert!(site.count(|c| &c.fell_behind) > 0 && site.count(|c| &c.lookups) + site.count(|c| &c.scans) > 0);
     // The other one read nothing, and holds nothing back.
     site.compact(201).await;
-    tokio::time::timeout(PATIENCE, site.handle.removed(201)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, site.handle.removed()).await.unwrap().unwrap();
     let mut expected = 2;
     let ended = loop {
         let reply = stalled.next().await;
