@@ -4,7 +4,7 @@
 //! format is written, by these few lines. Counting is one atomic addition, for it happens on the way of every request.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What only grows.
@@ -24,27 +24,6 @@ impl Counter {
 
     /// How many there were.
     pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// What rises and falls.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicI64);
-
-impl Gauge {
-    /// So many now.
-    pub fn set(&self, n: i64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    /// So many more, or fewer.
-    pub fn add(&self, n: i64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// How many there are.
-    pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -90,8 +69,6 @@ impl Histogram {
 pub struct Counters {
     /// Times that another member, or none, became the leader.
     pub leader_changes: Counter,
-    /// Requests that wait to be agreed on.
-    pub proposals_pending: Gauge,
     /// Requests that were not agreed on.
     pub proposals_failed: Counter,
     /// How long the log took to be durable.
@@ -112,21 +89,12 @@ pub struct Counters {
     pub leases_expired: Counter,
     /// Revisions that compaction deleted.
     pub compacted_revisions: Counter,
-    /// Streams of watches.
-    pub watch_streams: Gauge,
-    /// Watches.
-    pub watchers: Gauge,
-    /// Watches that are behind.
-    pub slow_watchers: Gauge,
-    /// Changes that watchers were sent.
-    pub events: Counter,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         Counters {
             leader_changes: Counter::default(),
-            proposals_pending: Gauge::default(),
             proposals_failed: Counter::default(),
             log_sync: Histogram::doubling(1_000, 14),
             log_bytes: Counter::default(),
@@ -137,10 +105,6 @@ impl Default for Counters {
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
             compacted_revisions: Counter::default(),
-            watch_streams: Gauge::default(),
-            watchers: Gauge::default(),
-            slow_watchers: Gauge::default(),
-            events: Counter::default(),
         }
     }
 }

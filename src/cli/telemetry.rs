@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::base::error::{IoContext, Result};
+use crate::base::error::{IoContext, Kind, Result};
 use crate::cli::args::Global;
 use crate::store::options::{LogOutput, Logs};
 
@@ -50,7 +50,7 @@ pub(crate) fn start_member(logs: &Logs) -> Result<()> {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
             let file = file.during(|| format!("open the log file {}", path.display()));
             let hint = "name a file in --log-outputs that can be written, or leave the flag out";
-            (BoxMakeWriter::new(Mutex::new(file.map_err(|error| error.or_hint(hint))?)), false)
+            (BoxMakeWriter::new(Mutex::new(file.map_err(|error| error.kind_of(Kind::Usage).or_hint(hint))?)), false)
         }
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);

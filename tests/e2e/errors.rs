@@ -230,7 +230,8 @@ fn members(book: &mut Book) {
     let identity = fs::read_to_string(data.join("member/identity.json")).unwrap();
     let newer =
         identity.replacen("\"min_reader\": 1", "\"min_reader\": 2", 1).replacen("\"format\": 1", "\"format\": 2", 1);
-    let digits = 15..79;
+    let digits = newer.find("\": \"").unwrap() + 4..;
+    let digits = digits.start..digits.start + 64;
     let mut blank = newer.clone();
     blank.replace_range(digits.clone(), &"0".repeat(64));
     let newer = newer.replacen(&newer[digits], &Sha256::of(blank.as_bytes()).to_string(), 1);

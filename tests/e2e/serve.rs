@@ -67,6 +67,10 @@ fn metrics_have_etcds_names_and_count_what_happens() {
         member.etcdctl(&["put", &format!("k{i}"), "v"]).success();
     }
     assert_ne!(member.etcdctl(&["put", "", "v"]).code(), 0);
+    let granted = |member: &Member| member.etcdctl(&["lease", "grant", "60"]).success().stdout();
+    let lease = granted(&member);
+    granted(&member);
+    member.etcdctl(&["lease", "revoke", lease.split(' ').nth(1).unwrap()]).success();
     let address = metrics.address();
     let page = get(&address, "/metrics");
     assert!(page.head.contains("content-type: text/plain; version=0.0.4"), "{}", page.head);
@@ -81,6 +85,15 @@ fn metrics_have_etcds_names_and_count_what_happens() {
     assert_eq!(metric(&page, "etcd_debugging_mvcc_keys_total"), 5.0);
     assert_eq!(metric(&page, "etcd_debugging_mvcc_current_revision"), 6.0);
     assert!(metric(&page, "etcd_mvcc_db_total_size_in_bytes") > 0.0);
+    assert!(metric(&page, "etcd_disk_wal_fsync_duration_seconds_count") >= 5.0);
+    assert!(metric(&page, "etcd_disk_wal_write_bytes_total") > 0.0);
+    assert_eq!(metric(&page, "etcd_debugging_lease_granted_total"), 2.0);
+    assert_eq!(metric(&page, "etcd_debugging_lease_revoked_total"), 1.0);
+    assert_eq!(metric(&page, "etcd_server_leader_changes_seen_total"), 1.0);
+    assert_eq!(
+        [metric(&page, "etcd_server_proposals_pending"), metric(&page, "etcd_server_proposals_failed_total")],
+        [0.0; 2]
+    );
     assert!(metric(&page, "process_resident_memory_bytes") > 1e6);
     assert!(metric(&page, "etcd_network_client_grpc_sent_bytes_total") > 0.0);
     // The second listener has probes, and neither gRPC nor the other pages.

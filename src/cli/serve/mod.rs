@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::{Stop, blocking};
-use crate::base::telemetry::Counters;
 use crate::base::tls::ServerTls;
 use crate::cli::run::{Context, Ended};
 use crate::cli::serve::flags::Flags;
@@ -27,7 +26,7 @@ use crate::store::options::value::Scheme;
 use crate::store::server::calls::Calls;
 use crate::store::server::http::Pages;
 use crate::store::server::listen::{Bound, Server, bind};
-use crate::store::server::{routes, version};
+use crate::store::server::{joined, version, watch};
 
 pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
     if flags.version {
@@ -60,7 +59,13 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
         "starting a member"
     );
     let handle = Handle::start(&paths(&datadir.places()), member, options.tuning.clone()).await?;
-    let ended = run(&handle, &options, tls, bound, context).await;
+    let ended = match defragment(&handle, &options).await {
+        Ok(()) => run(&handle, &options, tls, bound, context).await,
+        Err(error) => Err(error),
+    };
+    // Whatever ended it, its files are closed before another process may have them; its own reason comes first.
+    handle.stop().await;
+    let ended = handle.ended().await.and(ended);
     drop(datadir);
     ended.map(|()| Ended::Well)
 }
@@ -76,16 +81,18 @@ async fn run(
     // The server's own signal: it ends too when the member does.
     let ending = Stop::new();
     let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
+    let watches = watch::Service::new(handle);
     let pages = Pages {
         handle: handle.clone(),
-        counters: Arc::new(Counters::default()),
+        counters: Arc::clone(handle.counters()),
+        watches: Arc::clone(watches.counters()),
         calls: Arc::clone(&calls),
         checks: Arc::default(),
         extensive: options.extensive_metrics,
         started: context.clock.now(),
     };
     let server = Server {
-        services: routes(handle).await,
+        services: joined(handle, watches).await,
         pages,
         calls,
         tls,
@@ -110,8 +117,6 @@ async fn run(
             .source(error)
             .hint("this is a fault of Holdfast: please report it")
     });
-    handle.stop().await;
-    handle.ended().await?;
     served??;
     tracing::info!("stopped");
     Ok(())
@@ -129,6 +134,19 @@ fn member(identity: &Identity, options: &Options) -> Member {
 
 fn paths(places: &Places) -> Paths {
     Paths { state: places.state.clone(), log: places.wal.clone() }
+}
+
+/// Defragments a state file that has more free room than the operator wants.
+async fn defragment(handle: &Handle, options: &Options) -> Result<()> {
+    let status = handle.status();
+    let free = status.file_bytes.saturating_sub(status.used_bytes);
+    match options.defragment_at {
+        Some(at) if free >= at => {
+            tracing::info!(free_bytes = free, "defragmenting the state file");
+            handle.defragment().await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens the directory; a new one becomes a member's.

@@ -77,6 +77,9 @@ impl Datadir {
         refuse_etcd(root)?;
         if let Some(wal) = wal {
             refuse_etcd_log(wal)?;
+            if !Datadir::holds_member(root) {
+                refuse_foreign_log(wal)?;
+            }
         }
         folder(root)?;
         let lock = lock(root)?;
@@ -112,7 +115,10 @@ impl Datadir {
 
     /// Makes the member: `make` fills the places it is given, and when this returns, all of it is durable.
     pub fn bootstrap(&self, identity: &Identity, make: impl FnOnce(&Places) -> Result<()>) -> Result<()> {
-        self.bootstrap_until(identity, make, u32::MAX)
+        self.bootstrap_until(identity, make, u32::MAX).inspect_err(|_| {
+            // Best effort: the next start does it again.
+            let _ = self.sweep();
+        })
     }
 
     /// The same, given up before step `until`, as a power cut would.
@@ -133,7 +139,6 @@ impl Datadir {
         step()?;
         if let Some(wal) = &self.wal {
             folder(wal)?;
-            refuse_foreign_log(wal)?;
             NewFile::create(&wal.join(MARKER), FILE_MODE)?.commit()?;
         }
         folder(&places.wal)?;
@@ -284,10 +289,14 @@ fn refuse_etcd_log(wal: &Path) -> Result<()> {
 
 /// Refuses a folder for a new log in which something is already.
 fn refuse_foreign_log(wal: &Path) -> Result<()> {
-    let mut entries = std::fs::read_dir(wal).during(|| format!("list {}", wal.display()))?;
-    // A disk of its own has this one.
-    let foreign = entries.find(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() != "lost+found"));
-    if foreign.is_some() {
+    let entries = match std::fs::read_dir(wal) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(format!("list {}", wal.display()), error).or_hint("give a directory")),
+    };
+    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    // What a birth that was cut off left is ours; a disk of its own has a folder for lost files.
+    if !names.iter().any(|name| name == MARKER) && names.iter().any(|name| name != "lost+found") {
         return Err(Error::new(
             Kind::Conflict,
             format!("--wal-dir {} holds something, and this member is new", wal.display()),

@@ -198,6 +198,7 @@ impl Core {
             }
             Event::KeepAlive { id, reply } => {
                 let now = self.now();
+                self.shared.counters.leases_renewed.increment();
                 if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, now, reply) {
                     self.gather(operation, 0);
                 }
@@ -272,6 +273,7 @@ impl Core {
         );
         if leads != self.leads {
             self.leads = leads;
+            self.shared.counters.leader_changes.add(u64::from(leads));
             self.leases.lead(leads, &self.shared.state().lessor, self.now());
             if let Some(ready) = self.ready.take_if(|_| leads) {
                 // Whoever started the member may have given up.
@@ -309,6 +311,11 @@ impl Core {
         self.shared.publish(applied.state, applied.cut.batch.as_ref());
         self.hand_over(applied.cut);
         for (id, outcome) in applied.replies {
+            match &outcome {
+                Ok(Reply::LeaseGrant(_)) => self.shared.counters.leases_granted.increment(),
+                Ok(Reply::LeaseRevoke(_)) => self.shared.counters.leases_revoked.increment(),
+                _ => {}
+            }
             self.leases.answered(id);
             if let Some(waiting) = self.waiting.remove(&id) {
                 // Whoever asked may have gone.
@@ -391,6 +398,8 @@ impl Core {
         }
         let (now, state) = (self.now(), self.shared.state());
         for operation in self.leases.tick(&state.lessor, now, self.next_id) {
+            let ends = matches!(operation, Operation::LeaseRevoke(_));
+            self.shared.counters.leases_expired.add(u64::from(ends));
             self.gather(operation, 0);
         }
         let due = self.compactor.tick(now, state.view.revision());

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::base::clock::Stopwatch;
 use crate::base::error::Result;
+use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
 use crate::store::machine::flush::{Cut, Position, flush};
 use crate::store::mvcc::recent::Recent;
@@ -41,6 +42,7 @@ pub(super) struct Flusher {
     pub(super) recent: Arc<Recent>,
     pub(super) tuning: Tuning,
     pub(super) events: Sender<Event>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Flusher {
@@ -51,17 +53,23 @@ impl Flusher {
             let (cuts, defragment) = self.gather(first, tasks);
             if let Some(last) = cuts.last() {
                 let position = last.position;
+                let watch = Stopwatch::start();
                 if let Err(error) = flush(&self.backend, &self.recent, &cuts) {
                     // A core that hears nothing any more has ended.
                     let _ = self.events.send(Event::Failed(error));
                     return;
                 }
+                self.counters.flush.observe(watch.elapsed());
+                self.counters.compacted_revisions.add(cuts.iter().map(|cut| cut.gone.len() as u64).sum());
                 written += cuts.len() as u64;
                 let _ = self.events.send(Event::Flushed(Flushed { cuts: written, position }));
             }
             if let Some(reply) = defragment {
+                let watch = Stopwatch::start();
+                let outcome = self.backend.defragment();
+                self.counters.defragment.observe(watch.elapsed());
                 // Who asked may have gone.
-                let _ = reply.send(self.backend.defragment());
+                let _ = reply.send(outcome);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
 use crate::store::lease::clock::Millis;
 use crate::store::machine::Reply;
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) committed: AtomicU64,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    pub(super) counters: Arc<Counters>,
     pub(super) end: Arc<End>,
 }
 
@@ -109,6 +111,7 @@ impl Shared {
             committed: AtomicU64::default(),
             waiting: AtomicUsize::default(),
             waiting_bytes: AtomicUsize::default(),
+            counters: Arc::default(),
             end: Arc::default(),
         }
     }
@@ -160,6 +163,16 @@ impl Handle {
     /// What it was told.
     pub fn tuning(&self) -> &Tuning {
         &self.shared.tuning
+    }
+
+    /// What it counts of itself.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
+    /// Requests that wait for their answer.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// How it stands.
@@ -217,7 +230,8 @@ impl Handle {
             return Err(Fault::TooLarge);
         }
         let ticket = Ticket::draw(&self.shared, bytes).ok_or(Fault::TooManyRequests)?;
-        self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await?
+        let agreed = self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await;
+        agreed.inspect_err(|_| self.shared.counters.proposals_failed.increment())?
     }
 
     /// Starts a lease's time again; how many seconds it has now, 0 when there is no such lease.

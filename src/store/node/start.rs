@@ -81,9 +81,16 @@ fn start(paths: &Paths, member: Member, tuning: Tuning, ready: oneshot::Sender<(
     let (writer_tasks, to_write) = mpsc::channel();
     let (flusher_tasks, to_flush) = mpsc::channel();
     let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
-    let flusher = Flusher { backend, recent: Arc::clone(machine.recent()), tuning, events: events.clone() };
+    let counters = Arc::clone(&shared.counters);
+    let flusher = Flusher {
+        backend,
+        recent: Arc::clone(machine.recent()),
+        tuning,
+        events: events.clone(),
+        counters: Arc::clone(&counters),
+    };
     let (log, written) = (opened.log, events.clone());
-    let writer = thread("log", move || writer::run(log, &to_write, &written))?;
+    let writer = thread("log", move || writer::run(log, &to_write, &written, &counters))?;
     let flusher = thread("flush", move || flusher.run(&to_flush))?;
     let parts = Parts {
         shared: Arc::clone(&shared),

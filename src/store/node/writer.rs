@@ -4,7 +4,9 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 
+use crate::base::clock::Stopwatch;
 use crate::base::error::Result;
+use crate::base::telemetry::Counters;
 use crate::store::consensus::driver::Append;
 use crate::store::consensus::log::{Entry, HardState, Log};
 use crate::store::node::core::Event;
@@ -18,7 +20,7 @@ pub(super) enum Task {
 }
 
 /// Serves the log until nobody asks any more, or it fails.
-pub(super) fn run(mut log: Log, tasks: &Receiver<Task>, events: &Sender<Event>) {
+pub(super) fn run(mut log: Log, tasks: &Receiver<Task>, events: &Sender<Event>, counters: &Counters) {
     while let Ok(first) = tasks.recv() {
         let mut gathered = Gathered::default();
         gathered.take(first);
@@ -26,7 +28,7 @@ pub(super) fn run(mut log: Log, tasks: &Receiver<Task>, events: &Sender<Event>) 
             gathered.take(task);
         }
         let number = gathered.number;
-        let event = match gathered.write(&mut log) {
+        let event = match gathered.write(&mut log, counters) {
             Ok(()) if number == 0 => continue,
             Ok(()) => Event::Persisted(number),
             Err(error) => Event::Failed(error),
@@ -64,9 +66,12 @@ impl Gathered {
         }
     }
 
-    fn write(self, log: &mut Log) -> Result<()> {
+    fn write(self, log: &mut Log, counters: &Counters) -> Result<()> {
         if self.number > 0 {
+            let watch = Stopwatch::start();
             log.append(&self.entries, self.hard_state)?;
+            counters.log_sync.observe(watch.elapsed());
+            counters.log_bytes.add(self.entries.iter().map(|entry| entry.data.len() as u64).sum());
         }
         self.compact.map_or(Ok(()), |through| log.compact(through))
     }

@@ -21,7 +21,7 @@ use crate::store::machine;
 use crate::store::machine::state::State;
 use crate::store::node::{Fault, Handle};
 use crate::store::server::calls::Calls;
-use crate::store::server::{metrics, version};
+use crate::store::server::{metrics, version, watch};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -114,6 +114,8 @@ pub struct Pages {
     pub handle: Handle,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// What its watches do.
+    pub watches: Arc<watch::Counters>,
     /// What its calls cost.
     pub calls: Arc<Calls>,
     /// How probes ended.

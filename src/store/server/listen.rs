@@ -55,6 +55,9 @@ const FILES_RESERVED: u64 = 150;
 /// More connections than that are not worth their memory.
 const CONNECTIONS_MAX: usize = 200_000;
 
+const HINT_IN_USE: &str = "nothing was changed. Another program listens there, perhaps etcd or another member: stop it, or \
+                           give another address";
+
 /// What a listener answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Face {
@@ -96,12 +99,12 @@ fn bind_one(address: &Address) -> Result<Socket> {
     let during = || format!("listen at {}", address.text);
     let socket = bound.map_err(|error| {
         use std::io::ErrorKind;
-        let hint = match error.kind() {
-            ErrorKind::AddrInUse => "nothing was changed. Another program listens there, perhaps etcd or another member: stop it, or give another address",
-            ErrorKind::AddrNotAvailable => "this host does not have that address: give one that it has",
-            _ => "give an address and a port that this user may listen at",
+        let (kind, hint) = match error.kind() {
+            ErrorKind::AddrInUse => (Kind::Conflict, HINT_IN_USE),
+            ErrorKind::AddrNotAvailable => (Kind::Usage, "this host does not have that address: give one that it has"),
+            _ => (Kind::Denied, "give an address and a port that this user may listen at"),
         };
-        Error::io(during(), error).hint(hint)
+        Error::io(during(), error).kind_of(kind).hint(hint)
     })?;
     socket.set_nonblocking(true).during(during)?;
     Ok(socket)

@@ -3,11 +3,13 @@
 //! Told is what there is. A name of etcd's that would always be 0 here, because there is nothing behind it, is left out:
 //! an alert that can never fire is worse than one that finds nothing. docs/metrics.md lists all of them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::base::process::{files_max, usage};
 use crate::base::telemetry::{Counters, Page};
 use crate::store::node::Handle;
 use crate::store::server::http::Pages;
-use crate::store::server::version;
+use crate::store::server::{version, watch};
 
 /// The format of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -18,6 +20,7 @@ pub(super) fn page(pages: &Pages) -> String {
     server(&mut page, handle, counters);
     disk(&mut page, handle, counters);
     history(&mut page, handle, counters);
+    watches(&mut page, &pages.watches);
     pages.checks.tell(&mut page);
     pages.calls.tell(&mut page, pages.extensive);
     process(&mut page, signed(pages.started.timestamp()));
@@ -41,11 +44,7 @@ fn server(page: &mut Page, handle: &Handle, counters: &Counters) {
     page.counter("etcd_server_leader_changes_seen_total", "Changes of the leader.", counters.leader_changes.get());
     page.gauge("etcd_server_proposals_committed_total", "The last entry that was agreed on.", float(status.committed));
     page.gauge("etcd_server_proposals_applied_total", "The last entry that was applied.", float(status.applied));
-    page.gauge(
-        "etcd_server_proposals_pending",
-        "Requests that wait to be agreed on.",
-        signed(counters.proposals_pending.get()),
-    );
+    page.gauge("etcd_server_proposals_pending", "Requests that wait to be agreed on.", float(handle.waiting() as u64));
     page.counter(
         "etcd_server_proposals_failed_total",
         "Requests that were not agreed on.",
@@ -106,14 +105,14 @@ fn history(page: &mut Page, handle: &Handle, counters: &Counters) {
         "Revisions that compaction deleted.",
         counters.compacted_revisions.get(),
     );
-    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches.", signed(counters.watch_streams.get()));
-    page.gauge("etcd_debugging_mvcc_watcher_total", "Watches.", signed(counters.watchers.get()));
-    page.gauge(
-        "etcd_debugging_mvcc_slow_watcher_total",
-        "Watches that are behind.",
-        signed(counters.slow_watchers.get()),
-    );
-    page.counter("etcd_debugging_mvcc_events_total", "Changes that watchers were sent.", counters.events.get());
+}
+
+fn watches(page: &mut Page, counters: &watch::Counters) {
+    let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches.", float(now(&counters.streams)));
+    page.gauge("etcd_debugging_mvcc_watcher_total", "Watches.", float(now(&counters.watchers)));
+    page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watches that are behind.", float(now(&counters.lagging)));
+    page.counter("etcd_debugging_mvcc_events_total", "Changes that watchers were sent.", now(&counters.events));
 }
 
 fn process(page: &mut Page, started_s: f64) {

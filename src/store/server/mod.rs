@@ -51,6 +51,11 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 
 /// The services of a member, ready to be served.
 pub async fn routes(handle: &Handle) -> axum::Router {
+    joined(handle, watch::Service::new(handle)).await
+}
+
+/// The same with this service for watches.
+pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
     let receive_bytes_max = handle.tuning().request_bytes_max + ENVELOPE_BYTES;
     // The server as a whole serves or is gone: probes ask for no other name.
     let (_, health) = tonic_health::server::health_reporter();
@@ -63,7 +68,7 @@ pub async fn routes(handle: &Handle) -> axum::Router {
     }
     let routes = Routes::new(limited!(KvServer, kv::Service::new(handle)))
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
-        .add_service(watch::Service::new(handle))
+        .add_service(watches)
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle)))
         .add_service(health);
