@@ -5,7 +5,7 @@
 //! headers, fragments, progress, and how it ended. What happens to come in one reply (several revisions, or each its own)
 //! is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::SinkExt as _;
@@ -20,7 +20,7 @@ use holdfast::api::mvccpb::{Event, KeyValue};
 use holdfast::base::rng::Seeded;
 use holdfast::store::options::Tuning;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::member::Holdfast;
 use crate::support::etcd::Etcd;
@@ -90,7 +90,13 @@ impl Told {
         } else {
             self.last = reply.events.last().unwrap().kv.as_ref().unwrap().mod_revision;
             assert!(self.last <= revision);
-            self.texts.extend(reply.events.iter().map(short));
+            // Who watches everything is told of the marker, too, but nobody waits for that.
+            let is_marker = |event: &&Event| event.kv.as_ref().unwrap().key == MARKER;
+            let events: Vec<&Event> = reply.events.iter().filter(|event| !is_marker(event)).collect();
+            let Some(last) = events.last() else { return };
+            let marked = reply.events.len() > events.len();
+            let revision = if marked { last.kv.as_ref().unwrap().mod_revision } else { revision };
+            self.texts.extend(events.iter().map(|event| short(event)));
             if reply.fragment {
                 // Ids and terms are of different lengths.
                 let bytes = pb::WatchResponse { header: None, ..reply.clone() }.encoded_len();
@@ -463,11 +469,140 @@ async fn progress_is_told_as_etcd_does_and_where_not_is_known() {
     let now = pair.revision();
     pair.create(stream, with_id(2, from(now + 10, create("a", "")))).await;
     pair.ask_progress(stream).await;
-    both!(pair, side => side.streams[stream].fence().await);
+    pair.etcd.streams[stream].hear_until(-1, |told| told.progress > 0).await;
+    pair.differs(stream, -1, &[format!("progress {now}")], &[]);
+    pair.cancel(stream, 2).await;
     pair.settle().await;
-    // A start before the beginning.
+    // A stream without a watcher but the marker's, and that one is gone.
+    pair.cancel(stream, 1).await;
+    pair.cancel(stream, MARKER_ID).await;
     let now = pair.revision();
-    pair.create(stream, from(-1, create("a", ""))).await;
-    pair.settle().await;
-    let _ = (now, Code::Ok, Seeded::new(1));
+    pair.ask_progress(stream).await;
+    pair.etcd.streams[stream].hear_until(-1, |told| told.progress > 0).await;
+    pair.differs(stream, -1, &[format!("progress {now}")], &[]);
+}
+
+/// What was written, so that it is known what is due.
+#[derive(Default)]
+struct Written {
+    alive: BTreeSet<String>,
+    /// Revision, kind of event, and key.
+    changes: Vec<(i64, i32, String)>,
+}
+
+impl Written {
+    fn note(&mut self, revision: i64, deletes: bool, keys: Vec<String>) {
+        for key in keys {
+            let changed = if deletes { self.alive.remove(&key) } else { self.alive.insert(key.clone()) || true };
+            if changed {
+                self.changes.push((revision, i32::from(deletes), key));
+            }
+        }
+    }
+
+    /// The last revision that a watcher is told of.
+    fn last(&self, request: &pb::WatchCreateRequest) -> i64 {
+        let (key, end) = (&*request.key, &*request.range_end);
+        let wanted = |change: &&(i64, i32, String)| {
+            let (revision, kind, name) = (change.0, change.1, change.2.as_bytes());
+            let within = if end.is_empty() { name == key } else { name >= key && (end == b"\0" || name < end) };
+            revision >= request.start_revision && within && !request.filters.contains(&kind)
+        };
+        self.changes.iter().rev().find(wanted).map_or(0, |change| change.0)
+    }
+}
+
+fn some_key(rng: &mut Seeded) -> String {
+    format!("{}/{}", ["a", "b", "c"][usize::try_from(rng.below(3)).unwrap()], rng.below(6))
+}
+
+fn some_request(rng: &mut Seeded) -> pb::WatchCreateRequest {
+    let key = some_key(rng);
+    let request = match rng.below(5) {
+        0 => create(&key, "\0"),
+        1 => create(&key, ""),
+        2 => create("a/", "b/3"),
+        _ => create(&key[..2], &format!("{}0", &key[..1])),
+    };
+    let filters: &[i32] = [&[][..], &[], &[], &[0], &[1]][usize::try_from(rng.below(5)).unwrap()];
+    pb::WatchCreateRequest { prev_kv: rng.below(2) == 0, fragment: rng.below(2) == 0, ..without(filters, request) }
+}
+
+impl Pair {
+    async fn write(&mut self, rng: &mut Seeded, written: &mut Written) {
+        let value = "v".repeat(usize::try_from(rng.below(20)).unwrap());
+        let (deletes, keys) = match rng.below(6) {
+            0 => {
+                let key = some_key(rng);
+                self.delete(&key, "").await;
+                (true, vec![key])
+            }
+            1 => {
+                self.delete("b/", "b/4").await;
+                (true, (0..4).map(|n| format!("b/{n}")).collect())
+            }
+            2 => {
+                let keys: BTreeSet<String> = (0..3).map(|_| some_key(rng)).collect();
+                let puts: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), value.as_str())).collect();
+                self.txn(&puts).await;
+                (false, keys.into_iter().collect())
+            }
+            _ => {
+                let key = some_key(rng);
+                self.put(&key, &value).await;
+                (false, vec![key])
+            }
+        };
+        written.note(self.revision(), deletes, keys);
+    }
+
+    /// Makes a watcher and waits until it has heard what is due of the past.
+    async fn join(&mut self, stream: usize, request: pb::WatchCreateRequest, compacted: i64, written: &Written) {
+        let (id, start, now) = (request.watch_id, request.start_revision, self.revision());
+        self.create(stream, request.clone()).await;
+        if start != 0 && start < compacted {
+            self.hear(stream, id, |told| told.canceled == 1).await;
+        } else if start != 0 && start <= now {
+            let last = written.last(&request);
+            self.hear(stream, id, |told| told.last >= last).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_watched_both_tell_the_same() {
+    let mut pair = Pair::start().await;
+    let (mut rng, mut written) = (Seeded::new(11), Written::default());
+    let (mut compacted, mut ids) = (0, vec![]);
+    for _ in 0..3 {
+        pair.open().await;
+    }
+    for id in 1..=60 {
+        for _ in 0..rng.below(12) {
+            pair.write(&mut rng, &mut written).await;
+        }
+        if rng.below(6) == 0 && pair.revision() > compacted + 10 {
+            compacted = pair.revision() - i64::try_from(rng.below(10)).unwrap();
+            pair.compact(compacted).await;
+        }
+        pair.settle().await;
+        let (stream, now) = (usize::try_from(rng.below(3)).unwrap(), pair.revision());
+        let start = match rng.below(5) {
+            0 => 0,
+            1 => now + 1 + i64::try_from(rng.below(8)).unwrap(),
+            2 => (compacted - 3).max(1),
+            _ => compacted.max(1) + i64::try_from(rng.below((now - compacted).unsigned_abs() + 1)).unwrap(),
+        };
+        pair.join(stream, from(start, with_id(id, some_request(&mut rng))), compacted, &written).await;
+        ids.push((stream, id));
+        if rng.below(3) == 0 {
+            let (stream, id) = ids.swap_remove(usize::try_from(rng.below(ids.len() as u64)).unwrap());
+            pair.cancel(stream, id).await;
+        }
+        pair.settle().await;
+    }
+    let events: usize =
+        pair.ours.streams.iter().flat_map(|stream| stream.told.values()).map(|told| told.texts.len()).sum();
+    assert!(events > 2_000, "{events}");
+    println!("{} revisions, {events} messages and events, the same from both", pair.revision());
 }

@@ -13,7 +13,7 @@
 //! - After a reply whose header names a revision, nothing up to there is told to that watcher any more.
 //! - Steps and chunks of history are bounded; what is in memory for a stream is one of them, and the watchers themselves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::api::Message;
@@ -31,6 +31,9 @@ use crate::store::server::watch::{Counters, Limits};
 /// The id of a reply that is about no watcher, or about all of the stream.
 const NO_ID: i64 = -1;
 
+/// The last so many who lag are looked at for company, when another one comes.
+const COMPANY_MAX: usize = 16;
+
 /// Why a watcher could not be made, in etcd's words.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const COMPACTED: &str = "mvcc: required revision has been compacted";
@@ -45,6 +48,8 @@ pub(super) struct Session {
     /// Who answers; the revision is each reply's own.
     header: ResponseHeader,
     watchers: BTreeMap<i64, Watcher>,
+    /// Watchers that a compaction ended. Their ids are taken until the client has canceled them, too.
+    ended: BTreeSet<i64>,
     next_id: i64,
     synced: Groups,
     /// Up to where the synced ones were told everything.
@@ -102,6 +107,7 @@ impl Session {
             counters,
             header: ResponseHeader::default(),
             watchers: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             synced: Groups::default(),
             position: 0,
@@ -128,9 +134,9 @@ impl Session {
             EMPTY_RANGE
         } else if request.start_revision < 0 {
             COMPACTED
-        } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
+        } else if request.watch_id != 0 && self.is_taken(request.watch_id) {
             DUPLICATE_ID
-        } else if self.watchers.len() >= self.limits.watchers_max {
+        } else if self.watchers.len() + self.ended.len() >= self.limits.watchers_max {
             TOO_MANY
         } else {
             ""
@@ -156,6 +162,10 @@ impl Session {
 
     /// Ends a watcher; nothing is said of one that does not exist.
     pub(super) fn cancel(&mut self, id: i64, now: i64) -> Option<Reply> {
+        let ended = WatchResponse { canceled: true, ..self.head(id, now) };
+        if self.ended.remove(&id) {
+            return Some(Reply::from(ended));
+        }
         let watcher = self.remove(id)?;
         if watcher.lagging {
             self.lagging.iter_mut().for_each(|lag| lag.ids.retain(|member| *member != id));
@@ -163,7 +173,7 @@ impl Session {
         } else {
             self.synced.remove(&watcher.spec, id);
         }
-        Some(Reply::from(WatchResponse { canceled: true, ..self.head(id, now) }))
+        Some(Reply::from(ended))
     }
 
     /// How far the whole stream has come, when that can be said: every watcher is synced, and past its start.
@@ -256,14 +266,18 @@ impl Session {
     pub(super) fn fall_behind(&mut self, now: i64) {
         Counters::add(&self.counters.fell_behind, 1);
         for Group { spec, members } in self.synced.take_all() {
+            let mut lags = BTreeMap::<i64, Vec<i64>>::new();
             for id in members {
                 let from = self.watchers[&id].from.max(self.position + 1);
                 if from > now {
                     self.synced.add(&spec, id);
                 } else {
-                    self.lag(id, spec.clone(), from);
+                    self.set_lagging(id, true);
+                    lags.entry(from).or_default().push(id);
                 }
             }
+            let lags = lags.into_iter().map(|(from, ids)| Lag { spec: spec.clone(), past: Past::from(from), ids });
+            self.lagging.extend(lags);
         }
         self.position = now;
     }
@@ -305,6 +319,7 @@ impl Session {
         let mut replies = vec![];
         for id in &lag.ids {
             self.remove(*id);
+            self.ended.insert(*id);
             replies.push(Reply::from(WatchResponse { canceled: true, compact_revision, ..self.head(*id, 0) }));
             Counters::add(&self.counters.compacted, 1);
         }
@@ -312,11 +327,15 @@ impl Session {
     }
 
     fn free_id(&mut self) -> i64 {
-        while self.watchers.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.ended.contains(&id)
     }
 
     fn join(&mut self, id: i64, spec: &Spec, now: i64) {
@@ -330,7 +349,7 @@ impl Session {
     fn lag(&mut self, id: i64, spec: Spec, from: i64) {
         self.set_lagging(id, true);
         let same = |lag: &&mut Lag| lag.spec == spec && lag.past.next() == from;
-        match self.lagging.iter_mut().find(same) {
+        match self.lagging.iter_mut().rev().take(COMPANY_MAX).find(same) {
             Some(lag) => lag.ids.push(id),
             None => self.lagging.push_back(Lag { spec, past: Past::from(from), ids: vec![id] }),
         }

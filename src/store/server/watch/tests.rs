@@ -317,6 +317,9 @@ async fn what_is_compacted_away_is_told_as_that() {
         }
     );
     assert_eq!((site.count(|c| &c.compacted), site.count(|c| &c.watchers), site.count(|c| &c.lagging)), (1, 0, 0));
+    // It is there until the client has ended it, too.
+    client.cancel(0).await;
+    assert_eq!((client.next().await.watch_id, client.create(create("zz", "")).await.watch_id), (0, 1));
     // The compaction itself can be read, what was before it cannot.
     client.create(from(6, WatchCreateRequest { prev_kv: true, ..create("a", "") })).await;
     assert_eq!(shorts(&client.next().await), ["+a@6", "+a@7 was 4", "+a@8 was 5", "+a@9 was 6", "+a@10 was 7"]);
