@@ -28,6 +28,7 @@ pub mod cluster;
 pub mod kv;
 pub mod maintenance;
 pub mod options;
+pub mod records;
 pub mod snapshot;
 mod status;
 pub mod watch;
