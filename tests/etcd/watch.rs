@@ -18,12 +18,11 @@ use holdfast::api::etcdserverpb::watch_client::WatchClient;
 use holdfast::api::etcdserverpb::watch_request::RequestUnion;
 use holdfast::api::mvccpb::{Event, KeyValue};
 use holdfast::base::rng::Seeded;
-use holdfast::store::options::Tuning;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::member::Holdfast;
 use crate::support::etcd::Etcd;
+use crate::support::member::Member;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Whose events tell that everything before them was told.
@@ -236,7 +235,7 @@ struct Pair {
     etcd: Side,
     ours: Side,
     _process: Etcd,
-    _member: Holdfast,
+    _member: Member,
 }
 
 /// Does the same on both.
@@ -251,10 +250,9 @@ macro_rules! both {
 
 impl Pair {
     async fn start() -> Pair {
-        let bytes = REQUEST_BYTES_MAX.to_string();
-        let etcd = tokio::task::spawn_blocking(move || Etcd::options().args(&["--max-request-bytes", &bytes]).start());
-        let process = etcd.await.unwrap();
-        let member = Holdfast::start(Tuning { request_bytes_max: REQUEST_BYTES_MAX, ..Tuning::default() }).await;
+        let bytes = format!("--max-request-bytes={REQUEST_BYTES_MAX}");
+        let start = move || (Etcd::options().args(&[&bytes]).start(), Member::start(&[&bytes]));
+        let (process, member) = tokio::task::spawn_blocking(start).await.unwrap();
         let etcd = Side::connect(process.endpoint(0)).await;
         let ours = Side::connect(member.endpoint()).await;
         Pair { etcd, ours, _process: process, _member: member }
@@ -591,7 +589,8 @@ async fn whatever_is_watched_both_tell_the_same() {
             0 => 0,
             1 => now + 1 + i64::try_from(rng.below(8)).unwrap(),
             2 => (compacted - 3).max(1),
-            _ => compacted.max(1) + i64::try_from(rng.below((now - compacted).unsigned_abs() + 1)).unwrap(),
+            // Not at the compaction itself: what was deleted there, 3.5.1 does not tell.
+            _ => compacted + 1 + i64::try_from(rng.below((now - compacted).unsigned_abs())).unwrap(),
         };
         pair.join(stream, from(start, with_id(id, some_request(&mut rng))), compacted, &written).await;
         ids.push((stream, id));

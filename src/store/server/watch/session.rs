@@ -20,6 +20,7 @@ use crate::api::Message;
 use crate::api::etcdserverpb::watch_create_request::FilterType;
 use crate::api::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse};
 use crate::base::error::Result;
+use crate::store::mvcc::history::Version;
 use crate::store::mvcc::hub::Published;
 use crate::store::mvcc::view::View;
 use crate::store::mvcc::watch::past::{Chunk, Past, Way, version_before};
@@ -229,7 +230,7 @@ impl Session {
                     if source.before(at).is_none() {
                         step.unknown.push((number(n), number(at)));
                     }
-                    bytes += version_before(&ground, key, main).map_or(0, |version| version.message_bytes());
+                    bytes += version_before(&ground, key, main).map_or(0, Version::message_bytes);
                 }
             }
         }
