@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::kind::Wanted;
 use crate::base::units;
@@ -347,7 +347,6 @@ pub(crate) struct Verify {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("into").required(true).args(["etcd_snapshot", "data_dir"]))]
 pub(crate) struct Restore {
     /// The point to restore: its id or the first digits of it, latest, latest~1
     #[arg(long, value_name = "POINT", conflicts_with = "file")]
@@ -357,8 +356,8 @@ pub(crate) struct Restore {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) repository: Repository,
-    /// Write an etcd snapshot file here, for etcdutl to make member directories from
-    #[arg(long, value_name = "FILE")]
+    /// Write an etcd snapshot file here, for etcdutl to make member directories from; or else say --data-dir
+    #[arg(long, value_name = "FILE", required_unless_present = "data_dir", conflicts_with = "data_dir")]
     pub(crate) etcd_snapshot: Option<PathBuf>,
     /// The members of the new cluster, as etcd takes them; with --etcd-snapshot those of the old one otherwise
     #[arg(long, value_name = "NAME=URL,...")]
