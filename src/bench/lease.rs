@@ -40,8 +40,9 @@ pub(super) async fn client(client: Client) {
                 None
             }
             Some((id, times)) => {
-                let answered = keep_alive(&client, &mut leases, &mut stream, turn, id).await;
-                answered.then_some((id, times + 1))
+                let is_kept = keep_alive(&client, &mut leases, &mut stream, turn, id).await;
+                // One that could not be kept alive is revoked in the next turn: none is left behind.
+                Some((id, if is_kept { times + 1 } else { KEEP_ALIVES }))
             }
         };
     }
@@ -60,11 +61,10 @@ async fn keep_alive(
     id: i64,
 ) -> bool {
     let call = async {
-        let open = match stream.take() {
-            Some(open) => open,
-            None => Stream::open(leases).await?,
+        let (open, answer) = match stream.take() {
+            Some(open) => open.keep_alive(id).await?,
+            None => Stream::open(leases, id).await?,
         };
-        let (open, answer) = open.keep_alive(id).await?;
         *stream = Some(open);
         Ok(Response::new(answer))
     };
@@ -73,16 +73,25 @@ async fn keep_alive(
 }
 
 impl Stream {
-    async fn open(leases: &mut LeaseClient<Line>) -> Result<Self, Status> {
-        let (requests, outgoing) = mpsc::channel(1);
+    /// Opens it with a first keep-alive: etcd answers nothing, not even with headers, before it was asked something.
+    async fn open(leases: &mut LeaseClient<Line>, id: i64) -> Result<(Self, LeaseKeepAliveResponse), Status> {
+        let (mut requests, outgoing) = mpsc::channel(1);
+        requests.try_send(LeaseKeepAliveRequest { id }).expect("a new queue has room for one");
         let answers = leases.lease_keep_alive(outgoing).await?.into_inner();
-        Ok(Stream { requests, answers })
+        Stream { requests, answers }.answered().await
     }
 
     async fn keep_alive(mut self, id: i64) -> Result<(Self, LeaseKeepAliveResponse), Status> {
-        let ended = || Status::unavailable("the member ended the stream of keep-alives");
         self.requests.send(LeaseKeepAliveRequest { id }).await.map_err(|_| ended())?;
+        self.answered().await
+    }
+
+    async fn answered(mut self) -> Result<(Self, LeaseKeepAliveResponse), Status> {
         let answer = self.answers.message().await?.ok_or_else(ended)?;
         Ok((self, answer))
     }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the member ended the stream of keep-alives")
 }
