@@ -3,9 +3,10 @@
 use std::error::Error;
 
 /// Everything else is imported by these.
-const ROOTS: [&str; 4] = [
+const ROOTS: [&str; 5] = [
     "etcd/api/etcdserverpb/rpc.proto",
     "holdfast/v1/records.proto",
+    "holdfast/v1/service.proto",
     "holdfast/v1/command.proto",
     "holdfast/v1/log.proto",
 ];

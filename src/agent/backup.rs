@@ -1,43 +1,41 @@
 //! One restore point of a live etcd, from reading what there is already to a verified manifest.
 //!
 //! ```text
-//! what the repository holds ──> survey ──> choose a follower ──> stream its file into scratch (verified as it arrives)
+//! what the repository holds ──> survey ──> choose a follower
+//!   ──> etcd: stream its file into scratch (verified as it arrives); Holdfast: have it hold a moment
 //!   ──> which branch of history, full or incremental
 //!   ──> records stored | records proved | the same member hashes its history     (side by side)
 //!   ──> compare ──> publish ──> verify at level 1
 //! ```
 //!
-//! The spool exists because etcd's format needs random access; it has no name and vanishes with the process. Everything
-//! the manifest says about the state is derived from the content of the file, not from a second call, so it cannot belong
-//! to another moment.
+//! The spool exists because etcd's format needs random access; it has no name and vanishes with the process. A Holdfast
+//! member holds a moment instead, and its records go through once. Everything the manifest says about the state is derived
+//! from the content of the file or the stream, not from a second call, so it cannot belong to another moment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::agent::ancestry::{Branch, behind, branch};
-use crate::agent::compare::{compare, not_compared};
 use crate::agent::history::{History, Newest};
 use crate::agent::kind::{Choice, Ground, Wanted, choose};
 use crate::agent::spool::{Request, Spool, spool};
+use crate::agent::store::{Stored, look, store};
 use crate::base::clock::{Stopwatch, Time};
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
-use crate::base::stop::{Stop, blocking};
+use crate::base::stop::Stop;
 use crate::client::Client;
-use crate::client::maintenance::HashAnswer;
 use crate::policy::HashOnLeader;
-use crate::snapshot::bbolt::read::Db;
-use crate::snapshot::bbolt::records::{Facts, Source};
-use crate::snapshot::hash::Scope;
-use crate::snapshot::witness::{Each, Kinship, Memory, kinship};
+use crate::snapshot::bbolt::records::Facts;
+use crate::snapshot::witness::Kinship;
 use crate::vault::chain::Segment;
-use crate::vault::intake::{self, Base, Intake, Taken};
+use crate::vault::intake::{Base, Intake, Taken};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::LineageDocument;
 use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
 use crate::vault::publish::{Published, look as look_at, publish};
-use crate::vault::put::{Destination, Limits, PutStats, Writer};
+use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
 use crate::vault::steps::Steps;
 use crate::vault::verdict::Verdict;
@@ -122,7 +120,8 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let attempt = Attempt::random()?;
     let plan = plan(repository, job, &spool, &history, attempt, &mut warnings).await?;
     let context = Context { started, attempt, spool: &spool, plan: &plan };
-    let (taken, compared, descriptor) = store(client, repository, job, &context).await?;
+    let intake = Intake { started, sample_seed: attempt.seed(), base: plan.base };
+    let Stored { taken, compared, descriptor } = store(client, repository, job, &spool, plan.lineage, intake).await?;
     warnings.extend(taken.written.warnings());
     stages.end("store and prove");
     let stats = taken.written.stats.clone();
@@ -238,101 +237,12 @@ fn footing(manifest: &Manifest, revision: i64) -> (Vec<Segment>, Vec<ObjectEntry
     (segments, objects, base)
 }
 
-/// What the file says about itself, and what it has in common with the newest point.
-async fn look(spool: &Spool, newest: Option<Manifest>) -> Result<(Facts, Kinship)> {
-    let file = spool.file.clone();
-    blocking(move || {
-        let db = Db::open(file)?;
-        let source = Source::open(&db)?;
-        let facts = source.facts().clone();
-        let Some(newest) = newest else { return Ok((facts, Kinship::default())) };
-        let memory = Memory { tail: &newest.tail, samples: &newest.samples };
-        let last = newest.descriptor.revision.min(facts.revision);
-        let mut range = |first, last, each: &mut Each<'_>| source.revisions(first, last, each);
-        let kin = kinship(memory, last, facts.compact_revision, &mut range)?;
-        Ok((facts, kin))
-    })
-    .await
-}
-
 /// What a backup knows once it has begun to store.
 struct Context<'a> {
     started: Time,
     attempt: Attempt,
     spool: &'a Spool,
     plan: &'a Plan,
-}
-
-/// Stores and proves the records while the member hashes its history, then compares.
-async fn store(
-    client: &Client,
-    repository: &Repository,
-    job: &Job,
-    context: &Context<'_>,
-) -> Result<(Taken, HashAtSource, manifest::Descriptor)> {
-    let Context { started, attempt, spool, plan } = *context;
-    let base_revision = plan.base.map_or(0, |base| base.revision);
-    let destination = Destination { cluster: job.cluster.clone(), lineage: plan.lineage, base_revision };
-    let writer = Writer::start(repository, destination, job.limits.clone(), job.steps.clone(), &job.stop)?;
-    let intake = Intake { started, sample_seed: attempt.seed(), base: plan.base };
-    let (file, member) = (spool.file.clone(), spool.member.clone());
-    let (progress, stop) = (job.progress.clone(), job.stop.clone());
-    let spooled = (spool.bytes, spool.sha256);
-    let (scope_known, scope) = tokio::sync::oneshot::channel();
-    let (answered, answer) = std::sync::mpsc::channel();
-    let working = blocking(move || {
-        let db = Db::open(file)?;
-        let source = Source::open(&db)?;
-        let descriptor = source.descriptor(member.cluster_id, member.member_id);
-        // Nobody waits for the scope only when the backup is being given up.
-        let _ =
-            scope_known.send(Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision });
-        progress.stage("storing records", db.size());
-        let taken = intake::store(&source, &descriptor, intake, writer, &progress, &stop)?;
-        progress.stage("comparing with the cluster", 0);
-        let compared = match answer.recv() {
-            Ok(Asked::Answer(answer)) => compare(answer, &taken.proof, |scope| {
-                intake::prove_under(&source, &descriptor, scope, intake.sample_seed, &stop)
-            })?,
-            Ok(Asked::Not(reason)) => not_compared(reason),
-            Err(_) => not_compared("the member was not asked".to_owned()),
-        };
-        let descriptor = manifest::Descriptor::of(&descriptor, Some(spooled));
-        Ok((taken, compared, descriptor))
-    });
-    let asking = async {
-        if let Ok(scope) = scope.await {
-            // The other side has hung up when storing failed; its error is the one that counts.
-            let _ = answered.send(ask(client, job, spool, scope).await);
-        }
-    };
-    let (result, ()) = tokio::join!(working, asking);
-    result
-}
-
-/// What became of asking the member.
-enum Asked {
-    Answer(Result<HashAnswer>),
-    Not(String),
-}
-
-/// Asks the chosen member for the hash of its history up to the revision of `scope`.
-async fn ask(client: &Client, job: &Job, spool: &Spool, scope: Scope) -> Asked {
-    if spool.choice.is_leader && job.hash_on_leader == HashOnLeader::Off {
-        return Asked::Not("only the leader could be asked, and the policy says hash_on_leader = \"off\"".to_owned());
-    }
-    let Scope { revision, compact_revision } = scope;
-    // A member does not hash up to the revision that it is compacted to, unless that is its newest and is not named.
-    let named = if compact_revision == revision { 0 } else { revision };
-    let answer = job.stop.or(client.hash_kv(&spool.choice.endpoint, named)).await;
-    match answer {
-        Ok(HashAnswer::Hash(hash)) if named == 0 && hash.reaches_to() != revision => Asked::Not(format!(
-            "the snapshot is compacted to its newest revision, {revision}, and the cluster has gone on to {}: etcd does \
-             not hash so far back",
-            hash.reaches_to()
-        )),
-        answer => Asked::Answer(answer),
-    }
 }
 
 fn manifest_of(

@@ -10,12 +10,12 @@ use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::Proof;
 use crate::vault::manifest::{Comparison, HashAtSource};
 
-/// Compares the cluster's `answer` for the revision that `proof` covers. `again` hashes the file under another
-/// compaction.
+/// Compares the cluster's `answer` for the revision that `proof` covers. `again` hashes the records under another
+/// compaction; none when they came once and are gone.
 pub fn compare(
     answer: Result<HashAnswer>,
     proof: &Proof,
-    again: impl FnOnce(Scope) -> Result<Proof>,
+    again: impl FnOnce(Scope) -> Result<Option<Proof>>,
 ) -> Result<HashAtSource> {
     let Scope { revision, compact_revision } = proof.scope;
     let reply = match answer {
@@ -47,7 +47,14 @@ pub fn compare(
         let reason = format!("the member hashed under its compaction to {theirs}, the snapshot is compacted to {ours}");
         return Ok(uncomparable(reason));
     }
-    let ours = if replied.compact_revision == compact_revision { proof.hash_kv } else { again(replied)?.hash_kv };
+    let ours = if replied.compact_revision == compact_revision {
+        proof.hash_kv
+    } else if let Some(proof) = again(replied)? {
+        proof.hash_kv
+    } else {
+        let at = replied.compact_revision;
+        return Ok(uncomparable(format!("the member compacted to {at} while its records were read")));
+    };
     if ours == reply.hash {
         return Ok(result(Comparison::Equal, None, Some(ours)));
     }
@@ -103,7 +110,7 @@ mod tests {
     }
 
     fn verdict(answer: Result<HashAnswer>, proof_: &Proof, again: Option<u32>) -> Comparison {
-        let again = |scope: Scope| Ok(proof(again.expect("hashed again"), scope.compact_revision));
+        let again = |scope: Scope| Ok(again.map(|hash| proof(hash, scope.compact_revision)));
         compare(answer, proof_, again).unwrap().verdict
     }
 
@@ -115,6 +122,7 @@ mod tests {
         // The cluster compacted meanwhile: the file is hashed again under its compaction.
         assert_eq!(verdict(reply(9, 50), &proof(7, 30), Some(9)), Comparison::Equal);
         assert_eq!(verdict(reply(9, 50), &proof(7, 30), Some(8)), Comparison::Differs);
+        assert_eq!(verdict(reply(9, 50), &proof(7, 30), None), Comparison::NotCompared);
         assert_eq!(verdict(reply(7, 20), &proof(7, 30), None), Comparison::NotCompared);
         assert_eq!(verdict(Ok(HashAnswer::Compacted), &proof(7, 30), None), Comparison::NotCompared);
         assert_eq!(verdict(Ok(HashAnswer::Future), &proof(7, 30), None), Comparison::NotCompared);

@@ -13,3 +13,4 @@ pub mod metrics;
 pub mod notify;
 pub mod report;
 mod spool;
+mod store;

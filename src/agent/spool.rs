@@ -1,4 +1,6 @@
-//! The chosen member's file in scratch: which member, why, and where the cluster stood when it was asked.
+//! What the chosen member gives: which member, why, and where the cluster stood when it was asked.
+//!
+//! A Holdfast member holds a moment and streams its records. Every other one streams a file, which goes into scratch.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use crate::base::stop::Stop;
 use crate::base::units;
 use crate::client::Client;
 use crate::client::maintenance::{Choice, MemberStatus, Survey, choose};
+use crate::client::records::Moment;
 use crate::policy::HashOnLeader;
 
 /// Members that lag catch up within this; a cluster that was restored does not.
@@ -31,35 +34,50 @@ pub(crate) struct Request<'a> {
     pub(crate) progress: &'a Progress,
 }
 
-/// The spooled file and where it came from.
+/// What a member gives.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Its file, in scratch.
+    File { file: ReadAt, bytes: u64, sha256: Sha256 },
+    /// A moment, whose records are still to be received.
+    Moment(Moment),
+}
+
+/// What the chosen member gives, and where it came from.
 #[derive(Debug)]
 pub(crate) struct Spool {
-    pub(crate) file: ReadAt,
-    pub(crate) bytes: u64,
-    pub(crate) sha256: Sha256,
+    pub(crate) content: Content,
     pub(crate) choice: Choice,
     pub(crate) member: MemberStatus,
     /// Where the cluster stood before the file was streamed: the furthest any member had come.
     pub(crate) cluster: Position,
 }
 
-/// Streams the chosen member's file into scratch.
+/// Has the chosen member hold a moment, or streams its file into scratch.
 pub(crate) async fn spool(client: &Client, request: Request<'_>, warnings: &mut Vec<String>) -> Result<Spool> {
     let Request { scratch: folder, stop, progress, .. } = request;
-    let mut scratch = Scratch::create(folder)?;
-    let (survey, cluster) = survey(client, &request).await?;
+    // Where no file can be made, that is said first, whatever else is wrong; who needs none is not asked for one.
+    let scratch = Scratch::create(folder);
+    let (survey, cluster) = match survey(client, &request).await {
+        Ok(surveyed) => surveyed,
+        Err(error) => return Err(scratch.err().unwrap_or(error)),
+    };
     for (endpoint, error) in &survey.silent {
         warnings.push(format!("{endpoint} did not answer: {}", error.chain()));
     }
     let choice = choose(&survey.members)?;
+    let member = survey.members.iter().find(|member| member.endpoint == choice.endpoint);
+    let member = member.expect("the choice is one of the members").clone();
+    if let Some(moment) = stop.or(client.moment(&choice.endpoint)).await? {
+        return Ok(Spool { content: Content::Moment(moment), choice, member, cluster });
+    }
+    let mut scratch = scratch?;
     // Where the leader is the only one named, the policy has said so already.
     let others = client.endpoints().count() > 1;
     if choice.is_leader && others && request.hash_on_leader == HashOnLeader::Warn {
         let reason = &choice.reason;
         warnings.push(format!("the snapshot and the hash come from {reason}; writes wait while it hashes its history"));
     }
-    let member = survey.members.iter().find(|member| member.endpoint == choice.endpoint);
-    let member = member.expect("the choice is one of the members").clone();
     let mut stream = stop.or(client.snapshot(&choice.endpoint)).await?;
     let free = free_bytes(folder)?;
     if free < stream.db_bytes() {
@@ -75,7 +93,8 @@ pub(crate) async fn spool(client: &Client, request: Request<'_>, warnings: &mut 
     let tail = stream.finish().await?;
     let name = PathBuf::from(format!("snapshot of {}", choice.endpoint));
     let file = scratch.into_read_at(&name)?;
-    Ok(Spool { file, bytes: tail.db_bytes, sha256: tail.sha256, choice, member, cluster })
+    let content = Content::File { file, bytes: tail.db_bytes, sha256: tail.sha256 };
+    Ok(Spool { content, choice, member, cluster })
 }
 
 /// How the members are. While all of them are behind what is known already, they are asked again: they may lag.

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::agent::kind::Wanted;
 use crate::base::units;
 use crate::cli::bench::args::Bench;
+use crate::cli::member::{NewMember, SnapshotRestore};
 use crate::cli::serve::flags::Flags;
 
 /// Keeps a cluster's state alive through disasters.
@@ -95,6 +96,7 @@ pub(crate) enum Command {
     /// Restore a point or a snapshot file; prints the plan first
     #[command(
         after_help = "Examples:\n  holdfast restore --point latest --policy prod.toml --etcd-snapshot /tmp/snapshot.db --dry-run\n  \
+                            holdfast restore --point latest --policy prod.toml --data-dir /var/lib/holdfast --name m1 --initial-cluster m1=http://10.0.0.1:2380\n  \
                             holdfast restore --file old.db.gz --etcd-snapshot /tmp/snapshot.db --yes\n  \
                             zcat old.db.gz | holdfast restore --file - --etcd-snapshot /tmp/snapshot.db --yes"
     )]
@@ -358,18 +360,20 @@ pub(crate) struct Restore {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) repository: Repository,
-    /// Write an etcd snapshot file here, for etcdutl to make member directories from
-    #[arg(long, value_name = "FILE")]
-    pub(crate) etcd_snapshot: PathBuf,
-    /// The members of the new cluster, as etcd takes them; the members of the old one otherwise
+    /// Write an etcd snapshot file here, for etcdutl to make member directories from; or else say --data-dir
+    #[arg(long, value_name = "FILE", required_unless_present = "data_dir", conflicts_with = "data_dir")]
+    pub(crate) etcd_snapshot: Option<PathBuf>,
+    /// The members of the new cluster, as etcd takes them; with --etcd-snapshot those of the old one otherwise
     #[arg(long, value_name = "NAME=URL,...")]
     pub(crate) initial_cluster: Option<String>,
     /// The new cluster's token; a new one is made otherwise
     #[arg(long, value_name = "TOKEN")]
     pub(crate) initial_cluster_token: Option<String>,
-    /// Raise revisions in the printed etcdutl commands: none, auto, or by how many
-    #[arg(long, value_name = "none|auto|N", default_value = "none")]
-    pub(crate) bump: String,
+    /// Raise revisions: none, auto, or by how many; auto with --data-dir, none with --etcd-snapshot, where the printed etcdutl commands do it
+    #[arg(long, value_name = "none|auto|N")]
+    pub(crate) bump: Option<String>,
+    #[command(flatten)]
+    pub(crate) member: NewMember,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -470,6 +474,11 @@ pub(crate) enum Snapshot {
     /// Show hash, revision, keys and size of a snapshot file, and check its SHA-256
     #[command(after_help = "Example:\n  holdfast snapshot status snapshot.db -o json")]
     Status(SnapshotStatus),
+    /// Make a new Holdfast member's directory from a snapshot file
+    #[command(
+        after_help = "Example:\n  holdfast snapshot restore snapshot.db --data-dir /var/lib/holdfast --name m1 --initial-cluster m1=http://10.0.0.1:2380"
+    )]
+    Restore(Box<SnapshotRestore>),
 }
 
 /// How to reach a cluster without a policy: etcdctl's flags and variables.

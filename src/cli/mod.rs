@@ -13,6 +13,7 @@ mod forecast;
 mod import;
 mod inside;
 mod listing;
+mod member;
 mod output;
 mod points;
 mod policy;

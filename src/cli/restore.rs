@@ -11,16 +11,17 @@ use crate::base::id;
 use crate::base::stop::blocking;
 use crate::base::units;
 use crate::cli::args;
+use crate::cli::member;
 use crate::cli::output::facts as lines;
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended, confirm};
 use crate::cli::snapshot::{Trailer, check_trailer};
 use crate::cli::target::{Place, in_file, in_point, snapshot_file};
-use crate::recovery::facts::{self, Facts, Side, Trust};
+use crate::recovery::facts::{self, Facts, Side, TargetFacts, Trust};
 use crate::recovery::plan::{Bump, Plan, Request, parse_initial_cluster, plan, render};
 use crate::recovery::restore::{Report, from_file, from_point};
-use crate::snapshot::bbolt::read::Db;
-use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::bbolt;
+use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::vault::admit::{Admitted, admit};
 use crate::vault::catalog::is_damage;
 use crate::vault::layout::PointName;
@@ -28,9 +29,17 @@ use crate::vault::repository::Repository;
 use crate::vault::verdict::{Outcome, Verdict};
 
 /// What is restored.
-enum Origin {
+pub(super) enum Origin {
     Point(Repository, Box<Admitted>),
     File(ReadAt),
+}
+
+/// What is restored, and what is known of it and of where it goes.
+pub(super) struct Source {
+    pub(super) origin: Origin,
+    pub(super) facts: Facts,
+    /// What exactly it is: the same wherever the same is restored.
+    pub(super) id: String,
 }
 
 pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<Ended> {
@@ -39,14 +48,18 @@ pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<En
         plan: &'a Plan,
         report: Option<&'a Report>,
     }
-    let path = facts::absolute(&args.etcd_snapshot)?;
+    let path = match (&args.etcd_snapshot, &args.member.data_dir) {
+        (Some(path), _) => facts::absolute(path)?,
+        (None, Some(data_dir)) => return member::restore(&args, data_dir, context).await,
+        (None, None) => unreachable!("the command line asks for one of them"),
+    };
     let initial_cluster = args.initial_cluster.as_deref().map(parse_initial_cluster).transpose()?;
     let token = match args.initial_cluster_token.clone() {
         Some(token) => token,
         None => new_token(context.clock.now())?,
     };
-    let request = Request { initial_cluster, token, bump: parse_bump(&args.bump)? };
-    let (origin, facts) = gather(&args, &path, context).await?;
+    let request = Request { initial_cluster, token, bump: parse_bump(args.bump.as_deref().unwrap_or("none"))? };
+    let Source { origin, facts, .. } = gather(&args, facts::target(&path)?, context).await?;
     let plan = plan(&facts, &request)?;
     if args.dry_run {
         context.output.show("restore_plan", &Shown { plan: &plan, report: None }, || render(&plan))?;
@@ -86,32 +99,12 @@ pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ende
     Ok(Ended::Well)
 }
 
-async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<(Origin, Facts)> {
-    let target = facts::target(path)?;
-    let now = context.clock.now();
+/// Gathers what is known of the source.
+pub(super) async fn gather(args: &args::Restore, target: TargetFacts, context: &Context) -> Result<Source> {
     match (&args.point, &args.file) {
-        (None, Some(file)) => {
-            let (file, stop) = (snapshot_file(file, &args.scratch, context).await?, context.stop.clone());
-            let (file, source, side) = blocking(move || {
-                let trust = match check_trailer(&file, &stop)? {
-                    Trailer::Right => Trust::Sealed,
-                    Trailer::Missing => Trust::Bare,
-                    Trailer::Wrong => {
-                        let text = format!("the SHA-256 behind {} is not that of its content", file.name().display());
-                        return Err(Error::damaged(text).hint("the file is damaged; restore another one"));
-                    }
-                };
-                let db = Db::open(file.clone())?;
-                let name = file.name().display().to_string();
-                let (source, side) = facts::of_file(&name, &Source::open(&db)?, file.len(), trust);
-                Ok((file, source, side))
-            })
-            .await
-            .map_err(in_file)?;
-            let facts = Facts { source, members: side.members, target, history: None, now };
-            Ok((Origin::File(file), facts))
-        }
+        (None, Some(file)) => of_file(file, &args.scratch, target, context).await,
         (point, None) => {
+            let now = context.clock.now();
             let place = Place::of(&args.repository)?;
             let (repository, catalog) = place.catalog(context).await?;
             let name = &catalog.select(point.as_deref().unwrap_or("latest"))?.name;
@@ -122,10 +115,40 @@ async fn gather(args: &args::Restore, path: &Path, context: &Context) -> Result<
             let source = facts::of_point(&admitted, &side, verified, catalog.condemns(manifest));
             let history = context.stop.or(facts::history(&repository, &catalog, manifest, now)).await?;
             let facts = Facts { source, members: side.members, target, history, now };
-            Ok((Origin::Point(repository, Box::new(admitted)), facts))
+            let id = format!("{}/{}", manifest.cluster, manifest.attempt);
+            Ok(Source { origin: Origin::Point(repository, Box::new(admitted)), facts, id })
         }
         (Some(_), Some(_)) => unreachable!("the command line refuses both"),
     }
+}
+
+/// Gathers what is known of a snapshot file.
+pub(super) async fn of_file(
+    file: &Path,
+    scratch: &args::Scratch,
+    target: TargetFacts,
+    context: &Context,
+) -> Result<Source> {
+    let (file, stop) = (snapshot_file(file, scratch, context).await?, context.stop.clone());
+    let (file, source, side, id) = blocking(move || {
+        let trust = match check_trailer(&file, &stop)? {
+            Trailer::Right => Trust::Sealed,
+            Trailer::Missing => Trust::Bare,
+            Trailer::Wrong => {
+                let text = format!("the SHA-256 behind {} is not that of its content", file.name().display());
+                return Err(Error::damaged(text).hint("the file is damaged; restore another one"));
+            }
+        };
+        let id = file.sha256(split_trailer(file.len()).0, &stop)?.to_string();
+        let db = Db::open(file.clone())?;
+        let name = file.name().display().to_string();
+        let (source, side) = facts::of_file(&name, &bbolt::records::Source::open(&db)?, file.len(), trust);
+        Ok((file, source, side, id))
+    })
+    .await
+    .map_err(in_file)?;
+    let facts = Facts { source, members: side.members, target, history: None, now: context.clock.now() };
+    Ok(Source { origin: Origin::File(file), facts, id })
 }
 
 /// The newest verification of a point, and whether it passed. A verdict that cannot be read says nothing.
@@ -148,7 +171,7 @@ async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Repor
             let (path, progress, stop) = (path.to_owned(), context.progress.clone(), context.stop.clone());
             blocking(move || {
                 let db = Db::open(file)?;
-                from_file(&Source::open(&db)?, &path, &progress, &stop)
+                from_file(&bbolt::records::Source::open(&db)?, &path, &progress, &stop)
             })
             .await
             .map_err(in_file)
@@ -157,11 +180,11 @@ async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Repor
 }
 
 /// A token that no cluster had before.
-fn new_token(now: Time) -> Result<String> {
+pub(super) fn new_token(now: Time) -> Result<String> {
     Ok(format!("restored-{}-{}", now.format("%Y%m%dT%H%M%SZ"), &id::random()?[..8]))
 }
 
-fn parse_bump(text: &str) -> Result<Bump> {
+pub(super) fn parse_bump(text: &str) -> Result<Bump> {
     match text {
         "none" => Ok(Bump::None),
         "auto" => Ok(Bump::Auto),

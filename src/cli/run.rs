@@ -17,7 +17,7 @@ use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
 use crate::cli::{
-    backup, bench, copy, drill, forecast, import, inside, points, policy, progress, restore, retention, serve,
+    backup, bench, copy, drill, forecast, import, inside, member, points, policy, progress, restore, retention, serve,
     snapshot, telemetry,
 };
 
@@ -176,6 +176,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
         Command::Copy(args) => copy::copy(args, context).await,
         Command::Snapshot(Snapshot::Save(args)) => snapshot::save(args, context).await,
         Command::Snapshot(Snapshot::Status(args)) => snapshot::status(args, context).await,
+        Command::Snapshot(Snapshot::Restore(args)) => member::from_snapshot(*args, context).await,
         Command::Hashkv(args) => snapshot::hashkv(args, context).await,
         Command::Keys(Keys::Ls(args)) => inside::ls(args, context).await,
         Command::Keys(Keys::Get(args)) => inside::get(args, context).await,

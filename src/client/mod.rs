@@ -30,6 +30,7 @@ pub mod kv;
 pub mod line;
 pub mod maintenance;
 pub mod options;
+pub mod records;
 pub mod snapshot;
 mod status;
 pub mod watch;

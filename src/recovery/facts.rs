@@ -12,6 +12,7 @@ use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::side::SIDE_ENTRIES_MAX;
 use crate::snapshot::decode::Records;
 use crate::snapshot::record::Record;
+use crate::store::offline::install::vacant;
 use crate::vault::admit::{Admitted, PASSED_OVER_MAX};
 use crate::vault::catalog::{Catalog, is_damage};
 use crate::vault::get::{Direction, Reader};
@@ -134,6 +135,13 @@ pub fn target(path: &Path) -> Result<TargetFacts> {
         Err(error) => return Err(Error::io(format!("look at {}", path.display()), error)),
     };
     Ok(TargetFacts { path: path.to_owned(), exists, free_bytes: free_bytes(folder)? })
+}
+
+/// Looks at the place of a new member's directory, which must be free.
+pub fn directory(data_dir: &Path, wal_dir: Option<&Path>) -> Result<TargetFacts> {
+    vacant(data_dir, wal_dir)?;
+    let there = data_dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    Ok(TargetFacts { path: data_dir.to_owned(), exists: false, free_bytes: free_bytes(there)? })
 }
 
 /// The absolute path of a file that need not exist.

@@ -9,7 +9,9 @@
 //! - A target appears whole and proved, or not at all.
 //! - Planning reads no disk, no clock and no network: the same facts give the same plan.
 
+pub mod birth;
 pub mod drill;
 pub mod facts;
+pub mod member;
 pub mod plan;
 pub mod restore;

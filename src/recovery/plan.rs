@@ -13,9 +13,9 @@ use crate::recovery::facts::{Facts, History, Member, SourceFacts, Trust};
 use crate::vault::manifest::Comparison;
 
 /// Bytes a second that a restore is expected to write, for the estimate: what a plain disk of a cloud machine does.
-const EXPECTED_BYTES_PER_S: u64 = 200 << 20;
+pub(super) const EXPECTED_BYTES_PER_S: u64 = 200 << 20;
 /// Revisions a bump adds at least.
-const BUMP_MIN: i64 = 1_000_000;
+pub(super) const BUMP_MIN: i64 = 1_000_000;
 /// How many times the highest observed rate a bump allows for.
 const BUMP_RATE_FACTOR: f64 = 10.0;
 /// The highest revision a bump may lead to: half of what a revision can be is left for the new cluster's own changes.
@@ -72,6 +72,9 @@ pub struct Plan {
     pub bytes: u64,
     /// Seconds it will take, about.
     pub estimate_s: u64,
+    /// What is said before the commands.
+    #[serde(skip)]
+    pub next: &'static str,
     /// What to run afterwards, one command for each member.
     pub commands: Vec<String>,
 }
@@ -102,11 +105,7 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan> {
             .hint("make room, or choose a place on another file system"));
     }
     let (bump, bump_formula) = bump(request.bump, source, facts.history)?;
-    if source.revision.checked_add(bump).is_none_or(|raised| raised > BUMPED_REVISION_MAX) {
-        let text = format!("raising revision {} by {bump} leaves no room to count on", source.revision);
-        return Err(Error::new(Kind::Usage, text)
-            .hint("give a smaller number with --bump: above every revision the old cluster can have reached"));
-    }
+    raised(source, bump)?;
     let members = members(facts, request);
     let ids: Vec<_> = members.iter().map(|member| member.id).collect();
     Ok(Plan {
@@ -121,10 +120,21 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan> {
         bump_formula,
         bytes,
         estimate_s: bytes.div_ceil(EXPECTED_BYTES_PER_S),
+        next: "Then, on the host of each member (its data directory must not exist):",
         commands: commands(&members, &request.token, bump, &target.path),
         members,
         target: path,
     })
+}
+
+/// Refuses to raise revisions beyond what can be counted on.
+pub(super) fn raised(source: &SourceFacts, bump: i64) -> Result<()> {
+    if source.revision.checked_add(bump).is_none_or(|raised| raised > BUMPED_REVISION_MAX) {
+        let text = format!("raising revision {} by {bump} leaves no room to count on", source.revision);
+        return Err(Error::new(Kind::Usage, text)
+            .hint("give a smaller number with --bump: above every revision the old cluster can have reached"));
+    }
+    Ok(())
 }
 
 /// The new cluster's members. One of the old cluster that has no name was added and never started: it holds nothing that
@@ -139,7 +149,7 @@ fn members(facts: &Facts, request: &Request) -> Vec<PlannedMember> {
     started.map(planned).collect()
 }
 
-fn describe(source: &SourceFacts) -> String {
+pub(super) fn describe(source: &SourceFacts) -> String {
     let mut text = format!("{}, revision {}", source.name, source.revision);
     if source.compact_revision > 0 {
         let _ = write!(text, " compacted to {}", source.compact_revision);
@@ -172,7 +182,7 @@ fn folder_of(path: &str) -> &str {
     }
 }
 
-fn losses(facts: &Facts) -> Vec<String> {
+pub(super) fn losses(facts: &Facts) -> Vec<String> {
     let source = &facts.source;
     let mut losses = vec![match source.time {
         Some(time) => format!("every change after {} (revision {})", rfc3339(time), source.revision),
@@ -193,8 +203,8 @@ fn losses(facts: &Facts) -> Vec<String> {
     losses
 }
 
-fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<String> {
-    let source = &facts.source;
+/// What speaks against the source.
+pub(super) fn trust_risks(source: &SourceFacts) -> Vec<String> {
     let mut risks: Vec<String> = vec![];
     match &source.trust {
         Trust::Point { comparison, verified, condemned, doubt } => {
@@ -217,6 +227,12 @@ fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<Str
         Trust::Sealed => {}
         Trust::Bare => risks.push("the file has no SHA-256 behind it: damage in values cannot be noticed".to_owned()),
     }
+    risks
+}
+
+fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<String> {
+    let source = &facts.source;
+    let mut risks = trust_risks(source);
     if request.bump == Bump::None {
         let bump = if facts.history.is_some() { "auto" } else { "N" };
         risks.push(format!(
@@ -249,7 +265,7 @@ fn risks(facts: &Facts, request: &Request, members: &[PlannedMember]) -> Vec<Str
 }
 
 /// The number and how it came about.
-fn bump(bump: Bump, source: &SourceFacts, history: Option<History>) -> Result<(i64, Option<String>)> {
+pub(super) fn bump(bump: Bump, source: &SourceFacts, history: Option<History>) -> Result<(i64, Option<String>)> {
     match bump {
         Bump::None => Ok((0, None)),
         Bump::By(by) if by > 0 => Ok((by, Some("as asked for".to_owned()))),
@@ -295,7 +311,7 @@ fn commands(members: &[PlannedMember], token: &str, bump: i64, file: &Path) -> V
 }
 
 /// A word for a POSIX shell.
-fn quote(word: &str) -> String {
+pub(super) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -349,7 +365,7 @@ pub fn render(plan: &Plan) -> String {
     section("New identity", &identity);
     let _ = writeln!(text, "\nWrites about {} in about {} s.", units::bytes(plan.bytes), plan.estimate_s.max(1));
     if !plan.commands.is_empty() {
-        let _ = writeln!(text, "\nThen, on the host of each member (its data directory must not exist):");
+        let _ = writeln!(text, "\n{}", plan.next);
         plan.commands.iter().for_each(|command| {
             let _ = writeln!(text, "  {command}");
         });

@@ -28,6 +28,11 @@ impl<'a> Records<'a> {
         Records { rest: bytes }
     }
 
+    /// Bytes that were not read yet.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn record(&mut self) -> Result<Record<'a>> {
         read_record(take_body(&mut self.rest)?)
     }

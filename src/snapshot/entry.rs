@@ -33,24 +33,41 @@ pub const LEASE: &[u8] = b"lease";
 pub const META: &[u8] = b"meta";
 /// The bucket of the authentication switch.
 pub const AUTH: &[u8] = b"auth";
-const AUTH_USERS: &[u8] = b"authUsers";
-const AUTH_ROLES: &[u8] = b"authRoles";
-const MEMBERS: &[u8] = b"members";
-const MEMBERS_REMOVED: &[u8] = b"members_removed";
-const ALARM: &[u8] = b"alarm";
-const CLUSTER: &[u8] = b"cluster";
+/// The bucket of users.
+pub const AUTH_USERS: &[u8] = b"authUsers";
+/// The bucket of roles.
+pub const AUTH_ROLES: &[u8] = b"authRoles";
+/// The bucket of members.
+pub const MEMBERS: &[u8] = b"members";
+/// The bucket of members that may not return.
+pub const MEMBERS_REMOVED: &[u8] = b"members_removed";
+/// The bucket of alarms.
+pub const ALARM: &[u8] = b"alarm";
+/// The bucket of what the cluster agreed on.
+pub const CLUSTER: &[u8] = b"cluster";
+
+/// Every bucket of etcd's.
+pub const BUCKETS: [&[u8]; 10] =
+    [ALARM, AUTH, AUTH_ROLES, AUTH_USERS, CLUSTER, KEY, LEASE, MEMBERS, MEMBERS_REMOVED, META];
 
 /// Key in `meta`: the raft index of the last applied entry, u64 big-endian.
 pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
 /// Key in `meta`: the raft term of the last applied entry, u64 big-endian.
 pub const TERM: &[u8] = b"term";
+/// Key in `meta`: who votes, as JSON.
+pub const CONF_STATE: &[u8] = b"confState";
 /// Key in `meta`: the storage version, text; since etcd 3.6.
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
-const SCHEDULED: &[u8] = b"scheduledCompactRev";
-const FINISHED: &[u8] = b"finishedCompactRev";
-const AUTH_ENABLED: &[u8] = b"authEnabled";
-const AUTH_REVISION: &[u8] = b"authRevision";
-const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+/// Key in `meta`: the compaction that was begun, as a revision.
+pub const SCHEDULED: &[u8] = b"scheduledCompactRev";
+/// Key in `meta`: the compaction that was finished, as a revision.
+pub const FINISHED: &[u8] = b"finishedCompactRev";
+/// Key in `auth`: the switch.
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";
+/// Key in `auth`: the revision of the rules.
+pub const AUTH_REVISION: &[u8] = b"authRevision";
+/// Key in `cluster`: the version that all members speak.
+pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 const REMOVED: &[u8] = b"removed";
 
 /// Bytes of a revision as a key: main, `_`, sub.
@@ -149,6 +166,34 @@ pub fn auth_config_of<'a>(entries: &[(&'a [u8], &'a [u8])]) -> (Option<Record<'a
     }
     let found = enabled.is_some() || revision.is_some();
     (found.then_some(Record::AuthConfig { enabled, revision }), rest)
+}
+
+/// A bucket: its name, its sequence number, its entries.
+pub type Bucket<'a> = (&'a [u8], u64, Vec<(&'a [u8], &'a [u8])>);
+
+/// The records of buckets other than history and leases, and the existence of every bucket, in the fixed order.
+pub fn side_records<'a>(buckets: impl Iterator<Item = Bucket<'a>>) -> Vec<Record<'a>> {
+    let mut records = vec![];
+    for (bucket, sequence, entries) in buckets {
+        records.push(Record::Extra(Extra { bucket, key: None, value: &[], sequence }));
+        if bucket == AUTH {
+            let (config, rest) = auth_config_of(&entries);
+            records.extend(rest);
+            records.extend(config);
+        } else {
+            records.extend(entries.iter().map(|(key, value)| record_of(bucket, key, value)));
+        }
+    }
+    records.sort_by(|a, b| fixed_order(a).cmp(&fixed_order(b)));
+    records
+}
+
+/// Kind, then bucket and key where the kind has them; the existence of buckets before their entries.
+fn fixed_order<'a>(record: &Record<'a>) -> (u32, &'a [u8], Option<&'a [u8]>) {
+    match record {
+        Record::Extra(extra) => (2, extra.bucket, extra.key),
+        other => (other.number(), &[], None),
+    }
 }
 
 fn compacted_of(key: &[u8], value: &[u8]) -> Option<Compacted> {

@@ -84,6 +84,11 @@ impl<V> ByFingerprint<V> {
         self.parts[Self::part(fingerprint)].insert(fingerprint, value)
     }
 
+    /// Whether a value is there.
+    pub fn contains(&self, fingerprint: Fingerprint) -> bool {
+        self.parts[Self::part(fingerprint)].contains_key(&fingerprint)
+    }
+
     /// Takes a value out.
     pub fn remove(&mut self, fingerprint: Fingerprint) -> Option<V> {
         self.parts[Self::part(fingerprint)].remove(&fingerprint)

@@ -151,6 +151,29 @@ impl HashKv {
         HashKv { scope, kept: Suffix::default(), all: Suffix::default(), alive: false }
     }
 
+    /// Adds a revision that comes after all that were fed so far: for those who are told which versions are the newest of
+    /// their keys. A hash is fed in one way or the other.
+    pub fn next(&mut self, record: &Revision<'_>, newest: bool) {
+        let Scope { revision, compact_revision } = self.scope;
+        if record.rev.main > revision {
+            return;
+        }
+        let live = newest && !record.tombstone;
+        self.alive |= live;
+        if record.tombstone && record.rev.main == compact_revision {
+            return;
+        }
+        let key = RevisionKey::new(record.rev, record.tombstone);
+        if record.rev.main > compact_revision || live {
+            self.kept.append(key.as_bytes());
+            self.kept.append(record.stored);
+        }
+        if !self.alive {
+            self.all.append(key.as_bytes());
+            self.all.append(record.stored);
+        }
+    }
+
     /// Adds a batch in ascending order; `newest[i]` says whether record i is the newest version of its key at or before
     /// the scope's revision.
     pub fn batch(&mut self, revisions: &[Revision<'_>], newest: &[bool]) {

@@ -46,18 +46,34 @@ impl Kept {
     /// Puts `revs`, which ascend, before everything in the set.
     pub fn prepend(&mut self, revs: &[Rev]) -> Result<()> {
         for part in revs.rchunks(RUN_REVISIONS_MAX) {
-            let Some((first, rest)) = part.split_first() else { continue };
-            let mut steps = Vec::with_capacity(rest.len());
-            let mut at = *first;
-            for next in rest {
-                assert!(*next > at, "revisions of a run ascend");
-                put_step(&mut steps, at, *next);
-                at = *next;
+            if let Some(run) = self.run(part)? {
+                self.runs.push_front(run);
             }
-            self.count(steps.len())?;
-            self.runs.push_front(Run { first: *first, steps });
         }
         Ok(())
+    }
+
+    /// Puts `revs`, which ascend, behind everything in the set.
+    pub fn append(&mut self, revs: &[Rev]) -> Result<()> {
+        for part in revs.chunks(RUN_REVISIONS_MAX) {
+            if let Some(run) = self.run(part)? {
+                self.runs.push_back(run);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, revs: &[Rev]) -> Result<Option<Run>> {
+        let Some((first, rest)) = revs.split_first() else { return Ok(None) };
+        let mut steps = Vec::with_capacity(rest.len());
+        let mut at = *first;
+        for next in rest {
+            assert!(*next > at, "revisions of a run ascend");
+            put_step(&mut steps, at, *next);
+            at = *next;
+        }
+        self.count(steps.len())?;
+        Ok(Some(Run { first: *first, steps }))
     }
 
     /// Adds runs that were read, in ascending order, at the end of the set where they belong: behind everything when they

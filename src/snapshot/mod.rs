@@ -23,13 +23,15 @@
 //!
 //! Which version of a key is its newest is known at once when records are met from the newest to the oldest: the first
 //! one met is it. So everything that needs to know (proofs, fold, find, diff) takes **batches newest first**, each batch
-//! in ascending order within itself, and remembers 16 bytes per key instead of the key and its newest version.
+//! in ascending order within itself, and remembers 16 bytes per key instead of the key and its newest version. A store that
+//! streams its records marks them, and then one pass in order is enough (`forward`).
 //!
 //! Invariants:
 //! - No I/O, no clock, no async: bytes in, values out. Pages of a file come through the `Pages` trait.
 //! - Every byte from outside is hostile: parsers return errors, never panic, and never allocate more than named limits.
 //! - Stored bytes are kept exactly as etcd wrote them, unknown fields included.
 
+pub mod arrival;
 pub mod bbolt;
 pub mod decode;
 pub mod diff;
@@ -37,6 +39,7 @@ pub mod encode;
 pub mod entry;
 pub mod find;
 pub mod fold;
+pub mod forward;
 pub mod hash;
 pub mod kept;
 pub mod proof;

@@ -87,18 +87,24 @@ pub struct Prover {
     fold: Fold,
     hash_kv: HashKv,
     scope: Scope,
-    digest: StateDigest,
-    counts: Counts,
-    sample_seed: u64,
-    samples: BinaryHeap<(u128, Sample)>,
+    tally: Tally,
     /// Newest first.
     tail: Vec<Print>,
     base: Option<Base>,
 }
 
+/// What depends on no order: the digest over the live facts, counts, samples.
+#[derive(Debug)]
+pub(super) struct Tally {
+    digest: StateDigest,
+    counts: Counts,
+    sample_seed: u64,
+    samples: BinaryHeap<(u128, Sample)>,
+}
+
 /// The revisions up to `revision`.
 #[derive(Debug)]
-struct Base {
+pub(super) struct Base {
     revision: i64,
     proof: KeptProof,
     /// Which they are, where that is wanted.
@@ -112,10 +118,7 @@ impl Prover {
             fold: Fold::new(&[scope.revision]),
             hash_kv: HashKv::new(scope),
             scope,
-            digest: StateDigest::default(),
-            counts: Counts::default(),
-            sample_seed,
-            samples: BinaryHeap::new(),
+            tally: Tally::new(sample_seed),
             tail: vec![],
             base: None,
         }
@@ -125,44 +128,78 @@ impl Prover {
     /// it.
     #[must_use]
     pub fn with_base(self, revision: i64, collect: bool) -> Self {
-        let base = Base { revision, proof: KeptProof::default(), kept: collect.then(Kept::default) };
-        Prover { base: Some(base), ..self }
+        Prover { base: Some(Base::new(revision, collect)), ..self }
     }
 
     /// Adds a batch: records in ascending order, all of them before those of the batches fed so far.
     pub fn batch(&mut self, records: &[Record<'_>]) -> Result<()> {
         let mut revisions: Vec<Revision<'_>> = Vec::with_capacity(records.len());
         for record in records {
-            self.counts.records += u64::from(!matches!(record, Record::End(_)));
-            match record {
-                Record::Revision(revision) => revisions.push(*revision),
-                Record::Lease { .. } => self.counts.leases += 1,
-                Record::User { .. } => self.counts.users += 1,
-                Record::Role { .. } => self.counts.roles += 1,
-                Record::Alarm { .. } => self.counts.alarms += 1,
-                Record::Member { .. } => self.counts.members += 1,
-                Record::Extra(_) => self.counts.extras += 1,
-                _ => {}
-            }
-            if let Some(fact) = side_fact(record)? {
-                self.digest.add(&fact);
+            self.tally.record(record)?;
+            if let Record::Revision(revision) = record {
+                revisions.push(*revision);
             }
         }
         let mut newest = vec![false; revisions.len()];
         for (revision, newest) in revisions.iter().zip(&mut newest).rev() {
-            self.counts.revisions += 1;
-            self.counts.tombstones += u64::from(revision.tombstone);
             if self.tail.len() < TAIL_MAX {
                 self.tail.push(Print::of(revision));
             }
             let key = key_digest(revision)?;
             *newest = self.fold.place(revision.rev.main, Fingerprint::of_digest(&key)) == Place::Newest;
-            if *newest && !revision.tombstone {
-                self.live(key, revision)?;
-            }
+            self.tally.revision(revision, key, *newest)?;
         }
         self.hash_kv.batch(&revisions, &newest);
         self.base.as_mut().map_or(Ok(()), |base| base.batch(&revisions))
+    }
+
+    /// The result, after the last batch.
+    pub fn finish(self) -> Proof {
+        self.finish_with_kept().0
+    }
+
+    /// The result, and which revisions of the base are still there, where they were collected.
+    pub fn finish_with_kept(mut self) -> (Proof, Kept) {
+        let kept = self.base.as_mut().and_then(|base| base.kept.take()).unwrap_or_default();
+        (self.proof(), kept)
+    }
+
+    fn proof(mut self) -> Proof {
+        self.tail.reverse();
+        let hash_kv = (self.hash_kv.any_alive(), self.hash_kv.finish());
+        self.tally.proof(hash_kv, self.scope, self.tail, self.base.map(|base| base.proof))
+    }
+}
+
+impl Tally {
+    pub(super) fn new(sample_seed: u64) -> Self {
+        let (digest, counts) = (StateDigest::default(), Counts::default());
+        Tally { digest, counts, sample_seed, samples: BinaryHeap::new() }
+    }
+
+    /// Counts a record of any kind.
+    pub(super) fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        self.counts.records += u64::from(!matches!(record, Record::End(_)));
+        match record {
+            Record::Lease { .. } => self.counts.leases += 1,
+            Record::User { .. } => self.counts.users += 1,
+            Record::Role { .. } => self.counts.roles += 1,
+            Record::Alarm { .. } => self.counts.alarms += 1,
+            Record::Member { .. } => self.counts.members += 1,
+            Record::Extra(_) => self.counts.extras += 1,
+            _ => {}
+        }
+        if let Some(fact) = side_fact(record)? {
+            self.digest.add(&fact);
+        }
+        Ok(())
+    }
+
+    /// Takes a revision in, and whether it is the newest of its key.
+    pub(super) fn revision(&mut self, revision: &Revision<'_>, key_sha256: Sha256, newest: bool) -> Result<()> {
+        self.counts.revisions += 1;
+        self.counts.tombstones += u64::from(revision.tombstone);
+        if newest && !revision.tombstone { self.live(key_sha256, revision) } else { Ok(()) }
     }
 
     fn live(&mut self, key_sha256: Sha256, revision: &Revision<'_>) -> Result<()> {
@@ -183,45 +220,54 @@ impl Prover {
         Ok(())
     }
 
-    /// The result, after the last batch.
-    pub fn finish(self) -> Proof {
-        self.finish_with_kept().0
-    }
-
-    /// The result, and which revisions of the base are still there, where they were collected.
-    pub fn finish_with_kept(mut self) -> (Proof, Kept) {
-        let kept = self.base.as_mut().and_then(|base| base.kept.take()).unwrap_or_default();
-        (self.proof(), kept)
-    }
-
-    fn proof(mut self) -> Proof {
-        self.tail.reverse();
+    /// Everything together. `hash_kv`: whether a key was alive, and the hash. `tail`: oldest first.
+    pub(super) fn proof(self, hash_kv: (bool, u32), scope: Scope, tail: Vec<Print>, kept: Option<KeptProof>) -> Proof {
         let mut samples: Vec<_> = self.samples.into_iter().map(|(_, sample)| sample).collect();
         samples.sort();
         Proof {
             state_digest: self.digest,
-            any_alive: self.hash_kv.any_alive(),
-            hash_kv: self.hash_kv.finish(),
-            scope: self.scope,
+            any_alive: hash_kv.0,
+            hash_kv: hash_kv.1,
+            scope,
             counts: self.counts,
             samples,
-            tail: Tail::new(self.tail),
-            kept: self.base.map(|base| base.proof),
+            tail: Tail::new(tail),
+            kept,
         }
     }
 }
 
 impl Base {
+    pub(super) fn new(revision: i64, collect: bool) -> Self {
+        Base { revision, proof: KeptProof::default(), kept: collect.then(Kept::default) }
+    }
+
     fn batch(&mut self, revisions: &[Revision<'_>]) -> Result<()> {
         let older = &revisions[..revisions.partition_point(|revision| revision.rev.main <= self.revision)];
-        for revision in older {
-            let key = RevisionKey::new(revision.rev, revision.tombstone);
-            self.proof.digest.add(&Sha256::of_parts(&[key.as_bytes(), revision.stored]));
-        }
-        self.proof.revisions += older.len() as u64;
+        older.iter().for_each(|revision| self.count(revision));
         let Some(kept) = &mut self.kept else { return Ok(()) };
         let revs: Vec<Rev> = older.iter().map(|revision| revision.rev).collect();
         kept.prepend(&revs)
+    }
+
+    /// The same with revisions that come after those before.
+    pub(super) fn batch_after(&mut self, revisions: &[Revision<'_>]) -> Result<()> {
+        let older = &revisions[..revisions.partition_point(|revision| revision.rev.main <= self.revision)];
+        older.iter().for_each(|revision| self.count(revision));
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let revs: Vec<Rev> = older.iter().map(|revision| revision.rev).collect();
+        kept.append(&revs)
+    }
+
+    fn count(&mut self, revision: &Revision<'_>) {
+        let key = RevisionKey::new(revision.rev, revision.tombstone);
+        self.proof.digest.add(&Sha256::of_parts(&[key.as_bytes(), revision.stored]));
+        self.proof.revisions += 1;
+    }
+
+    /// Which they are, which is told once, and what they prove.
+    pub(super) fn take(&mut self) -> (Kept, KeptProof) {
+        (self.kept.take().unwrap_or_default(), self.proof)
     }
 }
 

@@ -13,5 +13,6 @@ pub mod lease;
 pub mod machine;
 pub mod mvcc;
 pub mod node;
+pub mod offline;
 pub mod options;
 pub mod server;

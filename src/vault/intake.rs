@@ -1,4 +1,4 @@
-//! A restore point's own data: the records of an etcd file stored, and everything a manifest proves about them.
+//! A restore point's own data: the records of an etcd file or of a stream stored, and everything a manifest proves about them.
 //!
 //! A full point takes two passes over the file side by side: one encodes the records in their order and stores them, the
 //! other meets them newest first and computes the proofs. Neither sees the other's results, so a mistake in one shows as a
@@ -7,7 +7,11 @@
 //! An increment takes them one after the other: which older revisions are still there is known at the end of the proof,
 //! and stands before the newer ones in the stream. The proof reads the whole file, because it is about the whole state;
 //! only what is new is encoded and stored.
+//!
+//! Records that a member streams come once, marked (`snapshot::forward`), so they are stored and proved in one pass. An
+//! increment holds back what stands before history until the last older revision has come; that is little, but for leases.
 
+use bytes::Bytes;
 use std::thread;
 
 use crate::base::clock::Time;
@@ -16,10 +20,13 @@ use crate::base::file::ReadAt;
 use crate::base::progress::Progress;
 use crate::base::stop::Stop;
 use crate::snapshot::bbolt::records::Source;
+use crate::snapshot::decode;
+use crate::snapshot::encode::Encoder;
+use crate::snapshot::forward::{Forward, Marks};
 use crate::snapshot::hash::Scope;
 use crate::snapshot::kept::Kept;
 use crate::snapshot::proof::{Proof, Prover};
-use crate::snapshot::record::Descriptor;
+use crate::snapshot::record::{Descriptor, Record};
 use crate::vault::chain::Segment;
 use crate::vault::put::{Writer, Written};
 
@@ -91,6 +98,104 @@ pub fn store(
     let written = writer.finish()?;
     let segment = Segment::of(&descriptor, started, written.objects.len(), proof.kept);
     Ok(Taken { written, proof, segment })
+}
+
+/// Gives the next records of a stream, whole and without an `End`, and which of their revisions are superseded; none at its
+/// end. Blocks.
+pub type Pieces<'a> = dyn FnMut() -> Result<Option<(Bytes, Vec<u32>)>> + 'a;
+
+/// Stores and proves a stream that opens with `descriptor`, a full one: all of its records, or what came after the base.
+/// Blocks; `writer` must have been started on the runtime that uploads.
+pub fn store_stream(
+    descriptor: &Descriptor<'_>,
+    pieces: &mut Pieces<'_>,
+    intake: Intake,
+    writer: Writer,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Taken> {
+    let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
+    let mut forward = Forward::new(scope, intake.sample_seed);
+    if let Some(base) = intake.base {
+        forward = forward.with_base(base.revision, true);
+    }
+    let mut storing = Storing { descriptor: *descriptor, base: intake.base, held: vec![], encoder: None, writer };
+    while let Some((bytes, superseded)) = pieces()? {
+        stop.check()?;
+        progress.add(bytes.len() as u64);
+        let mut marks = Marks::new(superseded);
+        for batch in decode::batches(&bytes)? {
+            let records = decode::Records::of(batch).collect::<Result<Vec<_>>>()?;
+            forward.batch(&records, &mut marks)?;
+            storing.take(batch, &mut forward)?;
+        }
+        marks.finish()?;
+    }
+    storing.open(&mut forward)?;
+    let Storing { descriptor, encoder, mut writer, .. } = storing;
+    let (blocks, _) = encoder.expect("it was opened just now").end();
+    blocks.into_iter().try_for_each(|block| writer.put(block))?;
+    let (written, proof) = (writer.finish()?, forward.finish()?);
+    let segment = Segment::of(&descriptor, intake.started, written.objects.len(), proof.kept);
+    Ok(Taken { written, proof, segment })
+}
+
+/// A stream on its way into objects.
+struct Storing<'a> {
+    descriptor: Descriptor<'a>,
+    base: Option<Base>,
+    /// What stands before the history of an increment, as it came.
+    held: Vec<u8>,
+    /// What is stored, once that is known.
+    encoder: Option<Encoder>,
+    writer: Writer,
+}
+
+impl Storing<'_> {
+    fn take(&mut self, batch: &[u8], forward: &mut Forward) -> Result<()> {
+        let base = self.base.map_or(0, |base| base.revision);
+        let mut walk = decode::Records::of(batch);
+        loop {
+            let start = batch.len() - walk.left();
+            let Some(record) = walk.next().transpose()? else { return Ok(()) };
+            match record {
+                Record::Descriptor(_) => {}
+                Record::Revision(revision) if revision.rev.main <= base => {}
+                Record::Revision(_) => {
+                    self.open(forward)?;
+                    self.put(&record)?;
+                }
+                _ => self.held.extend_from_slice(&batch[start..batch.len() - walk.left()]),
+            }
+        }
+    }
+
+    /// Stores what stands before the newer revisions, unless that is done: all older ones have come.
+    fn open(&mut self, forward: &mut Forward) -> Result<()> {
+        if self.encoder.is_some() {
+            return Ok(());
+        }
+        self.encoder = Some(Encoder::new());
+        let kept = self.base.zip(forward.kept());
+        if let Some((base, (_, proof))) = &kept {
+            self.descriptor.base_revision = base.revision;
+            self.descriptor.kept_listed = base.revisions != Some(proof.revisions);
+        }
+        self.put(&Record::Descriptor(self.descriptor))?;
+        let held = std::mem::take(&mut self.held);
+        decode::Records::of(&held).try_for_each(|record| self.put(&record?))?;
+        match kept {
+            Some((_, (kept, _))) if self.descriptor.kept_listed => {
+                kept.runs().try_for_each(|run| self.put(&Record::Kept(run)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, record: &Record<'_>) -> Result<()> {
+        let encoder = self.encoder.as_mut().expect("nothing is put before it is opened");
+        encoder.put(record).map_or(Ok(()), |block| self.writer.put(block))
+    }
 }
 
 /// The proof of `source` under another scope, when the cluster hashed under a newer compaction than the file's.

@@ -59,7 +59,7 @@ const FIGURES: [Figure; 8] = [
     other("serializable get, 64 clients", &["range", "--clients", "64", "--serializable"], "get", None),
     other(
         "events to 100 watchers",
-        &["watch", "--watchers", "100", "--clients", "16", "--connections", "10"],
+        &["watch", "--watchers", "100", "--clients", "64", "--connections", "10"],
         "event",
         Some(3.0),
     ),

@@ -221,6 +221,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
         &with(&["restore", "--etcd-snapshot", "out/r.db", "--dry-run", "--bump", "auto"]).success(),
     );
     seen.json("restore", &with(&["restore", "--etcd-snapshot", "out/r.db", "--yes"]).success());
+    seen.json("restore_member", &with(&["restore", "--data-dir", "out/m", "--yes"]).success());
     seen.json("export", &with(&["export", "latest", "out/e.db"]).success());
     seen.json("snapshot_save", &run(&["snapshot", "save", "out/s.db", "--endpoints", &address]).success());
     seen.json("snapshot_status", &run(&["snapshot", "status", "out/s.db"]).success());
@@ -285,6 +286,7 @@ const COMMANDS: &[&[&str]] = &[
     &["drill"],
     &["snapshot", "save"],
     &["snapshot", "status"],
+    &["snapshot", "restore"],
     &["hashkv"],
     &["keys", "ls"],
     &["keys", "get"],

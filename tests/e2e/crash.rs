@@ -182,6 +182,30 @@ fn a_signal_in_mid_restore_leaves_no_target() {
     assert!(interrupted > 0);
 }
 
+/// Killed at once, wherever it was: there is a whole member or none, and the next restore into the same place makes one.
+#[test]
+fn a_kill_in_mid_restore_leaves_no_member() {
+    let (place, etcd) = (Place::new(), loaded());
+    place.policy_at(&etcd.address(0));
+    place.with_policy(&["backup"]).success();
+    let (policy, member) = (place.text("policy.toml"), place.path("out/m/member"));
+    let args = ["restore", "--data-dir", "out/m", "--yes", "--policy", &policy];
+    let steps = ["out/m", "out/m/member.tmp", "out/m/member.tmp/snap/db", "out/m/member.tmp/wal/0000000000000001.log"];
+    for step in steps {
+        let mut restore = place.run(&args).start(place.path("log"));
+        let reached = place.path(step);
+        wait_until("it comes so far or ends", LIMIT, || {
+            reached.exists() || (step.ends_with(".log") && member.exists()) || restore.ended().is_some()
+        });
+        restore.kill();
+        if member.exists() {
+            fs::remove_dir_all(place.path("out/m")).unwrap();
+        }
+    }
+    place.run(&args).run().success();
+    assert!(member.join("identity.json").exists() && !place.path("out/m/member.tmp").exists());
+}
+
 #[test]
 fn a_signal_while_standard_input_is_silent_ends_the_command() {
     let place = Place::new();

@@ -535,6 +535,13 @@ fn restores(book: &mut Book) {
         words.iter().map(|word| (*word).to_owned()).collect()
     };
     book.place.write("there.db", "something precious");
+    fs::create_dir(book.place.path("occupied")).unwrap();
+    book.place.write("occupied/x", "something precious");
+    let auth = book.place.write("auth.db", fixture("etcd-3.5-auth.db"));
+    let bare = fixture("etcd-3.5-auth.db");
+    let bare = book.place.write("bare.db", &bare[..bare.len() - 32]);
+    let member = |more: &[&str]| restore(&[&["--data-dir", "out/m", "--yes"], more].concat());
+    let words = |words: &[&str]| -> Vec<String> { words.iter().map(|word| (*word).to_owned()).collect() };
     let cases: Vec<(i32, Vec<String>)> = vec![
         (2, restore(&["--etcd-snapshot", "missing/r.db", "--yes"])),
         (1, restore(&["--etcd-snapshot", "there.db", "--yes"])),
@@ -549,6 +556,16 @@ fn restores(book: &mut Book) {
         (2, restore(&["--etcd-snapshot", "out/r.db", "--yes", "--initial-cluster", "m1=http://a:1,=http://b:1"])),
         (2, restore(&["--etcd-snapshot", "out/r.db", "--yes", "--initial-cluster", "m1=nonsense"])),
         (2, restore(&["--etcd-snapshot", "out/r.db", "--yes", "--initial-cluster", ""])),
+        (2, restore(&["--yes"])),
+        (2, member(&["--etcd-snapshot", "out/r.db"])),
+        (1, restore(&["--data-dir", "occupied", "--yes"])),
+        (1, restore(&["--data-dir", "out/m", "--wal-dir", "occupied", "--yes"])),
+        (2, member(&["--name", "a", "--initial-cluster", "a=http://h:1,b=http://h:2"])),
+        (2, member(&["--initial-cluster", "a=http://h:1"])),
+        (2, member(&["--initial-cluster", "default=http://h:1", "--initial-advertise-peer-urls", "http://h:2"])),
+        (2, words(&["restore", "--file", &auth, "--data-dir", "out/m", "--yes"])),
+        (3, words(&["snapshot", "restore", &bare, "--data-dir", "out/m"])),
+        (2, words(&["snapshot", "restore", &auth, "--data-dir", "out/m", "--bump-revision", "5"])),
         (1, [&["export", "latest", "there.db"][..], &place].concat().iter().map(|w| (*w).to_owned()).collect()),
         (2, [&["export", "latest", "missing/e.db"][..], &place].concat().iter().map(|w| (*w).to_owned()).collect()),
         (2, vec!["restore".into(), "--etcd-snapshot".into(), "out/r.db".into(), "--yes".into()]),

@@ -101,10 +101,9 @@ impl Look {
         }
     }
 
-    /// Everything a client can see.
-    pub(crate) fn state(&self) -> State {
-        let (revision, kvs) = self.range(0).expect("the newest revision is never compacted");
-        let (mut lease, mut auth) = (LeaseClient::new(self.channel.clone()), AuthClient::new(self.channel.clone()));
+    /// Every lease: id, granted seconds, attached keys.
+    pub(crate) fn leases(&self) -> Vec<(i64, i64, Vec<Vec<u8>>)> {
+        let mut lease = LeaseClient::new(self.channel.clone());
         self.runtime.block_on(async {
             let mut leases = vec![];
             for one in lease.lease_leases(self.ask(pb::LeaseLeasesRequest {})).await.unwrap().into_inner().leases {
@@ -115,6 +114,16 @@ impl Look {
                 leases.push((one.id, answer.granted_ttl, keys));
             }
             leases.sort();
+            leases
+        })
+    }
+
+    /// Everything a client can see.
+    pub(crate) fn state(&self) -> State {
+        let (revision, kvs) = self.range(0).expect("the newest revision is never compacted");
+        let leases = self.leases();
+        let mut auth = AuthClient::new(self.channel.clone());
+        self.runtime.block_on(async {
             let (mut users, mut roles) = (vec![], vec![]);
             for name in auth.user_list(self.ask(pb::AuthUserListRequest {})).await.unwrap().into_inner().users {
                 let request = self.ask(pb::AuthUserGetRequest { name: name.clone() });

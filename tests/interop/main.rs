@@ -22,3 +22,4 @@ mod increments;
 mod members;
 mod points;
 mod schema;
+mod store;

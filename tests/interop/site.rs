@@ -62,12 +62,13 @@ impl Site {
 
     /// A command with this policy, its result as JSON.
     pub(crate) fn holdfast(&self, args: &[&str]) -> Outcome {
+        self.holdfast_in(self.dir.path(), args)
+    }
+
+    /// The same with another folder for scratch.
+    pub(crate) fn holdfast_in(&self, scratch: &Path, args: &[&str]) -> Outcome {
         let policy = self.policy.to_str().unwrap();
-        Run::holdfast()
-            .args(args)
-            .args(&["--policy", policy, "-o", "json"])
-            .env("HOLDFAST_SCRATCH", self.dir.path())
-            .run()
+        Run::holdfast().args(args).args(&["--policy", policy, "-o", "json"]).env("HOLDFAST_SCRATCH", scratch).run()
     }
 
     /// `holdfast backup`, which must exit with `code`.

@@ -2,6 +2,9 @@
 //!
 //! The small buckets are gathered in memory, because their records do not come bucket by bucket; leases and revisions,
 //! which may be many, come last and in the order of their keys, and are streamed.
+//!
+//! A file that is streamed is built twice, once as a **plan** that is told only how long messages are. Both are the same
+//! code, so that the plan is what the file turns out to be.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +12,23 @@ use crate::base::error::{Error, Result};
 use crate::snapshot::bbolt::read::BUCKETS_MAX;
 use crate::snapshot::bbolt::shape::Sizes;
 use crate::snapshot::bbolt::side::{Taken, check_key};
-use crate::snapshot::bbolt::write::{Head, Sink, Writer};
+use crate::snapshot::bbolt::write::{Head, Output, Plan, Sink, Writer};
 use crate::snapshot::entry;
-use crate::snapshot::record::Record;
+use crate::snapshot::entry::RevisionKey;
+use crate::snapshot::record::{Record, Rev};
 
-/// A file in the making.
+/// Kinds of records that mean something for the order here.
+const LEASES: u32 = 13;
+const REVISIONS: u32 = 16;
+const END: u32 = 17;
+
+/// A file in the making, or the plan of one.
 #[derive(Debug)]
-pub struct Builder {
-    writer: Writer,
+pub struct Builder<O = Writer> {
+    output: O,
     side: BTreeMap<Vec<u8>, SideBucket>,
     taken: Taken,
-    /// Number of the last record's kind: 13 while leases come, 16 while revisions come.
+    /// Number of the last record's kind.
     last_number: u32,
     /// Key of the last entry streamed.
     last_key: Vec<u8>,
@@ -34,53 +43,83 @@ struct SideBucket {
 impl Builder {
     /// Starts a file: hands on the page after the head.
     pub fn start(sizes: Sizes, sink: &mut Sink<'_>) -> Result<Self> {
-        let writer = Writer::start(sizes, sink)?;
-        Ok(Builder { writer, side: BTreeMap::new(), taken: Taken::default(), last_number: 0, last_key: vec![] })
+        Ok(Builder::on(Writer::start(sizes, sink)?))
     }
 
     /// Bytes of the head that goes before the first chunk.
     pub fn head_bytes(&self) -> usize {
-        self.writer.head_bytes()
+        self.output.head_bytes()
+    }
+}
+
+impl Builder<Plan> {
+    /// Starts the plan of a file.
+    pub fn plan(sizes: Sizes) -> Self {
+        Builder::on(Plan::new(sizes))
+    }
+
+    /// Takes a revision by the length of its message.
+    pub fn put_length(&mut self, rev: Rev, tombstone: bool, message_bytes: usize) -> Result<()> {
+        self.turn_to(REVISIONS, &mut |_| Ok(()))?;
+        self.ascend(RevisionKey::new(rev, tombstone).as_bytes())?;
+        self.output.put(RevisionKey::new(rev, tombstone).as_bytes(), message_bytes);
+        Ok(())
+    }
+}
+
+impl<O: Output> Builder<O> {
+    fn on(output: O) -> Self {
+        Builder { output, side: BTreeMap::new(), taken: Taken::default(), last_number: 0, last_key: vec![] }
     }
 
     /// Inserts a record.
     pub fn put(&mut self, record: &Record<'_>, sink: &mut Sink<'_>) -> Result<()> {
-        let number = record.number();
-        if number < self.last_number || self.last_number == 17 {
-            return Err(Error::damaged(format!("a record of kind {number} follows one of kind {}", self.last_number)));
-        }
-        if number != self.last_number {
-            self.leave(sink)?;
-        }
-        self.last_number = number;
+        self.turn_to(record.number(), sink)?;
         match record {
             Record::Lease { .. } | Record::Revision(_) => self.stream(record, sink),
             _ => self.gather(record),
         }
     }
 
+    /// A record of this kind comes next.
+    fn turn_to(&mut self, number: u32, sink: &mut Sink<'_>) -> Result<()> {
+        if number < self.last_number || self.last_number == END {
+            return Err(Error::damaged(format!("a record of kind {number} follows one of kind {}", self.last_number)));
+        }
+        if number != self.last_number {
+            self.leave(sink)?;
+        }
+        self.last_number = number;
+        Ok(())
+    }
+
     /// Ends the bucket that was streamed, if one was.
     fn leave(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         let name = match self.last_number {
-            13 => entry::LEASE,
-            16 => entry::KEY,
+            LEASES => entry::LEASE,
+            REVISIONS => entry::KEY,
             _ => return Ok(()),
         };
         let sequence = self.side.remove(name).unwrap_or_default().sequence;
         self.last_key.clear();
-        self.writer.end_bucket(name, sequence, sink)
+        self.output.end_bucket(name, sequence, sink)
     }
 
     fn stream(&mut self, record: &Record<'_>, sink: &mut Sink<'_>) -> Result<()> {
-        let Builder { writer, last_key, .. } = self;
         entry::entries(record, &mut |_, key, value| {
-            if !last_key.is_empty() && key <= &last_key[..] {
-                return Err(Error::damaged("leases or revisions do not ascend"));
-            }
-            last_key.clear();
-            last_key.extend_from_slice(key);
-            writer.put(key, value, sink)
+            self.ascend(key)?;
+            self.output.put_entry(key, value, sink)
         })
+    }
+
+    fn ascend(&mut self, key: &[u8]) -> Result<()> {
+        let last_key = &mut self.last_key;
+        if !last_key.is_empty() && key <= &last_key[..] {
+            return Err(Error::damaged("leases or revisions do not ascend"));
+        }
+        last_key.clear();
+        last_key.extend_from_slice(key);
+        Ok(())
     }
 
     fn gather(&mut self, record: &Record<'_>) -> Result<()> {
@@ -114,16 +153,16 @@ impl Builder {
 
     /// Ends the file and returns its head. `End` must have come.
     pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<Head> {
-        if self.last_number != 17 {
+        if self.last_number != END {
             return Err(Error::damaged("the stream is cut short: it has no End"));
         }
         for (name, bucket) in std::mem::take(&mut self.side) {
             for (key, value) in &bucket.entries {
-                self.writer.put(key, value, sink)?;
+                self.output.put_entry(key, value, sink)?;
             }
-            self.writer.end_bucket(&name, bucket.sequence, sink)?;
+            self.output.end_bucket(&name, bucket.sequence, sink)?;
         }
-        self.writer.finish(sink)
+        self.output.finish(sink)
     }
 }
 

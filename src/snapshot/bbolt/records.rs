@@ -227,24 +227,11 @@ impl<'db, P: Pages> Source<'db, P> {
 
     /// The records of the small buckets, and the existence of every bucket, in the fixed order.
     pub fn side_records(&self) -> Vec<Record<'_>> {
-        let mut records = vec![];
-        let strict = [&self.key, &self.lease].into_iter().flatten();
-        for bucket in strict.chain(self.side.buckets.iter().map(|(bucket, _)| bucket)) {
-            let (bucket, sequence) = (&bucket.name[..], bucket.sequence);
-            records.push(Record::Extra(Extra { bucket, key: None, value: &[], sequence }));
-        }
-        for (bucket, leaves) in &self.side.buckets {
-            let entries: Vec<_> = leaves.iter().flat_map(Leaf::entries).map(|e| (e.key, e.value)).collect();
-            if bucket.name == entry::AUTH {
-                let (config, rest) = entry::auth_config_of(&entries);
-                records.extend(rest);
-                records.extend(config);
-            } else {
-                records.extend(entries.iter().map(|(key, value)| entry::record_of(&bucket.name, key, value)));
-            }
-        }
-        records.sort_by(|a, b| fixed_order(a).cmp(&fixed_order(b)));
-        records
+        let strict = [&self.key, &self.lease].into_iter().flatten().map(|bucket| (bucket, vec![]));
+        let side = self.side.buckets.iter().map(|(bucket, leaves)| {
+            (bucket, leaves.iter().flat_map(Leaf::entries).map(|entry| (entry.key, entry.value)).collect())
+        });
+        entry::side_records(strict.chain(side).map(|(bucket, entries)| (&bucket.name[..], bucket.sequence, entries)))
     }
 
     fn read_facts(&self) -> Result<Facts> {
@@ -313,12 +300,4 @@ fn big_endian(key: &[u8], value: &[u8]) -> Result<u64> {
         let key = String::from_utf8_lossy(key);
         Error::damaged(format!("{key} has {} bytes instead of 8", value.len()))
     })
-}
-
-/// Kind, then bucket and key where the kind has them; the existence of buckets before their entries.
-fn fixed_order<'a>(record: &Record<'a>) -> (u32, &'a [u8], Option<&'a [u8]>) {
-    match record {
-        Record::Extra(extra) => (2, extra.bucket, extra.key),
-        other => (other.number(), &[], None),
-    }
 }

@@ -24,6 +24,48 @@ pub struct Head {
     pub file_bytes: u64,
 }
 
+/// What sorted entries become: a file, or the plan of one.
+pub trait Output {
+    /// Adds an entry to the bucket that is open.
+    fn put_entry(&mut self, key: &[u8], value: &[u8], sink: &mut Sink<'_>) -> Result<()>;
+
+    /// Ends the bucket that is open and calls it `name`.
+    fn end_bucket(&mut self, name: &[u8], sequence: u64, sink: &mut Sink<'_>) -> Result<()>;
+
+    /// Ends the file and returns its head.
+    fn finish(self, sink: &mut Sink<'_>) -> Result<Head>;
+}
+
+impl Output for Writer {
+    fn put_entry(&mut self, key: &[u8], value: &[u8], sink: &mut Sink<'_>) -> Result<()> {
+        self.put(key, value, sink)
+    }
+
+    fn end_bucket(&mut self, name: &[u8], sequence: u64, sink: &mut Sink<'_>) -> Result<()> {
+        Writer::end_bucket(self, name, sequence, sink)
+    }
+
+    fn finish(self, sink: &mut Sink<'_>) -> Result<Head> {
+        Writer::finish(self, sink)
+    }
+}
+
+impl Output for Plan {
+    fn put_entry(&mut self, key: &[u8], value: &[u8], _sink: &mut Sink<'_>) -> Result<()> {
+        self.put(key, value.len());
+        Ok(())
+    }
+
+    fn end_bucket(&mut self, name: &[u8], _sequence: u64, _sink: &mut Sink<'_>) -> Result<()> {
+        Plan::end_bucket(self, name);
+        Ok(())
+    }
+
+    fn finish(self, _sink: &mut Sink<'_>) -> Result<Head> {
+        Ok(self.head())
+    }
+}
+
 /// A file in the making.
 #[derive(Debug)]
 pub struct Writer {

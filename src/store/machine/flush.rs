@@ -72,7 +72,7 @@ impl Meta {
     }
 
     /// The entry that notes a compaction.
-    pub(super) fn compacted(revision: i64) -> SideChange {
+    pub fn compacted(revision: i64) -> SideChange {
         entry(COMPACT_KEY, revision.to_be_bytes().to_vec())
     }
 }

@@ -15,7 +15,10 @@ pub mod check;
 pub mod command;
 pub mod flush;
 mod guard;
+pub mod image;
+pub mod records;
 pub mod refusal;
+pub mod side;
 pub mod state;
 mod txn;
 

@@ -25,6 +25,7 @@
 //! - No lock is held while a file is read.
 //! - What a reader sees depends on its view alone: not on flushes, compactions or deletions beside it.
 
+pub mod chronicle;
 pub mod history;
 pub mod hub;
 pub mod index;

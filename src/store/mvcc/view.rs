@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::revision::Rev;
-use crate::store::backend::{Backend, Stored};
+use crate::store::backend::{Backend, Space, Stored};
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::Index;
 use crate::store::mvcc::recent::{Change, Recent, find};
@@ -106,6 +106,11 @@ impl View {
     /// Every key at that moment.
     pub fn index(&self) -> &Index {
         &self.moment.index
+    }
+
+    /// The entries of a side table that nothing changes while a member runs.
+    pub fn side(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.backend.side(space)
     }
 
     /// Calls `sink` with the revisions in [from, until) that are stored, in order; none that came after the moment. Some

@@ -56,6 +56,12 @@ pub struct Tuning {
     pub lease_revokes_max: usize,
     /// Between two notes of what is left of long leases.
     pub lease_checkpoint: Duration,
+    /// Streams of the whole state at once.
+    pub exports_max: usize,
+    /// Such a stream is cut off when its reader takes nothing for so long.
+    pub export_stall: Duration,
+    /// A moment that was streamed is held for so long after its last stream, to be gone on with.
+    pub export_idle: Duration,
     /// Memory of the newest batches, which watchers read.
     pub hub_bytes_max: usize,
     /// How many of them there are.
@@ -89,6 +95,9 @@ impl Default for Tuning {
             lease_scan: Duration::from_millis(500),
             lease_revokes_max: 500,
             lease_checkpoint: Duration::from_secs(300),
+            exports_max: 8,
+            export_stall: Duration::from_secs(60),
+            export_idle: Duration::from_secs(120),
             hub_bytes_max: 64 << 20,
             hub_batches_max: 16 << 10,
             watch_streams_max: 50_000,

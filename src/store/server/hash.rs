@@ -73,7 +73,7 @@ struct Covered {
 /// What the compaction leaves up to the revision, in order.
 fn covered(view: &View, scope: Scope) -> Vec<Covered> {
     let mut covered = vec![];
-    for (_, history) in view.index().range(Keys::of(&[0], &[0])) {
+    for (_, history) in view.index().range(Keys::of(&[], &[0])) {
         let newest = history.at_or_tombstone(scope.revision).map(Version::rev);
         let kept = history.at(scope.compact_revision).map(Version::rev);
         for version in history.versions() {

@@ -1,6 +1,5 @@
 //! What an operator asks of one member.
 
-use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use crate::api::etcdserverpb as pb;
@@ -12,6 +11,7 @@ use crate::store::machine::Reply;
 use crate::store::machine::command::Operation;
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, header_of, propose};
+use crate::store::server::export::{Exports, Pieces};
 use crate::store::server::hash::{hash, hash_kv};
 use crate::store::server::status::Reason;
 use crate::store::server::{status, version};
@@ -22,18 +22,19 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Clone, Debug)]
 pub struct Service {
     handle: Handle,
+    exports: Exports,
 }
 
 impl Service {
     /// Of this member.
-    pub fn new(handle: &Handle) -> Self {
-        Service { handle: handle.clone() }
+    pub fn new(handle: &Handle, exports: &Exports) -> Self {
+        Service { handle: handle.clone(), exports: exports.clone() }
     }
 }
 
 #[tonic::async_trait]
 impl Maintenance for Service {
-    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = Pieces<pb::SnapshotResponse>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
         let request = request.into_inner();
@@ -97,7 +98,7 @@ impl Maintenance for Service {
     }
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        Err(Status::unimplemented("etcdserver: snapshots are not streamed yet"))
+        Ok(Response::new(self.exports.snapshot()?))
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {

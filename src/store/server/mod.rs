@@ -23,6 +23,7 @@
 pub mod calls;
 pub mod cluster;
 pub mod convert;
+pub mod export;
 pub mod gate;
 pub mod hash;
 pub mod http;
@@ -32,8 +33,11 @@ pub mod listen;
 pub mod maintenance;
 pub mod metrics;
 pub mod range_stream;
+pub mod records;
+pub mod snapshot;
 pub mod status;
 pub mod version;
+mod views;
 pub mod watch;
 
 use tonic::service::Routes;
@@ -42,7 +46,9 @@ use crate::api::etcdserverpb::cluster_server::ClusterServer;
 use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::lease_server::LeaseServer;
 use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::api::holdfast::v1::records_server::RecordsServer;
 use crate::store::node::Handle;
+use crate::store::server::export::Exports;
 
 /// Beyond the largest request that is agreed on, a message may have so many bytes more. etcd's figure.
 const ENVELOPE_BYTES: usize = 512 << 10;
@@ -59,6 +65,7 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
     let receive_bytes_max = handle.tuning().request_bytes_max + ENVELOPE_BYTES;
     // The server as a whole serves or is gone: probes ask for no other name.
     let (_, health) = tonic_health::server::health_reporter();
+    let exports = Exports::new(handle);
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -70,7 +77,8 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
         .add_service(watches)
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
-        .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle)))
+        .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
+        .add_service(limited!(RecordsServer, records::Service::new(&exports)))
         .add_service(health);
     routes.prepare().into_axum_router().layer(gate::Gate::new(handle))
 }

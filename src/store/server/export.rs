@@ -1,0 +1,199 @@
+//! Streams that carry a whole state: made on a thread for blocking work, sent as fast as their reader takes them.
+//!
+//! Between the two is a short queue. A reader that takes nothing for a while is cut off, by name: what it holds (its view,
+//! its thread) is then free. A reader that goes away is noticed at the next piece. Writers are in nobody's way: a stream
+//! reads a moment that does not change, in short looks.
+//!
+//! How many streams there are at once is limited too, because each one keeps what compactions made superfluous.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::future::BoxFuture;
+use tokio::runtime;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::blocking;
+use crate::base::units;
+use crate::store::machine::records::{Origin, Picture};
+use crate::store::node::Handle;
+use crate::store::server::status;
+use crate::store::server::views::{Reading, Views};
+
+/// The streams of a member.
+#[derive(Clone)]
+pub struct Exports {
+    handle: Handle,
+    slots: Arc<Semaphore>,
+    views: Views,
+}
+
+impl Exports {
+    /// Of this member.
+    pub fn new(handle: &Handle) -> Self {
+        let slots = Arc::new(Semaphore::new(handle.tuning().exports_max));
+        let views = Views::new(handle.tuning().exports_max, handle.tuning().export_idle);
+        Exports { handle: handle.clone(), slots, views }
+    }
+
+    /// Holds a moment for its readers.
+    pub(super) fn hold(&self, picture: Picture) -> Result<Reading> {
+        let reading = self.views.hold(picture)?;
+        let views = self.views.clone();
+        runtime::Handle::current().spawn(async move {
+            while let Some(pause) = views.sweep() {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        Ok(reading)
+    }
+
+    /// Reads a moment that is held.
+    pub(super) fn read(&self, token: &Bytes) -> Option<Reading> {
+        self.views.read(token)
+    }
+
+    /// The member.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The member, as its pictures name it.
+    pub(super) fn origin(&self) -> Origin {
+        let member = self.handle.member().clone();
+        Origin {
+            cluster_id: member.cluster_id,
+            member_id: member.member_id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            client_urls: member.client_urls,
+        }
+    }
+
+    /// The right to one more stream.
+    pub(super) fn slot(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
+            let most = self.handle.tuning().exports_max;
+            Status::resource_exhausted(format!("holdfast: {most} snapshots are being read already; try again later"))
+        })
+    }
+
+    /// How many more streams there may be.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    /// How many moments are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.views.len()
+    }
+
+    /// The stream of what `work` sends, of which so many pieces wait for their reader. It begins when the stream is first asked.
+    pub(super) fn stream<T: Send + 'static>(
+        &self,
+        slot: OwnedSemaphorePermit,
+        queue_pieces: usize,
+        work: impl FnOnce(&Outlet<T>) -> Result<()> + Send + 'static,
+    ) -> Pieces<T> {
+        let (sender, pieces) = mpsc::channel(queue_pieces);
+        let outlet = Outlet { sender, stall: self.handle.tuning().export_stall };
+        let handle = self.handle.clone();
+        let working = blocking(move || {
+            let outcome = work(&outlet);
+            drop((outlet, slot));
+            outcome.map_err(|error| match error.kind() {
+                Kind::Interrupted => Status::aborted(format!("holdfast: the snapshot was broken off: {error}")),
+                Kind::Damaged => status::broken(&handle, error),
+                _ => status::failed(&error),
+            })
+        });
+        Pieces { pieces, working: Some(Box::pin(working)), failed: None }
+    }
+}
+
+impl fmt::Debug for Exports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exports").field("free", &self.slots.available_permits()).finish_non_exhaustive()
+    }
+}
+
+/// Where a stream's pieces are put, on a thread for blocking work.
+#[derive(Debug)]
+pub(super) struct Outlet<T> {
+    sender: mpsc::Sender<T>,
+    stall: Duration,
+}
+
+impl<T: Send> Outlet<T> {
+    /// Puts a piece, and waits as long as the reader has others to take first.
+    pub(super) fn send(&self, piece: T) -> Result<()> {
+        match self.sender.try_send(piece) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(gone()),
+            Err(TrySendError::Full(piece)) => {
+                let sent = runtime::Handle::current().block_on(timeout(self.stall, self.sender.send(piece)));
+                match sent {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(gone()),
+                    Err(_) => {
+                        let text = format!("its reader took nothing for {}", units::duration(self.stall));
+                        Err(Error::new(Kind::Interrupted, text))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the reader is still there.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.sender.is_closed() { Err(gone()) } else { Ok(()) }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Interrupted, "its reader went away")
+}
+
+/// A stream, as gRPC sends it.
+pub struct Pieces<T> {
+    pieces: mpsc::Receiver<T>,
+    working: Option<BoxFuture<'static, Result<(), Status>>>,
+    failed: Option<Status>,
+}
+
+impl<T: Send + 'static> Stream for Pieces<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(working) = &mut self.working
+            && let Poll::Ready(outcome) = working.as_mut().poll(context)
+        {
+            self.working = None;
+            self.failed = outcome.err();
+        }
+        match self.pieces.poll_recv(context) {
+            Poll::Ready(Some(piece)) => Poll::Ready(Some(Ok(piece))),
+            // The work has let go of the queue and is about to say how it ended.
+            Poll::Ready(None) if self.working.is_some() => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(self.failed.take().map(Err)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Pieces<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pieces").field("working", &self.working.is_some()).finish_non_exhaustive()
+    }
+}

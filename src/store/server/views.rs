@@ -1,0 +1,129 @@
+//! Moments that are held for their readers: so that a stream that broke can be gone on with, and parts be read side by side.
+//!
+//! A moment is named by a token that nobody can guess. It is held while a stream reads it and for a while after; when there
+//! are too many, the one that was idle longest goes first. Then who asks for it is told so, and begins anew.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::clock::Stopwatch;
+use crate::base::error::Result;
+use crate::base::rng;
+use crate::store::machine::records::Picture;
+
+const TOKEN_BYTES: usize = 16;
+/// For so long a moment is held after its reader has said that it wants nothing more of it: its last bytes may be on their
+/// way still.
+const LAST_IDLE: Duration = Duration::from_secs(5);
+
+/// The moments that a member holds.
+#[derive(Clone, Debug)]
+pub(super) struct Views {
+    held: Arc<Mutex<HashMap<Bytes, Held>>>,
+    most: usize,
+    idle: Duration,
+}
+
+#[derive(Debug)]
+struct Held {
+    picture: Arc<Picture>,
+    streams: usize,
+    /// Since the last stream ended.
+    idle: Stopwatch,
+    /// For how long it is held then.
+    idle_max: Duration,
+}
+
+/// A moment that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    views: Views,
+    token: Bytes,
+    picture: Arc<Picture>,
+}
+
+impl Views {
+    /// Holds so many, each for so long after its last stream.
+    pub(super) fn new(most: usize, idle: Duration) -> Self {
+        Views { held: Arc::default(), most, idle }
+    }
+
+    /// Holds a moment.
+    pub(super) fn hold(&self, picture: Picture) -> Result<Reading> {
+        let mut token = vec![0; TOKEN_BYTES];
+        rng::fill(&mut token)?;
+        let (token, picture) = (Bytes::from(token), Arc::new(picture));
+        let mut held = self.lock();
+        while held.len() >= self.most {
+            let idle = held.iter().filter(|(_, held)| held.streams == 0);
+            let Some(longest) = idle.max_by_key(|(_, held)| held.idle.elapsed()).map(|(token, _)| token.clone()) else {
+                break;
+            };
+            held.remove(&longest);
+        }
+        held.insert(
+            token.clone(),
+            Held { picture: Arc::clone(&picture), streams: 1, idle: Stopwatch::start(), idle_max: self.idle },
+        );
+        drop(held);
+        Ok(Reading { views: self.clone(), token, picture })
+    }
+
+    /// Reads a moment that is held.
+    pub(super) fn read(&self, token: &Bytes) -> Option<Reading> {
+        let mut held = self.lock();
+        let found = held.get_mut(token)?;
+        found.streams += 1;
+        let picture = Arc::clone(&found.picture);
+        drop(held);
+        Some(Reading { views: self.clone(), token: token.clone(), picture })
+    }
+
+    /// Lets go of what nobody has read for a while. How long until the next look; none when nothing is held.
+    pub(super) fn sweep(&self) -> Option<Duration> {
+        let mut held = self.lock();
+        held.retain(|_, held| held.streams > 0 || held.idle.elapsed() < held.idle_max);
+        (!held.is_empty()).then_some(self.idle.min(LAST_IDLE))
+    }
+
+    /// How many are held.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Bytes, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    /// What the moment is asked for with.
+    pub(super) fn token(&self) -> &Bytes {
+        &self.token
+    }
+
+    /// Nobody will ask for it again, unless this stream does not arrive.
+    pub(super) fn last(&self) {
+        if let Some(held) = self.views.lock().get_mut(&self.token) {
+            held.idle_max = held.idle_max.min(LAST_IDLE);
+        }
+    }
+
+    /// The moment.
+    pub(super) fn picture(&self) -> &Picture {
+        &self.picture
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(held) = self.views.lock().get_mut(&self.token) {
+            held.streams -= 1;
+            held.idle = Stopwatch::start();
+        }
+    }
+}
