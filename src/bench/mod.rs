@@ -226,7 +226,7 @@ async fn measure(site: &Arc<Site>, plan: &Plan, stop: &Stop) -> Result<Report> {
         Work::Range { limit, serializable } => crew.work(|client| range::client(client, limit, serializable)).await,
         Work::Txn => crew.work(txn::client).await,
         Work::Lease => crew.work(lease::client).await,
-        Work::Watch { .. } => watchers.work(&crew, |client, acks| put::watched(client, acks)).await,
+        Work::Watch { .. } => watchers.work(&crew, put::watched).await,
         Work::Kube { limit, .. } => {
             let mut objects = kube::objects(filled, plan.clients).into_iter();
             let client = |client, acks| kube::client(client, objects.next().unwrap_or_default(), acks, limit);
