@@ -13,9 +13,12 @@
     reason = "tests fail by panicking, and read the environment"
 )]
 
+#[path = "../etcd/ctl.rs"]
+mod ctl;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commands;
 mod disk;
 mod signing;
 mod units;

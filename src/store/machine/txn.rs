@@ -25,11 +25,16 @@ use crate::store::mvcc::view::Ground;
 
 type Result<T = ()> = std::result::Result<T, Failure>;
 
+/// The compaction of a store that was never compacted, as etcd counts.
+const NEVER_COMPACTED: i64 = -1;
+
 /// Which side each transaction takes, outer before inner, in the order of operations.
 type Path = Vec<bool>;
 
 impl Machine {
     pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse> {
+        // Of two reasons a put alone names the lease, as etcd's does; in a transaction it is the key.
+        check_lease(&self.lessor, request)?;
         check_put(&self.ground(), &self.lessor, request)?;
         let ground = self.ground();
         let before =
@@ -68,7 +73,7 @@ impl Machine {
     pub(super) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse> {
         let mut path = Path::new();
         decide(&self.ground(), &self.lessor, request, &mut path)?;
-        foresee(&self.ground(), &self.lessor, request, &mut path.iter())?;
+        foresee(&self.ground(), &self.lessor, request, &path)?;
         self.execute(request, &mut path.iter())
     }
 
@@ -103,7 +108,7 @@ pub(super) fn read(state: &State, request: &TxnRequest) -> Result<TxnResponse> {
     let ground = state.view.ground();
     let mut path = Path::new();
     decide(&ground, &state.lessor, request, &mut path)?;
-    foresee(&ground, &state.lessor, request, &mut path.iter())?;
+    foresee(&ground, &state.lessor, request, &path)?;
     let (succeeded, operations) = side(request, &mut path.iter());
     let mut responses = Vec::with_capacity(operations.len());
     for operation in operations {
@@ -138,21 +143,43 @@ fn decide(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &mut
     Ok(())
 }
 
-/// Refuses what would fail on the way.
-fn foresee(
-    ground: &Ground<'_>,
-    lessor: &Lessor,
+/// Refuses what would fail on the way. Of several reasons etcd names that of a put first, wherever it stands.
+fn foresee(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &Path) -> Result {
+    let puts = &mut |operation: &Request| match operation {
+        Request::RequestPut(request) => check_put(ground, lessor, request),
+        _ => Ok(()),
+    };
+    visit(request, &mut path.iter(), puts)?;
+    let ranges = &mut |operation: &Request| match operation {
+        Request::RequestRange(request) => check_revision(ground, request.revision),
+        _ => Ok(()),
+    };
+    visit(request, &mut path.iter(), ranges)
+}
+
+/// Shows every operation on the way, but for transactions, whose own operations are shown.
+fn visit(
     request: &TxnRequest,
     path: &mut std::slice::Iter<'_, bool>,
+    sees: &mut dyn FnMut(&Request) -> Result,
 ) -> Result {
-    for operation in side(request, path).1 {
-        match &operation.request {
-            Some(Request::RequestRange(request)) => drop(ground.reads_at(request.revision)?),
-            Some(Request::RequestPut(request)) => check_put(ground, lessor, request)?,
-            Some(Request::RequestTxn(request)) => foresee(ground, lessor, request, path)?,
-            Some(Request::RequestDeleteRange(_)) | None => {}
+    for operation in side(request, path).1.iter().filter_map(|operation| operation.request.as_ref()) {
+        match operation {
+            Request::RequestTxn(request) => visit(request, path, sees)?,
+            operation => sees(operation)?,
         }
     }
+    Ok(())
+}
+
+/// Whether a range within a transaction can be read. Outside of one anything below 0 is the newest revision; here etcd
+/// compares it as it is.
+fn check_revision(ground: &Ground<'_>, asked: i64) -> Result {
+    let first = if ground.compact_revision > 0 { ground.compact_revision } else { NEVER_COMPACTED };
+    if asked < first && asked != 0 {
+        return Err(Refusal::Compacted.into());
+    }
+    ground.reads_at(asked)?;
     Ok(())
 }
 
@@ -161,10 +188,12 @@ fn check_put(ground: &Ground<'_>, lessor: &Lessor, request: &PutRequest) -> Resu
     if keeps && ground.index.get(&request.key).and_then(History::alive).is_none() {
         return Err(Refusal::KeyNotFound.into());
     }
-    if request.lease != 0 && lessor.get(request.lease).is_none() {
-        return Err(Refusal::LeaseNotFound.into());
-    }
-    Ok(())
+    check_lease(lessor, request)
+}
+
+fn check_lease(lessor: &Lessor, request: &PutRequest) -> Result {
+    let missing = request.lease != 0 && lessor.get(request.lease).is_none();
+    if missing { Err(Refusal::LeaseNotFound.into()) } else { Ok(()) }
 }
 
 /// What a key is before a change.

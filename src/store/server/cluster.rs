@@ -10,7 +10,7 @@ use crate::store::server::convert::header;
 use crate::store::server::status::Reason;
 
 /// Said of changes that need a second member.
-const ALONE: &str = "etcdserver: this version of Holdfast runs one member; it cannot add others";
+const ALONE: &str = "etcdserver: this version of Holdfast runs one member, which other members cannot join yet";
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -26,14 +26,20 @@ impl Service {
         Service { handle: handle.clone() }
     }
 
-    /// What is said to a change of a member: that there is none of that id, or that this one cannot be changed.
-    fn unchangeable<T>(&self, id: u64, why: &str) -> Answer<T> {
-        if id == self.handle.member().member_id {
-            Err(Status::unimplemented(why))
-        } else {
-            Err(Reason::MemberNotFound.into())
-        }
+    fn is_me(&self, id: u64) -> bool {
+        id == self.handle.member().member_id
     }
+}
+
+/// Whether these are addresses of a member, as etcd takes them: each with a scheme, a host and a port, and no more.
+fn are_addresses(urls: &[String]) -> bool {
+    let is_address = |url: &String| {
+        let schemes = ["http://", "https://", "unix://", "unixs://"];
+        let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme));
+        let host_and_port = rest.and_then(|rest| rest.rsplit_once(':'));
+        host_and_port.is_some_and(|(host, port)| !host.contains('/') && port.parse::<u16>().is_ok())
+    };
+    !urls.is_empty() && urls.iter().all(is_address)
 }
 
 #[tonic::async_trait]
@@ -54,26 +60,31 @@ impl Cluster for Service {
         Ok(Response::new(MemberListResponse { header: header(&self.handle, 0), members: vec![member] }))
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+    async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+        let urls = request.into_inner().peer_ur_ls;
+        if !are_addresses(&urls) {
+            return Err(Reason::MemberUrlsInvalid.into());
+        }
+        if urls.iter().any(|url| self.handle.member().peer_urls.contains(url)) {
+            return Err(Reason::PeerUrlsExist.into());
+        }
         Err(Status::unimplemented(ALONE))
     }
 
     async fn member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Answer<pb::MemberRemoveResponse> {
-        let id = request.into_inner().id;
-        self.unchangeable(id, "etcdserver: the only member of a cluster cannot be removed")
+        // Without the last one there would be nobody left to agree.
+        Err(if self.is_me(request.into_inner().id) { Reason::NotEnoughStarted } else { Reason::MemberNotFound }.into())
     }
 
     async fn member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Answer<pb::MemberUpdateResponse> {
-        let id = request.into_inner().id;
-        self.unchangeable(id, "etcdserver: this version of Holdfast runs one member; its peer URLs have no use yet")
+        Err(if self.is_me(request.into_inner().id) {
+            Status::unimplemented(ALONE)
+        } else {
+            Reason::MemberNotFound.into()
+        })
     }
 
     async fn member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Answer<pb::MemberPromoteResponse> {
-        let id = request.into_inner().id;
-        if id == self.handle.member().member_id {
-            Err(Reason::NotLearner.into())
-        } else {
-            Err(Reason::MemberNotFound.into())
-        }
+        Err(if self.is_me(request.into_inner().id) { Reason::NotLearner } else { Reason::MemberNotFound }.into())
     }
 }

@@ -17,6 +17,7 @@ use crate::store::machine::{self, Reply, check};
 use crate::store::mvcc::index::Keys;
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, propose};
+use crate::store::server::range_stream::STALL_MAX;
 use crate::store::server::{range_stream, status};
 
 /// A range of more keys is looked at on a thread for blocking work.
@@ -85,7 +86,7 @@ impl Kv for Service {
         check::range(&request)?;
         range_stream::check(&request)?;
         let state = self.state(request.serializable).await?;
-        let chunks = range_stream::chunks(&self.handle, state, request)?;
+        let chunks = range_stream::chunks(&self.handle, state, request, STALL_MAX)?;
         Ok(Response::new(chunks))
     }
 

@@ -5,9 +5,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::etcdserverpb::lease_server::Lease;
 use crate::api::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
-    LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse,
+    AlarmType, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use crate::base::rng;
 use crate::store::machine::Reply;
@@ -34,6 +34,16 @@ impl Service {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
         Service { handle: handle.clone() }
+    }
+
+    /// What is said to a lease longer than any: what alarms say comes before.
+    fn too_long(&self) -> Refusal {
+        let alarms = &self.handle.state().alarms;
+        match (alarms.is_active(AlarmType::Corrupt), alarms.is_active(AlarmType::Nospace)) {
+            (true, _) => Refusal::Corrupt,
+            (false, true) => Refusal::NoSpace,
+            (false, false) => Refusal::LeaseTtlTooLarge,
+        }
     }
 
     async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
@@ -63,7 +73,7 @@ impl Lease for Service {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Answer<LeaseGrantResponse> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         if ttl > TTL_MAX_S {
-            return Err(Refusal::LeaseTtlTooLarge.into());
+            return Err(self.too_long().into());
         }
         let ttl = ttl.max(self.handle.tuning().lease_ttl_min_s());
         let id = if id == 0 { random_id()? } else { id };

@@ -1,5 +1,8 @@
 //! What an operator asks of one member.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::api::etcdserverpb as pb;
@@ -9,12 +12,17 @@ use crate::api::etcdserverpb::maintenance_server::Maintenance;
 use crate::base::stop::blocking;
 use crate::store::machine::Reply;
 use crate::store::machine::command::Operation;
+use crate::store::machine::refusal::Failure;
+use crate::store::machine::state::State;
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, header_of, propose};
 use crate::store::server::export::{Exports, Pieces};
 use crate::store::server::hash::{hash, hash_kv};
 use crate::store::server::status::Reason;
 use crate::store::server::{status, version};
+
+/// Checksums that are computed at the same time: each reads everything.
+const HASHES_MAX: usize = 1;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -23,12 +31,31 @@ type Answer<T> = Result<Response<T>, Status>;
 pub struct Service {
     handle: Handle,
     exports: Exports,
+    hashing: Arc<Semaphore>,
 }
 
 impl Service {
     /// Of this member.
     pub fn new(handle: &Handle, exports: &Exports) -> Self {
-        Service { handle: handle.clone(), exports: exports.clone() }
+        let handle = handle.clone();
+        Service { handle, exports: exports.clone(), hashing: Arc::new(Semaphore::new(HASHES_MAX)) }
+    }
+
+    /// Computes a checksum of the present state, when it is its turn.
+    async fn hashed<T: Send + 'static>(
+        &self,
+        hash: impl FnOnce(&State) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<(Option<pb::ResponseHeader>, T), Status> {
+        let turn = Arc::clone(&self.hashing).acquire_owned().await;
+        let state = self.handle.state();
+        let header = header_of(&self.handle, &state);
+        let outcome = blocking(move || {
+            // Kept to the end, whether somebody still waits for the answer or not.
+            let _turn = turn;
+            hash(&state)
+        })
+        .await;
+        Ok((header, status::read(&self.handle, outcome)?))
     }
 }
 
@@ -76,19 +103,13 @@ impl Maintenance for Service {
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
-        let state = self.handle.state();
-        let header = header_of(&self.handle, &state);
-        let hash = blocking(move || hash(&state)).await;
-        let hash = status::read(&self.handle, hash)?;
+        let (header, hash) = self.hashed(hash).await?;
         Ok(Response::new(pb::HashResponse { header, hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         let revision = request.into_inner().revision;
-        let state = self.handle.state();
-        let header = header_of(&self.handle, &state);
-        let hashed = blocking(move || hash_kv(&state, revision)).await;
-        let hashed = status::read(&self.handle, hashed)?;
+        let (header, hashed) = self.hashed(move |state| hash_kv(state, revision)).await?;
         Ok(Response::new(pb::HashKvResponse {
             header,
             hash: hashed.hash,

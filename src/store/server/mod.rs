@@ -20,6 +20,7 @@
 //!   bounded in number and in time.
 //! - Nothing here is state: a server can be thrown away at any moment.
 
+pub mod auth;
 pub mod calls;
 pub mod cluster;
 pub mod convert;
@@ -40,8 +41,12 @@ pub mod version;
 mod views;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use tonic::service::Routes;
 
+use crate::api::etcdserverpb::auth_server::AuthServer;
 use crate::api::etcdserverpb::cluster_server::ClusterServer;
 use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::lease_server::LeaseServer;
@@ -77,6 +82,7 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(limited!(LeaseServer, lease::Service::new(handle)))
         .add_service(watches)
         .add_service(limited!(ClusterServer, cluster::Service::new(handle)))
+        .add_service(limited!(AuthServer, auth::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
         .add_service(limited!(RecordsServer, records::Service::new(&exports)))
         .add_service(health);

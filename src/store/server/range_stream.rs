@@ -4,7 +4,7 @@
 //! by what the last one weighed. Header, count and `more` come last, because only then they are known.
 //!
 //! The stream keeps a state, and with it everything that its revision shows. A client that stops reading is cut off after
-//! `STALL_MAX`.
+//! a while, and told so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const FIRST_KEYS: usize = 10;
 /// A message has at most so many keys, however short they are.
 const CHUNK_KEYS_MAX: usize = 10_000;
 /// How long a message waits for its client.
-const STALL_MAX: Duration = Duration::from_secs(60);
+pub const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Refuses what needs the whole range at once.
 pub fn check(request: &RangeRequest) -> Result<(), Status> {
@@ -50,6 +50,7 @@ pub fn chunks(
     handle: &Handle,
     state: Arc<State>,
     request: RangeRequest,
+    stall_max: Duration,
 ) -> Result<BoxStream<'static, Result<RangeStreamResponse, Status>>, Status> {
     let reads_at = state.view.ground().reads_at(request.revision).map_err(Failure::from);
     let at = status::read(handle, reads_at)?;
@@ -64,7 +65,7 @@ pub fn chunks(
         request,
     };
     let (sender, receiver) = mpsc::channel(1);
-    let sending = tokio::spawn(send(handle.clone(), walk, sender, STALL_MAX));
+    let sending = tokio::spawn(send(handle.clone(), walk, sender, stall_max));
     let messages = unfold((receiver, Some(sending)), |(mut receiver, mut sending)| async move {
         if let Some(message) = receiver.recv().await {
             return Some((message, (receiver, sending)));
@@ -102,8 +103,7 @@ async fn send(handle: Handle, mut walk: Walk, sender: Sender, stall_max: Duratio
             Ok(_) => return Ok(()),
             Err(_) => {
                 return Err(Status::deadline_exceeded(format!(
-                    "etcdserver: the client has read nothing of the range for {} seconds",
-                    stall_max.as_secs()
+                    "etcdserver: the client has read nothing of the range for {stall_max:?}"
                 )));
             }
         }

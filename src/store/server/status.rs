@@ -18,6 +18,12 @@ pub enum Reason {
     NoLeader,
     /// No such member.
     MemberNotFound,
+    /// These are no addresses of a member.
+    MemberUrlsInvalid,
+    /// Another member has one of these addresses.
+    PeerUrlsExist,
+    /// The members that would be left could not agree on anything.
+    NotEnoughStarted,
     /// The member votes already.
     NotLearner,
     /// No member that could lead.
@@ -28,6 +34,8 @@ pub enum Reason {
     DowngradeTarget,
     /// There is no downgrade to cancel.
     NoDowngrade,
+    /// There are no users to be one of.
+    AuthNotEnabled,
     /// A stream of watches was ended by its client.
     WatchCanceled,
     /// There are as many streams of watches as may be.
@@ -40,11 +48,18 @@ impl Reason {
             Reason::InvalidClientApiVersion => (Code::InvalidArgument, "etcdserver: invalid client api version"),
             Reason::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
             Reason::MemberNotFound => (Code::NotFound, "etcdserver: member not found"),
+            Reason::MemberUrlsInvalid => (Code::InvalidArgument, "etcdserver: given member URLs are invalid"),
+            Reason::PeerUrlsExist => (Code::FailedPrecondition, "etcdserver: Peer URLs already exists"),
+            // etcd's table says FailedPrecondition; what it sends is this.
+            Reason::NotEnoughStarted => {
+                (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
+            }
             Reason::NotLearner => (Code::FailedPrecondition, "etcdserver: can only promote a learner member"),
             Reason::BadLeaderTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
             Reason::DowngradeFormat => (Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
             Reason::DowngradeTarget => (Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
             Reason::NoDowngrade => (Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),
+            Reason::AuthNotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
             Reason::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
             Reason::TooManyStreams => (Code::ResourceExhausted, "etcdserver: too many watch streams"),
         }
@@ -121,4 +136,52 @@ pub fn broken(handle: &Handle, error: Error) -> Status {
 /// Something that an operator asked for and that failed, without harm.
 pub fn failed(error: &Error) -> Status {
     Status::unknown(format!("etcdserver: {}", error.chain()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes and texts that etcd's clients know, of what one member can be brought to say.
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let said = |status: Status| (status.code() as i32, status.message().to_owned());
+        let expected = [
+            (3, "key is not provided", said(Refusal::EmptyKey.into())),
+            (3, "key not found", said(Refusal::KeyNotFound.into())),
+            (3, "value is provided", said(Refusal::ValueProvided.into())),
+            (3, "lease is provided", said(Refusal::LeaseProvided.into())),
+            (3, "too many operations in txn request", said(Refusal::TooManyOperations.into())),
+            (3, "duplicate key given in txn request", said(Refusal::DuplicateKey.into())),
+            (3, "invalid client api version", said(Reason::InvalidClientApiVersion.into())),
+            (3, "invalid sort option", said(Refusal::InvalidSortOption.into())),
+            (3, "request is too large", said(Fault::TooLarge.into())),
+            (3, "given member URLs are invalid", said(Reason::MemberUrlsInvalid.into())),
+            (3, "wrong downgrade target version format", said(Reason::DowngradeFormat.into())),
+            (3, "invalid downgrade target version", said(Reason::DowngradeTarget.into())),
+            (11, "mvcc: required revision has been compacted", said(Fault::Refused(Refusal::Compacted).into())),
+            (11, "mvcc: required revision is a future revision", said(Refusal::FutureRevision.into())),
+            (11, "too large lease TTL", said(Refusal::LeaseTtlTooLarge.into())),
+            (8, "mvcc: database space exceeded", said(Refusal::NoSpace.into())),
+            (2, "too many requests", said(Fault::TooManyRequests.into())),
+            (5, "requested lease not found", said(Refusal::LeaseNotFound.into())),
+            (5, "member not found", said(Reason::MemberNotFound.into())),
+            (9, "lease already exists", said(Refusal::LeaseExists.into())),
+            (9, "Peer URLs already exists", said(Reason::PeerUrlsExist.into())),
+            (2, "re-configuration failed due to not enough started members", said(Reason::NotEnoughStarted.into())),
+            (9, "can only promote a learner member", said(Reason::NotLearner.into())),
+            (9, "bad leader transferee", said(Reason::BadLeaderTransferee.into())),
+            (9, "no inflight downgrade job", said(Reason::NoDowngrade.into())),
+            (9, "authentication is not enabled", said(Reason::AuthNotEnabled.into())),
+            (14, "no leader", said(Fault::NoLeader.into())),
+            (14, "no leader", said(Reason::NoLeader.into())),
+            (14, "server stopped", said(Fault::Stopped.into())),
+            (14, "request timed out", said(Fault::TimedOut.into())),
+            (15, "corrupt cluster", said(Refusal::Corrupt.into())),
+            (1, "watch canceled", said(Reason::WatchCanceled.into())),
+        ];
+        for (code, text, said) in expected {
+            assert_eq!(said, (code, format!("etcdserver: {text}")));
+        }
+    }
 }
