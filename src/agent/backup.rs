@@ -24,6 +24,7 @@ use crate::base::clock::{Stopwatch, Time};
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
+use crate::base::steps::Steps;
 use crate::base::stop::Stop;
 use crate::client::Client;
 use crate::policy::HashOnLeader;
@@ -37,7 +38,6 @@ use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry
 use crate::vault::publish::{Published, look as look_at, publish};
 use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
-use crate::vault::steps::Steps;
 use crate::vault::verdict::Verdict;
 
 /// Tells whether a full point is due when the last one was begun at this time.

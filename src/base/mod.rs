@@ -18,6 +18,7 @@ pub mod process;
 pub mod progress;
 pub mod revision;
 pub mod rng;
+pub mod steps;
 pub mod stop;
 pub mod telemetry;
 pub mod tls;

@@ -7,6 +7,7 @@ use crate::agent::backup::{Done, FullDue, Job, backup as make};
 use crate::agent::report::{Facts, Made, Verified};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::steps::{Edge, Steps};
 use crate::base::stop::crash;
 use crate::base::units;
 use crate::cli::args;
@@ -22,7 +23,6 @@ use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
 use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
-use crate::vault::steps::{Edge, Steps};
 use crate::vault::verdict::Outcome;
 
 /// Without a schedule, a full point is due this many hours after the last one.

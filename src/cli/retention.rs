@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::base::clock::{Time, parse_format, parse_rfc3339, rfc3339};
 use crate::base::error::{Error, Kind, Result};
+use crate::base::steps::Steps;
 use crate::base::units;
 use crate::cli::args;
 use crate::cli::backup::steps;
@@ -18,7 +19,6 @@ use crate::vault::admit::admit;
 use crate::vault::hold;
 use crate::vault::layout::PointName;
 use crate::vault::prune::{self, Pruned, Pruning, Share};
-use crate::vault::steps::Steps;
 
 /// What was done, or would be.
 #[derive(Serialize)]

@@ -14,6 +14,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::file::ReadAt;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
+use crate::base::steps::Steps;
 use crate::base::stop::{Stop, blocking};
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
@@ -26,7 +27,6 @@ use crate::vault::publish::{look, publish};
 use crate::vault::put::{Destination, Limits, Writer};
 use crate::vault::repository::Repository;
 use crate::vault::scrub::{Verification, verify};
-use crate::vault::steps::Steps;
 use crate::vault::verdict::Level;
 
 /// What became of a file.

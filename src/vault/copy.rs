@@ -357,12 +357,12 @@ async fn send(from: &Repository, to: &Repository, entry: &ObjectEntry) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::steps::Steps;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
     use crate::vault::encryption::{Recipients, Wanted};
     use crate::vault::repository::{Keys, RepositoryOptions};
     use crate::vault::sign::Signers;
-    use crate::vault::steps::Steps;
     use crate::vault::testing;
     use std::fs;
 

@@ -58,7 +58,6 @@ pub mod scrub;
 pub mod sealed;
 mod select;
 pub mod sign;
-pub mod steps;
 mod store;
 pub mod summary;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! nothing about it.
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::steps::Steps;
 use crate::base::stop::Stop;
 use crate::vault::condemned;
 use crate::vault::layout::{Location, PointName};
@@ -20,7 +21,6 @@ use crate::vault::manifest::Manifest;
 use crate::vault::pack::Check;
 use crate::vault::repository::{Repository, Stored};
 use crate::vault::scrub::{Verification, verify};
-use crate::vault::steps::Steps;
 use crate::vault::verdict::{Level, Verdict};
 
 /// A point that now exists.
@@ -91,9 +91,9 @@ fn unsure(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::steps::Edge;
     use crate::vault::catalog::Catalog;
     use crate::vault::condemned::CondemnedList;
-    use crate::vault::steps::Edge;
     use crate::vault::testing;
 
     #[tokio::test]

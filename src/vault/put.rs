@@ -33,6 +33,7 @@ use tokio::runtime::Handle;
 
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::steps::Steps;
 use crate::base::stop::Stop;
 use crate::snapshot::encode::{BLOCK_BYTES_MAX, Block};
 use crate::vault::budget::{Budget, Share};
@@ -40,7 +41,6 @@ use crate::vault::layout::{Lineage, Location, ObjectName};
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, OBJECT_STORED_BYTES_MAX, ObjectEntry, RECORD_BYTES_MAX};
 use crate::vault::pack::Packer;
 use crate::vault::repository::{Repository, Sealing, Stored};
-use crate::vault::steps::Steps;
 
 /// Merge level of what a backup writes.
 const LEVEL_AS_WRITTEN: u8 = 0;
@@ -441,8 +441,8 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::base::rng::Seeded;
+    use crate::base::steps::Edge;
     use crate::base::stop::blocking;
-    use crate::vault::steps::Edge;
     use crate::vault::testing;
 
     fn limits() -> Limits {

@@ -8,6 +8,7 @@ use crate::base::clock::{Clock, Time, parse_rfc3339};
 use crate::base::digest::{Sha256, base64};
 use crate::base::error::Error;
 use crate::base::id::EtcdId;
+use crate::base::steps::Steps;
 use crate::base::stop::{Stop, blocking};
 use crate::snapshot::encode::Block;
 use crate::snapshot::hash::StateDigest;
@@ -24,7 +25,6 @@ use crate::vault::publish::publish;
 use crate::vault::put::{Destination, Limits, Writer};
 use crate::vault::repository::{Keys, Repository, RepositoryOptions};
 use crate::vault::sign::{Signers, SigningKey};
-use crate::vault::steps::Steps;
 
 pub(crate) const LINEAGE: &str = "00112233445566778899aabbccddeeff";
 

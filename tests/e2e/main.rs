@@ -23,6 +23,7 @@ mod disk;
 mod errors;
 mod frozen;
 mod imports;
+mod kills;
 mod limits;
 mod many;
 mod modes;

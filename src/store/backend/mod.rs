@@ -24,6 +24,7 @@ use crate::base::digest::crc32c;
 use crate::base::durable::give_name;
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
+use crate::base::steps::Steps;
 
 /// Memory for pages that were read or are to be written, in bytes.
 pub const CACHE_BYTES: usize = 64 << 20;
@@ -117,6 +118,7 @@ pub struct Backend {
     used: AtomicU64,
     /// Bytes of the file after the last write.
     size: AtomicU64,
+    steps: Steps,
 }
 
 /// The open file. Closing one that is damaged may end in a panic of the engine as well as using it.
@@ -159,7 +161,19 @@ impl Backend {
 
     fn on(path: &Path, cache_bytes: usize, db: Database) -> Self {
         let (used, size) = (AtomicU64::default(), AtomicU64::default());
-        Backend { db: RwLock::new(Arc::new(Engine(Some(db)))), path: path.to_owned(), cache_bytes, used, size }
+        Backend {
+            db: RwLock::new(Arc::new(Engine(Some(db)))),
+            path: path.to_owned(),
+            cache_bytes,
+            used,
+            size,
+            steps: Steps::unheard(),
+        }
+    }
+
+    /// Announces its durable steps from now on.
+    pub fn announce(&mut self, steps: &Steps) {
+        self.steps = steps.clone();
     }
 
     fn noted_use(&self) -> Result<u64> {
@@ -204,7 +218,9 @@ impl Backend {
         side: &[SideChange],
         gone: &[Rev],
     ) -> Result<()> {
-        let used = write_to(&self.db(), &self.path, self.used_bytes(), revisions, side, gone)?;
+        let used = self
+            .steps
+            .during("flush the state", || write_to(&self.db(), &self.path, self.used_bytes(), revisions, side, gone))?;
         self.used.store(used, Ordering::Relaxed);
         self.size.store(self.file_bytes()?, Ordering::Relaxed);
         Ok(())
@@ -215,13 +231,13 @@ impl Backend {
     pub fn defragment(&self) -> Result<()> {
         let path = beside(&self.path);
         forget(&path)?;
-        let copied = self.copy_to(&path);
+        let copied = self.steps.during("copy the state", || self.copy_to(&path));
         if copied.is_err() {
             // The first error is the one to tell.
             let _ = forget(&path);
         }
         let (db, used) = copied?;
-        give_name(&path, &self.path)?;
+        self.steps.during("put the copy in place", || give_name(&path, &self.path))?;
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Engine(Some(db)));
         self.used.store(used, Ordering::Relaxed);
         self.size.store(self.file_bytes()?, Ordering::Relaxed);

@@ -55,8 +55,6 @@ pub(super) enum Event {
     Stop,
 }
 
-/// Appends on their way to the disk: one is being written, and while it is the next entry gathers.
-const APPENDS_MAX: u64 = 1;
 /// Events that are looked at before anything else is done.
 const EVENTS_MAX: usize = 4096;
 /// Between two looks at the room that is left on the disk.
@@ -95,8 +93,9 @@ pub(super) struct Core {
     /// Commands to be proposed.
     gathered: VecDeque<(Command, usize)>,
     waiting: HashMap<u64, Waiting>,
-    /// Appends that are not durable yet.
-    in_flight: u64,
+    /// The last append that was handed to the writer, and the last that is durable.
+    appended: u64,
+    persisted: u64,
     /// Whether this member leads, and has applied everything from before it did.
     leads: bool,
     /// A hard state that nobody waits for.
@@ -134,7 +133,8 @@ impl Core {
             ready: Some(ready),
             gathered: VecDeque::new(),
             waiting: HashMap::new(),
-            in_flight: 0,
+            appended: 0,
+            persisted: 0,
             leads: false,
             hard_state: None,
             leases,
@@ -212,7 +212,7 @@ impl Core {
             }
             Event::Defragment { reply } => self.flush(flusher::Task::Defragment(reply)),
             Event::Persisted(number) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
+                self.persisted = number;
                 self.driver.persisted(number);
             }
             Event::Flushed(flushed) => self.flushed(flushed),
@@ -235,9 +235,10 @@ impl Core {
         id
     }
 
-    /// Proposes what has gathered as one entry, unless a disk is behind; whether it did.
+    /// Proposes what has gathered as one entry, unless a disk is behind; whether it did. While one is being written the
+    /// next one gathers.
     fn propose(&mut self) -> bool {
-        let behind = self.in_flight >= APPENDS_MAX
+        let behind = self.appended > self.persisted
             || self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max
             || !self.leads;
         if behind || self.gathered.is_empty() {
@@ -290,7 +291,7 @@ impl Core {
         }
         append.hard_state = append.hard_state.or(self.hard_state);
         self.hard_state = None;
-        self.in_flight += 1;
+        self.appended = append.number;
         // A writer that hears nothing any more has said why.
         let _ = self.writer.send(writer::Task::Append(append));
     }

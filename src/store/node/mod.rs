@@ -23,6 +23,8 @@
 
 mod compactor;
 mod core;
+#[cfg(test)]
+mod crash;
 mod flusher;
 mod handle;
 mod leases;

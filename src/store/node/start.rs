@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::rng;
+use crate::base::steps::Steps;
 use crate::base::stop::blocking;
 use crate::store::backend::Backend;
 use crate::store::consensus::driver::{Beats, Driver, Restored};
@@ -45,9 +46,15 @@ impl Handle {
     /// Starts a member on what it left when it stopped, however it stopped. Returns when it leads, and everything that it
     /// had acknowledged is there.
     pub async fn start(paths: &Paths, member: Member, tuning: Tuning) -> Result<Handle> {
+        Handle::start_heard(paths, member, tuning, &Steps::unheard()).await
+    }
+
+    /// The same, with its durable steps announced.
+    pub async fn start_heard(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps) -> Result<Handle> {
         let (ready, leads) = oneshot::channel();
-        let (paths, stopped) = (paths.clone(), || Error::damaged("the member ended while it started"));
-        let handle = blocking(move || start(&paths, member, tuning, ready)).await?;
+        let (paths, steps, stopped) =
+            (paths.clone(), steps.clone(), || Error::damaged("the member ended while it started"));
+        let handle = blocking(move || start(&paths, member, tuning, &steps, ready)).await?;
         tokio::select! {
             Ok(()) = leads => Ok(handle),
             ended = handle.ended() => ended.and_then(|()| Err(stopped())),
@@ -55,9 +62,12 @@ impl Handle {
     }
 }
 
-fn start(paths: &Paths, member: Member, tuning: Tuning, ready: oneshot::Sender<()>) -> Result<Handle> {
-    let backend = Arc::new(Backend::open(&paths.state, tuning.cache_bytes)?);
-    let opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
+fn start(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps, ready: oneshot::Sender<()>) -> Result<Handle> {
+    let mut backend = Backend::open(&paths.state, tuning.cache_bytes)?;
+    backend.announce(steps);
+    let backend = Arc::new(backend);
+    let mut opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
+    opened.log.announce(steps);
     let machine = Machine::open(&backend)?;
     let position = machine.position();
     check(&opened, position)?;

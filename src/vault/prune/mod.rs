@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::error::Result;
+use crate::base::steps::Steps;
 use crate::policy::retention::{Circumstances, Plan, Retention, plan};
 use crate::policy::schedule::Schedule;
 use crate::vault::condemned::{self, CondemnedList, PATHS_MAX};
@@ -44,7 +45,6 @@ use crate::vault::layout::{Location, folder};
 use crate::vault::prune::intent::{Intent, Spare, intend};
 use crate::vault::prune::survey::{Survey, newcomers, survey};
 use crate::vault::repository::Repository;
-use crate::vault::steps::Steps;
 
 pub use crate::vault::prune::survey::Surveyed;
 pub use crate::vault::prune::undelete::{Undeleted, undelete};

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::steps::Steps;
 use crate::base::stop::Stop;
 use crate::vault::condemned::{self, CondemnedList};
 use crate::vault::epoch::Epoch;
@@ -13,7 +14,6 @@ use crate::vault::layout::{Location, PointName};
 use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::scrub::missing;
-use crate::vault::steps::Steps;
 
 /// A point that was taken back.
 #[derive(Debug, PartialEq, Eq)]

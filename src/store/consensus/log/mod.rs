@@ -28,6 +28,7 @@ use crate::api::Message;
 use crate::api::holdfast::v1::{LogEntry, LogFrame, LogHardState, LogHeader};
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::rng;
+use crate::base::steps::Steps;
 use crate::store::consensus::log::frame::Found;
 use crate::store::consensus::log::segment::Segment;
 
@@ -118,6 +119,7 @@ pub struct Log {
     making: Option<JoinHandle<Result<()>>>,
     failed: bool,
     buffer: Vec<u8>,
+    steps: Steps,
 }
 
 impl Log {
@@ -158,6 +160,7 @@ impl Log {
             making: None,
             failed: false,
             buffer: vec![],
+            steps: Steps::unheard(),
         }
     }
 
@@ -195,6 +198,11 @@ impl Log {
         Ok(Opened { log, previous, entries: reading.entries, hard_state, torn: read.broken.is_some() })
     }
 
+    /// Announces its durable steps from now on.
+    pub fn announce(&mut self, steps: &Steps) {
+        self.steps = steps.clone();
+    }
+
     /// Makes entries durable, and the hard state if it changed. The entries follow what is there, or replace its end.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<()> {
         if self.failed {
@@ -219,7 +227,7 @@ impl Log {
         }
         self.buffer.clear();
         frame::put(&mut self.buffer, self.current.seed, self.current.end, &payload);
-        self.current.append(&mut self.buffer)?;
+        self.steps.during("append to the log", || self.current.append(&mut self.buffer))?;
         if let Some(last) = entries.last() {
             self.last = last.place;
         }
@@ -234,11 +242,14 @@ impl Log {
         }
         let number = self.current.number + 1;
         let room = self.segment_bytes.max(bytes + HEADER_ROOM_BYTES);
-        let next = new_segment(&self.folder, number, self.identity, self.last, self.hard_state, room)?;
+        let next = self.steps.during("begin a segment", || {
+            new_segment(&self.folder, number, self.identity, self.last, self.hard_state, room)
+        })?;
         let full = std::mem::replace(&mut self.current, next);
         self.full.push((full.number, self.last));
-        let (folder, bytes) = (self.folder.clone(), self.segment_bytes);
-        self.making = Some(thread::spawn(move || segment::prepare(&folder, bytes).map(drop)));
+        let (folder, bytes, steps) = (self.folder.clone(), self.segment_bytes, self.steps.clone());
+        let prepare = move || steps.during("prepare a segment", || segment::prepare(&folder, bytes).map(drop));
+        self.making = Some(thread::spawn(prepare));
         Ok(())
     }
 
@@ -253,7 +264,7 @@ impl Log {
             making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         let given_up: Vec<u64> = self.full.drain(..n).map(|(number, _)| number).collect();
-        segment::retire(&self.folder, &given_up)
+        self.steps.during("give segments up", || segment::retire(&self.folder, &given_up))
     }
 
     /// The last place.

@@ -58,6 +58,15 @@ impl Steps {
         Ok(value)
     }
 
+    /// The same for work that waits for the disk itself.
+    pub fn during<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.announce(&Step { number, name, edge: Edge::Before })?;
+        let value = work()?;
+        self.announce(&Step { number, name, edge: Edge::After })?;
+        Ok(value)
+    }
+
     fn announce(&self, step: &Step) -> Result<()> {
         self.hook.as_ref().map_or(Ok(()), |hook| hook(step))
     }

@@ -1,0 +1,207 @@
+//! A crash at every durable step: a member that was killed anywhere has everything that it acknowledged, and nothing that
+//! nobody asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+};
+use crate::base::error::{Error, Kind};
+use crate::base::rng::Seeded;
+use crate::base::steps::{Edge, Steps};
+use crate::store::machine::command::Operation;
+use crate::store::machine::range;
+use crate::store::node::testing::{self, paths};
+use crate::store::node::{Handle, Member};
+use crate::store::options::Tuning;
+
+fn small() -> Tuning {
+    Tuning {
+        flush_bytes: 800,
+        flush_interval: Duration::from_millis(5),
+        segment_bytes: 2 << 10,
+        cache_bytes: 1 << 20,
+        heartbeat: Duration::from_millis(10),
+        disk_reserve_bytes: 0,
+        ..Tuning::default()
+    }
+}
+
+/// What happens to a member.
+#[derive(Clone, Debug)]
+enum Deed {
+    Operation(Operation),
+    Defragment,
+}
+
+/// The same for each seed.
+fn story(seed: u64) -> Vec<Deed> {
+    let mut rng = Seeded::new(seed);
+    let mut revision = 1;
+    let mut lease = 0;
+    let mut deeds = vec![];
+    for n in 0..36 {
+        let key = format!("key-{}", rng.below(8)).into();
+        deeds.push(Deed::Operation(match rng.below(12) {
+            0 => {
+                lease += 1;
+                Operation::LeaseGrant(LeaseGrantRequest { id: lease, ttl: 1000 })
+            }
+            1 if lease > 0 => Operation::LeaseRevoke(LeaseRevokeRequest { id: lease }),
+            2 => Operation::DeleteRange(DeleteRangeRequest { key, ..DeleteRangeRequest::default() }),
+            3 if n > 8 => Operation::Compaction(CompactionRequest { revision: revision / 2, physical: false }),
+            _ => {
+                revision += 1;
+                let value = vec![b'v'; usize::try_from(rng.below(200)).unwrap()].into();
+                Operation::Put(PutRequest { key, value, ..PutRequest::default() })
+            }
+        }));
+        if n % 18 == 17 {
+            deeds.push(Deed::Defragment);
+        }
+    }
+    deeds
+}
+
+/// Everything that can be asked of a state, but what was compacted.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    revision: i64,
+    compact_revision: i64,
+    kvs: Vec<crate::api::mvccpb::KeyValue>,
+    leases: Vec<i64>,
+}
+
+fn picture(handle: &Handle) -> Picture {
+    let state = handle.state();
+    let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };
+    Picture {
+        revision: state.view.revision(),
+        compact_revision: state.view.compact_revision(),
+        kvs: range(&state, &request).unwrap().kvs,
+        leases: state.lessor.all().map(|(id, _)| id).collect(),
+    }
+}
+
+fn member() -> Member {
+    Member { cluster_id: 7, member_id: 8, ..Member::default() }
+}
+
+/// Does deed after deed; how many were acknowledged before the member ended.
+async fn live(handle: &Handle, deeds: &[Deed]) -> usize {
+    for (n, deed) in deeds.iter().enumerate() {
+        match deed {
+            Deed::Operation(operation) => match handle.propose(operation.clone()).await {
+                Ok(_) | Err(crate::store::node::Fault::Refused(_)) => {}
+                Err(_) => return n,
+            },
+            Deed::Defragment => {
+                if handle.defragment().await.is_err() {
+                    return n;
+                }
+            }
+        }
+    }
+    deeds.len()
+}
+
+/// What a member that is never killed looks like after each deed.
+async fn pictures(deeds: &[Deed]) -> Vec<Picture> {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = testing::begin(dir.path(), member(), small()).await;
+    let mut pictures = vec![picture(&handle)];
+    for deed in deeds {
+        assert_eq!(live(&handle, std::slice::from_ref(deed)).await, 1);
+        pictures.push(picture(&handle));
+    }
+    handle.stop().await;
+    pictures
+}
+
+/// Steps that end everything at one of them, and the names of those that were reached.
+fn killing_at(number: u32, edge: Edge, names: &Arc<Mutex<BTreeMap<&'static str, u32>>>) -> (Steps, Arc<AtomicBool>) {
+    let (dead, names) = (Arc::new(AtomicBool::new(false)), Arc::clone(names));
+    let killed = Arc::clone(&dead);
+    let steps = Steps::heard_by(move |step| {
+        if (step.number, step.edge) == (number, edge) {
+            *names.lock().unwrap().entry(step.name).or_default() += 1;
+            dead.store(true, Ordering::SeqCst);
+        }
+        // Once it is dead nothing of it reaches the disk any more.
+        if dead.load(Ordering::SeqCst) {
+            return Err(Error::new(Kind::Interrupted, "killed").hint("this happens in tests alone"));
+        }
+        Ok(())
+    });
+    (steps, killed)
+}
+
+async fn gone(handle: Handle) {
+    handle.stop().await;
+    drop(handle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_step_a_member_has_what_it_acknowledged() {
+    let names = Arc::new(Mutex::new(BTreeMap::new()));
+    let deeds = story(5);
+    let expected = pictures(&deeds).await;
+    let mut kills = 0;
+    for number in 1.. {
+        let mut survived = true;
+        for edge in [Edge::Before, Edge::After] {
+            let dir = tempfile::tempdir().unwrap();
+            survived &= !walk(dir.path(), &deeds, &expected, killing_at(number, edge, &names)).await;
+            kills += u32::from(!survived);
+        }
+        if survived {
+            break;
+        }
+    }
+    let names: BTreeSet<_> = names.lock().unwrap().keys().copied().collect();
+    let all = [
+        "append to the log",
+        "begin a segment",
+        "copy the state",
+        "flush the state",
+        "give segments up",
+        "prepare a segment",
+        "put the copy in place",
+    ];
+    assert_eq!(names, BTreeSet::from(all));
+    assert!(kills > 80, "{kills}");
+}
+
+/// One life, a kill, a second life to the end; whether it was killed.
+async fn walk(dir: &Path, deeds: &[Deed], expected: &[Picture], (steps, killed): (Steps, Arc<AtomicBool>)) -> bool {
+    std::fs::create_dir_all(dir.join("wal")).unwrap();
+    super::create(&paths(dir), &member(), &small()).unwrap();
+    let done = match Handle::start_heard(&paths(dir), member(), small(), &steps).await {
+        Ok(handle) => {
+            let done = live(&handle, deeds).await;
+            gone(handle).await;
+            done
+        }
+        Err(_) => 0,
+    };
+    let was_killed = killed.load(Ordering::SeqCst);
+    assert!(was_killed || done == deeds.len());
+    let handle = Handle::start(&paths(dir), member(), small()).await.unwrap();
+    let found = picture(&handle);
+    // What was on its way may be there or not.
+    let may = &expected[done..(done + 2).min(expected.len())];
+    let at = may.iter().position(|picture| *picture == found);
+    let at = done + at.unwrap_or_else(|| panic!("{found:?} is none of {may:?}"));
+    assert_eq!(live(&handle, &deeds[at..]).await, deeds.len() - at);
+    assert_eq!(&picture(&handle), expected.last().unwrap());
+    handle.removed().await.unwrap();
+    gone(handle).await;
+    let handle = Handle::start(&paths(dir), member(), small()).await.unwrap();
+    assert_eq!(&picture(&handle), expected.last().unwrap());
+    gone(handle).await;
+    was_killed
+}
