@@ -491,10 +491,13 @@ struct Written {
 impl Written {
     fn note(&mut self, revision: i64, deletes: bool, keys: Vec<String>) {
         for key in keys {
-            let changed = if deletes { self.alive.remove(&key) } else { self.alive.insert(key.clone()) || true };
-            if changed {
-                self.changes.push((revision, i32::from(deletes), key));
+            if deletes && !self.alive.remove(&key) {
+                continue;
             }
+            if !deletes {
+                self.alive.insert(key.clone());
+            }
+            self.changes.push((revision, i32::from(deletes), key));
         }
     }
 
