@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::place::Place;
@@ -95,7 +96,9 @@ fn a_member_is_backed_up_from_the_first_second_and_goes_on_where_it_stopped() {
     dev.backs_up("greeting", "hello");
     let said = dev.log();
     let repository = format!("file://{}", dev.place.text("dev/repository"));
-    for part in [&url, &repository, "dev/dev.toml", "etcdctl --endpoints", "restore --policy dev/dev.toml --point latest"] {
+    for part in
+        [&url, &repository, "dev/dev.toml", "etcdctl --endpoints", "restore --policy dev/dev.toml --point latest"]
+    {
         assert!(said.contains(part), "no {part} in {said}");
     }
     assert!(said.contains("  full  revision ") && said.contains(", equal to the live cluster (HashKV "), "{said}");
@@ -172,7 +175,8 @@ fn a_port_in_use_is_passed_over_unless_it_was_asked_for() {
     fs::write(dev.policy(), cluster + &repository).unwrap();
     dev.start(&[]);
     let said = dev.log();
-    let next = said.split_once("clients are served at ").expect("it says where").1.split(' ').next().unwrap().to_owned();
+    let next =
+        said.split_once("clients are served at ").expect("it says where").1.split(' ').next().unwrap().to_owned();
     assert!(said.contains(&format!("port {number} is in use")) && next != url, "{said}");
     assert!(said.contains(&format!("dev/dev.toml names {url}, and the member is at {next}")), "{said}");
     etcdctl(&next, &["put", "a", "1"]).success();
@@ -217,7 +221,11 @@ fn quiet_is_quiet_and_json_is_one_object_after_another() {
     dev.process = Some(dev.place.run(&args).args(&["-q"]).start(dev.log_file()));
     let log = dev.log_file();
     wait_until("a point is told of", LIMIT, || fs::read_to_string(&log).unwrap().contains("  incremental  revision "));
-    assert_eq!(dev.stop(), 0);
+    // A terminal that is closed ends it too.
+    let mut process = dev.process.take().unwrap();
+    process.signal(Signal::HUP);
+    wait_until("it ends", LIMIT, || process.ended().is_some());
+    assert_eq!(process.ended().unwrap().code(), Some(0));
     let said = dev.log();
     assert!(!said.contains("Try next") && !said.contains("goes on with"), "{said}");
 }

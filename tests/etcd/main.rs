@@ -19,3 +19,4 @@ mod generate;
 mod member;
 
 mod keys;
+mod watch;

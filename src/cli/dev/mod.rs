@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::backup::Done;
 use crate::agent::kind::Wanted;
 use crate::agent::report::Facts;
 use crate::base::clock::{Stopwatch, rfc3339};
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
 use crate::cli::args::Metrics;
 use crate::cli::backup::{Way, point, show};
@@ -81,12 +82,7 @@ pub(crate) async fn dev(args: Dev, context: &Context) -> Result<Ended> {
 
 /// Takes a port: the one that was asked for, or the policy's, or the usual one; unless it was asked for, the next free one
 /// will do.
-fn listen(
-    site: &Site,
-    given: Option<&str>,
-    known: Option<Address>,
-    context: &Context,
-) -> Result<(Listening, Address)> {
+fn listen(site: &Site, given: Option<&str>, known: Option<Address>, context: &Context) -> Result<(Listening, Address)> {
     let wanted = match (given, known) {
         (Some(text), _) => asked_for(text)?,
         (None, Some(address)) => address,
@@ -176,6 +172,13 @@ impl Run {
             self.site.write_policy(&self.endpoint)?;
         }
         self.announce(context)?;
+        // A terminal that is closed sends it: nobody is left to stop this otherwise.
+        let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
+        let stop = context.stop.clone();
+        tokio::spawn(async move {
+            hangup.recv().await;
+            stop.stop();
+        });
         while !context.stop.is_stopped() {
             let begun = Stopwatch::start();
             self.backup(context).await;

@@ -42,7 +42,8 @@ impl Site {
         let root = absolute(named)?;
         if Datadir::holds_member(&root) {
             let message = format!("{} is the directory of a member", named.display());
-            let hint = format!("a directory of `dev` keeps its member in {DATA}/: give another --dir, or run this member");
+            let hint =
+                format!("a directory of `dev` keeps its member in {DATA}/: give another --dir, or run this member");
             return Err(Error::new(Kind::Usage, message).hint(format!("{hint} with `holdfast serve --data-dir`")));
         }
         Ok(Site { named: named.to_owned(), root })
@@ -78,14 +79,20 @@ impl Site {
     /// started is refused: this member's points are not to lie among that one's.
     pub(super) fn policy(&self) -> Result<Option<(Policy, Address)>> {
         let file = self.policy_file();
-        if !file.try_exists().during(|| format!("look for {}", file.display())).map_err(|error| error.or_hint(HINT_DIR))? {
+        if !file
+            .try_exists()
+            .during(|| format!("look for {}", file.display()))
+            .map_err(|error| error.or_hint(HINT_DIR))?
+        {
             return Ok(None);
         }
         let policy = policy(&file)?;
         match &policy.cluster.endpoints[..] {
             [endpoint] => match own(endpoint) {
                 Some(address) => Ok(Some((policy, address))),
-                None => Err(self.foreign(&format!("names {endpoint}, which is no port of this machine over plain HTTP"))),
+                None => {
+                    Err(self.foreign(&format!("names {endpoint}, which is no port of this machine over plain HTTP")))
+                }
             },
             _ => Err(self.foreign("names several endpoints, and `dev` runs one member")),
         }

@@ -183,10 +183,10 @@ fn scan(next: i64, chunk: &mut Gathered<'_>) -> Result<i64> {
         if change.rev.main < next {
             continue;
         }
-        if chunk.is_full(change.rev.main) {
-            return Ok(change.rev.main - 1);
-        }
         if chunk.wants(change.tombstone, event::key(&change.message), change.rev)? {
+            if chunk.is_full(change.rev.main) {
+                return Ok(change.rev.main - 1);
+            }
             chunk.take(change.clone())?;
         }
     }
@@ -198,11 +198,11 @@ fn scan_stored(from: Rev, end: Rev, chunk: &mut Gathered<'_>) -> Result<ControlF
     let mut full = None;
     let outcome = backend.scan(from, end, &mut |stored: Stored<'_>| {
         let Stored { rev, tombstone, message } = stored;
-        if chunk.is_full(rev.main) {
-            full = Some(rev.main - 1);
-            return Err(Error::new(Kind::Interrupted, "a chunk of history is full"));
-        }
         if chunk.wants(tombstone, event::key(message), rev)? {
+            if chunk.is_full(rev.main) {
+                full = Some(rev.main - 1);
+                return Err(Error::new(Kind::Interrupted, "a chunk of history is full"));
+            }
             chunk.take(Change { rev, tombstone, message: Bytes::copy_from_slice(message) })?;
         }
         Ok(())

@@ -13,13 +13,14 @@
 //! - After a reply whose header names a revision, nothing up to there is told to that watcher any more.
 //! - Steps and chunks of history are bounded; what is in memory for a stream is one of them, and the watchers themselves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::api::Message;
 use crate::api::etcdserverpb::watch_create_request::FilterType;
 use crate::api::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse};
 use crate::base::error::Result;
+use crate::store::mvcc::history::Version;
 use crate::store::mvcc::hub::Published;
 use crate::store::mvcc::view::View;
 use crate::store::mvcc::watch::past::{Chunk, Past, Way, version_before};
@@ -30,6 +31,9 @@ use crate::store::server::watch::{Counters, Limits};
 
 /// The id of a reply that is about no watcher, or about all of the stream.
 const NO_ID: i64 = -1;
+
+/// The last so many who lag are looked at for company, when another one comes.
+const COMPANY_MAX: usize = 16;
 
 /// Why a watcher could not be made, in etcd's words.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
@@ -45,6 +49,8 @@ pub(super) struct Session {
     /// Who answers; the revision is each reply's own.
     header: ResponseHeader,
     watchers: BTreeMap<i64, Watcher>,
+    /// Watchers that a compaction ended. Their ids are taken until the client has canceled them, too.
+    ended: BTreeSet<i64>,
     next_id: i64,
     synced: Groups,
     /// Up to where the synced ones were told everything.
@@ -102,6 +108,7 @@ impl Session {
             counters,
             header: ResponseHeader::default(),
             watchers: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             synced: Groups::default(),
             position: 0,
@@ -128,9 +135,9 @@ impl Session {
             EMPTY_RANGE
         } else if request.start_revision < 0 {
             COMPACTED
-        } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
+        } else if request.watch_id != 0 && self.is_taken(request.watch_id) {
             DUPLICATE_ID
-        } else if self.watchers.len() >= self.limits.watchers_max {
+        } else if self.watchers.len() + self.ended.len() >= self.limits.watchers_max {
             TOO_MANY
         } else {
             ""
@@ -156,6 +163,10 @@ impl Session {
 
     /// Ends a watcher; nothing is said of one that does not exist.
     pub(super) fn cancel(&mut self, id: i64, now: i64) -> Option<Reply> {
+        let ended = WatchResponse { canceled: true, ..self.head(id, now) };
+        if self.ended.remove(&id) {
+            return Some(Reply::from(ended));
+        }
         let watcher = self.remove(id)?;
         if watcher.lagging {
             self.lagging.iter_mut().for_each(|lag| lag.ids.retain(|member| *member != id));
@@ -163,7 +174,7 @@ impl Session {
         } else {
             self.synced.remove(&watcher.spec, id);
         }
-        Some(Reply::from(WatchResponse { canceled: true, ..self.head(id, now) }))
+        Some(Reply::from(ended))
     }
 
     /// How far the whole stream has come, when that can be said: every watcher is synced, and past its start.
@@ -219,7 +230,7 @@ impl Session {
                     if source.before(at).is_none() {
                         step.unknown.push((number(n), number(at)));
                     }
-                    bytes += version_before(&ground, key, main).map_or(0, |version| version.message_bytes());
+                    bytes += version_before(&ground, key, main).map_or(0, Version::message_bytes);
                 }
             }
         }
@@ -256,14 +267,18 @@ impl Session {
     pub(super) fn fall_behind(&mut self, now: i64) {
         Counters::add(&self.counters.fell_behind, 1);
         for Group { spec, members } in self.synced.take_all() {
+            let mut lags = BTreeMap::<i64, Vec<i64>>::new();
             for id in members {
                 let from = self.watchers[&id].from.max(self.position + 1);
                 if from > now {
                     self.synced.add(&spec, id);
                 } else {
-                    self.lag(id, spec.clone(), from);
+                    self.set_lagging(id, true);
+                    lags.entry(from).or_default().push(id);
                 }
             }
+            let lags = lags.into_iter().map(|(from, ids)| Lag { spec: spec.clone(), past: Past::from(from), ids });
+            self.lagging.extend(lags);
         }
         self.position = now;
     }
@@ -305,6 +320,7 @@ impl Session {
         let mut replies = vec![];
         for id in &lag.ids {
             self.remove(*id);
+            self.ended.insert(*id);
             replies.push(Reply::from(WatchResponse { canceled: true, compact_revision, ..self.head(*id, 0) }));
             Counters::add(&self.counters.compacted, 1);
         }
@@ -312,11 +328,15 @@ impl Session {
     }
 
     fn free_id(&mut self) -> i64 {
-        while self.watchers.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.ended.contains(&id)
     }
 
     fn join(&mut self, id: i64, spec: &Spec, now: i64) {
@@ -330,7 +350,7 @@ impl Session {
     fn lag(&mut self, id: i64, spec: Spec, from: i64) {
         self.set_lagging(id, true);
         let same = |lag: &&mut Lag| lag.spec == spec && lag.past.next() == from;
-        match self.lagging.iter_mut().find(same) {
+        match self.lagging.iter_mut().rev().take(COMPANY_MAX).find(same) {
             Some(lag) => lag.ids.push(id),
             None => self.lagging.push_back(Lag { spec, past: Past::from(from), ids: vec![id] }),
         }
@@ -414,4 +434,129 @@ fn spec_of(request: &WatchCreateRequest) -> Spec {
         };
     }
     if request.prev_kv { spec.with_before() } else { spec }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::{Backend, CACHE_BYTES};
+    use crate::store::mvcc::hub::{self, Hub};
+    use crate::store::mvcc::write::Writer;
+
+    struct Store {
+        writer: Writer,
+        hub: Hub,
+        session: Session,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Store {
+        fn new() -> Store {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
+            let writer = Writer::open(backend, 0, |_, _| {}).unwrap();
+            let hub = Hub::new(writer.revision(), hub::Limits::default());
+            let limits = Limits::of(&crate::store::options::Tuning::default());
+            Store { writer, hub, session: Session::new(limits, Arc::default()), _dir: dir }
+        }
+
+        fn put(&mut self, key: &'static str) {
+            self.writer.put(&key.into(), &"v".into(), 0);
+            self.writer.end();
+            self.hub.push(self.writer.seal().unwrap());
+        }
+
+        /// Replies as ids and revisions.
+        fn step(&mut self) -> Vec<(i64, i64)> {
+            let sources = self.hub.since(self.session.position().unwrap(), usize::MAX).unwrap();
+            let step = self.session.step(sources, &self.writer.view()).unwrap();
+            told(&self.session.take(&step))
+        }
+
+        fn create(&mut self, request: &WatchCreateRequest) {
+            let reply = self.session.create(request, self.writer.revision());
+            assert!(!reply.head.canceled, "{reply:?}");
+        }
+    }
+
+    fn told(replies: &[Reply]) -> Vec<(i64, i64)> {
+        replies.iter().map(|reply| (reply.head.watch_id, reply.head.header.unwrap().revision)).collect()
+    }
+
+    fn notified(key: &'static str, start_revision: i64) -> WatchCreateRequest {
+        WatchCreateRequest { key: key.into(), progress_notify: true, start_revision, ..WatchCreateRequest::default() }
+    }
+
+    #[test]
+    fn notes_are_for_those_who_heard_nothing_and_have_heard_all() {
+        let mut store = Store::new();
+        store.put("a");
+        store.create(&notified("a", 0));
+        store.create(&notified("b", 0));
+        store.create(&notified("a", 5));
+        store.create(&WatchCreateRequest { key: "b".into(), ..WatchCreateRequest::default() });
+        store.create(&notified("a", 2));
+        assert_eq!(told(&store.session.notify()), [(0, 2), (1, 2)]);
+        store.put("a");
+        // Not told yet: the note must not go ahead of it.
+        assert_eq!(told(&store.session.notify()), [(0, 2), (1, 2)]);
+        assert_eq!(store.step(), [(0, 3)]);
+        assert_eq!(told(&store.session.notify()), [(1, 3)]);
+        assert_eq!(told(&store.session.notify()), [(0, 3), (1, 3)]);
+        // Who lags has not heard all, and nobody answers for the stream.
+        assert!(store.session.progress().is_none() && store.session.has_lagging());
+        let mut lag = store.session.next_lag().unwrap();
+        let chunk = lag.past.read(&lag.spec, &store.writer.view(), &store.session.limits.past).unwrap();
+        assert_eq!(told(&store.session.caught_up(lag, chunk)), [(4, 3)]);
+        assert!(store.session.progress().is_none(), "one of them is in the future");
+        assert!(store.session.cancel(2, 3).is_some());
+        assert_eq!(told(&store.session.progress().into_iter().collect::<Vec<_>>()), [(-1, 3)]);
+    }
+
+    #[test]
+    fn steps_are_bounded_and_end_between_revisions() {
+        let mut store = Store::new();
+        store.session.limits.past.revisions_max = 3;
+        store.create(&WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        for _ in 0..5 {
+            store.put("a");
+        }
+        store.put("b");
+        assert_eq!((store.step(), store.step(), store.session.position()), (vec![(0, 4)], vec![(0, 6)], Some(7)));
+        store.session.limits.past.bytes_max = 1;
+        store.put("a");
+        store.put("a");
+        assert_eq!((store.step(), store.step()), (vec![(0, 8)], vec![(0, 9)]));
+    }
+
+    #[test]
+    fn who_wants_the_same_reads_history_once() {
+        let mut store = Store::new();
+        for _ in 0..5 {
+            store.put("a");
+        }
+        for start_revision in [2, 2, 3, 2] {
+            store.create(&WatchCreateRequest { key: "a".into(), start_revision, ..WatchCreateRequest::default() });
+        }
+        assert_eq!(store.session.counters().lagging.load(std::sync::atomic::Ordering::Relaxed), 4);
+        let first = store.session.next_lag().unwrap();
+        assert_eq!((first.ids.clone(), store.session.next_lag().unwrap().ids), (vec![0, 1, 3], vec![2]));
+        // A view from before what the others were told is not the present.
+        let mut store = Store::new();
+        store.put("a");
+        let old = store.writer.view();
+        store.create(&WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        store.create(&WatchCreateRequest { key: "a".into(), start_revision: 2, ..WatchCreateRequest::default() });
+        store.put("a");
+        assert_eq!(store.step(), [(0, 3)]);
+        let mut lag = store.session.next_lag().unwrap();
+        let limits = store.session.limits.past;
+        let chunk = lag.past.read(&lag.spec, &old, &limits).unwrap();
+        assert_eq!((told(&store.session.caught_up(lag, chunk)), store.session.has_lagging()), (vec![(1, 2)], true));
+        let mut lag = store.session.next_lag().unwrap();
+        let chunk = lag.past.read(&lag.spec, &store.writer.view(), &limits).unwrap();
+        assert_eq!((told(&store.session.caught_up(lag, chunk)), store.session.has_lagging()), (vec![(1, 3)], false));
+        store.put("a");
+        assert_eq!(store.step(), [(0, 4), (1, 4)]);
+    }
 }
