@@ -202,7 +202,7 @@ impl Run {
             Ok(_) => {}
             Err(error) if context.output.is_json() => context.output.fail(&error),
             Err(error) => {
-                let every = units::duration(self.every);
+                let every = span(self.every);
                 let text = format!("no backup, tried again {every} after its begin: {}", error.as_warning());
                 context.output.warn(&text);
             }
@@ -217,7 +217,9 @@ impl Run {
         };
         policy.cluster.endpoints = vec![self.endpoint.clone()];
         let way = Way { kind: Wanted::Auto, stall: STALL, scratch: self.site.data() };
-        let done = point(&policy, way, context).await?;
+        let made = point(&policy, way, context).await?;
+        // An empty store cannot be compared. It is how each begins, and the line says so: nothing to warn of.
+        let done = Done { excused: made.excused || made.manifest.counts.live_keys == 0, ..made };
         show(&done, line, told, context)
     }
 
@@ -246,7 +248,7 @@ impl Run {
             facts(&[
                 ("clients", shown.endpoint.to_owned()),
                 ("member", self.site.data().display().to_string()),
-                ("backups", format!("now and each {}, into {}", units::duration(self.every), shown.repository)),
+                ("backups", format!("now and each {}, into {}", span(self.every), shown.repository)),
                 ("policy", file.display().to_string()),
             ])
         })?;
@@ -282,6 +284,16 @@ impl Run {
             ("and serve that", format!("{program} serve --data-dir {restored} {urls}")),
         ]);
         format!("\nTry next, in another terminal:\n{tries}Ctrl-C stops it; the same command goes on from there.\n")
+    }
+}
+
+/// A span as it is given to a flag.
+fn span(span: Duration) -> String {
+    match (span.as_secs(), span.subsec_millis()) {
+        (s, 0) if s % 3600 == 0 => format!("{}h", s / 3600),
+        (s, 0) if s % 60 == 0 => format!("{}m", s / 60),
+        (s, 0) => format!("{s}s"),
+        _ => format!("{}ms", span.as_millis()),
     }
 }
 
@@ -329,6 +341,9 @@ mod tests {
     #[test]
     fn backups_are_a_second_apart_at_least() {
         assert_eq!(every("1s").unwrap(), EVERY_MIN);
+        for text in ["1s", "90s", "1m", "2h", "1500ms"] {
+            assert_eq!(span(every(text).unwrap()), text);
+        }
         assert!(every("999ms").is_err() && every("0s").is_err() && every("often").is_err());
     }
 }

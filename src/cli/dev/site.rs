@@ -36,9 +36,6 @@ pub(super) struct Site {
 impl Site {
     /// The directory `named`, which need not be there.
     pub(super) fn of(named: &Path) -> Result<Self> {
-        if named.as_os_str().is_empty() {
-            return Err(Error::new(Kind::Usage, "--dir is empty").hint(HINT_DIR));
-        }
         let root = absolute(named)?;
         if Datadir::holds_member(&root) {
             let message = format!("{} is the directory of a member", named.display());
