@@ -270,6 +270,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
 
 /// Every command, with its subcommands.
 const COMMANDS: &[&[&str]] = &[
+    &["serve"],
     &["backup"],
     &["list"],
     &["show"],
