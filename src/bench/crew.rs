@@ -4,20 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use crate::api::etcdserverpb::kv_client::KvClient;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::rng::Seeded;
 use crate::base::stop::Stop;
 use crate::bench::pace::{BACKLOG_LIMIT, Pace, Turn};
-use crate::bench::site::Site;
+use crate::bench::site::{Site, in_time};
 use crate::bench::tally::{Operation, Tally, rate};
 use crate::bench::{Plan, Report};
 use crate::client::line::{Line, refused};
 
-/// How long an answer may take.
-const CALL_LIMIT: Duration = Duration::from_mins(1);
 /// How long a client waits after an answer that is none: a cluster that is down is not asked a million times a second.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long answers are still waited for after a signal to stop.
@@ -130,13 +128,12 @@ impl Client {
         turn: Turn,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<T> {
-        let status = match tokio::time::timeout(CALL_LIMIT, call).await {
-            Ok(Ok(answer)) => {
+        let status = match in_time(call).await {
+            Ok(answer) => {
                 self.crew.tally.shard(self.n).done(operation, turn.at, self.crew.pace.elapsed());
                 return Some(answer.into_inner());
             }
-            Ok(Err(status)) => status,
-            Err(_) => Status::new(Code::DeadlineExceeded, "no answer in time"),
+            Err(status) => status,
         };
         self.failed(&format!("{:?}", status.code()), || refused(&status));
         tokio::time::sleep(PAUSE).await;

@@ -8,6 +8,7 @@ use crate::api::etcdserverpb::lease_client::LeaseClient;
 use crate::api::etcdserverpb::{LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest};
 use crate::bench::crew::Client;
 use crate::bench::pace::Turn;
+use crate::bench::site::in_time;
 use crate::bench::tally::Operation;
 use crate::client::line::Line;
 
@@ -48,7 +49,7 @@ pub(super) async fn client(client: Client) {
     }
     if let Some((id, _)) = held {
         // Not measured. One that stays ends by itself.
-        let _ = leases.lease_revoke(LeaseRevokeRequest { id }).await;
+        let _ = in_time(leases.lease_revoke(LeaseRevokeRequest { id })).await;
     }
 }
 

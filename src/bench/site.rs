@@ -1,7 +1,10 @@
 //! The cluster under load: connections to it, what must be there before a run, what is cleared away after it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::try_join_all;
+use tonic::Status;
 
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::api::etcdserverpb::kv_client::KvClient;
@@ -17,6 +20,8 @@ use crate::client::options::Options;
 
 /// The largest answer, in bytes: a page of large values is larger than tonic allows unasked.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// How long an answer may take.
+const CALL_LIMIT: Duration = Duration::from_mins(1);
 /// How many transactions that fill the key space are on their way at a time.
 const FILL_IN_FLIGHT: u64 = 4;
 /// Keys in one of them; etcd's limit is 128 operations.
@@ -95,7 +100,8 @@ impl Site {
             for chunk in chunks.iter().skip(lane_of).step_by(usize::try_from(FILL_IN_FLIGHT).expect("a few")) {
                 let puts = chunk.iter().map(|key| put(key.clone(), self.values.any(&mut rng)));
                 let txn = TxnRequest { success: puts.collect(), ..TxnRequest::default() };
-                let answer = kv.txn(txn).await.map_err(|status| refused(&status).during("write what is read later"))?;
+                let answer =
+                    in_time(kv.txn(txn)).await.map_err(|status| refused(&status).during("write what is read later"))?;
                 let revision = answer.into_inner().header.unwrap_or_default().revision;
                 filled.extend(chunk.iter().map(|key| Filled { key: key.clone(), revision }));
             }
@@ -107,22 +113,30 @@ impl Site {
     /// Deletes everything below the prefix.
     pub(super) async fn clear(&self) -> Result<()> {
         let mut kv = self.kv(0);
-        let failed = |status: tonic::Status| {
+        let failed = |status: Status| {
             let delete = format!("`etcdctl del --prefix {}` deletes it", self.prefix());
             refused(&status).during(format!("delete what was written below {}", self.prefix())).hint(delete)
         };
         loop {
             let (key, range_end) = (Bytes::copy_from_slice(self.prefix().as_bytes()), end_of(self.prefix()));
             let page = RangeRequest { key, range_end, limit: CLEAR_KEYS, keys_only: true, ..RangeRequest::default() };
-            let page = kv.range(page).await.map_err(failed)?.into_inner();
+            let page = in_time(kv.range(page)).await.map_err(failed)?.into_inner();
             let (Some(first), Some(last)) = (page.kvs.first(), page.kvs.last()) else { return Ok(()) };
             let (key, range_end) = (first.key.clone(), behind(&last.key));
             let delete = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
-            kv.delete_range(delete).await.map_err(failed)?;
+            in_time(kv.delete_range(delete)).await.map_err(failed)?;
             if !page.more {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Waits for an answer, and not for ever.
+pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(CALL_LIMIT, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
     }
 }
 

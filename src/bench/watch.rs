@@ -22,7 +22,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::bench::Work;
 use crate::bench::crew::{Client, Crew};
 use crate::bench::keys::end_of;
-use crate::bench::site::Site;
+use crate::bench::site::{Site, in_time};
 use crate::bench::tally::Operation;
 use crate::client::line::refused;
 
@@ -103,7 +103,7 @@ impl Watchers {
         let mut streams = vec![];
         for (n, first) in (0..watchers).step_by(per_stream.max(1)).enumerate() {
             let here = per_stream.min(watchers - first);
-            let opened = Stream::open(site, n, here, &prefix, asks_progress).await;
+            let opened = in_time(Stream::open(site, n, here, &prefix, asks_progress)).await;
             streams.push(opened.map_err(|status| refused(&status).during("open a watcher"))?);
         }
         Ok(Watchers { streams, watchers, asks_progress })
