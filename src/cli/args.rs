@@ -63,7 +63,7 @@ pub(crate) enum Command {
                             holdfast serve --data-dir /var/lib/holdfast\n  holdfast serve --config-file /etc/etcd/etcd.yaml"
     )]
     Serve(Flags),
-    /// Run one member and a backup of it each minute, in one directory: to try it, and to develop against
+    /// Run a member and a backup of it each minute, in one directory, to try it
     #[command(after_help = "Examples:\n  holdfast dev\n  holdfast dev --dir /tmp/dev --every 10s")]
     Dev(Dev),
     /// Make one restore point now: copy, prove, publish

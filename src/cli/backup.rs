@@ -45,18 +45,19 @@ pub(crate) struct Way {
     pub(crate) kind: Wanted,
     pub(crate) stall: Duration,
     pub(crate) scratch: PathBuf,
+    pub(crate) limits: Limits,
 }
 
 pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Context) -> Result<Ended> {
+    let limits = limits()?;
     let policy = policy(&args.policy)?;
-    let way = Way { kind: args.kind.into(), stall: args.patience.stall, scratch: args.scratch.folder };
+    let way = Way { kind: args.kind.into(), stall: args.patience.stall, scratch: args.scratch.folder, limits };
     let done = point(&policy, way, context).await?;
     show(&done, summary, told, context)
 }
 
 /// Makes one point of the cluster that the policy names.
 pub(crate) async fn point(policy: &Policy, way: Way, context: &Context) -> Result<Done> {
-    let limits = limits()?;
     let client = client(policy, way.stall)?;
     let place = Place::of_policy(policy)?;
     let repository = context.stop.or(open(&place, &client, context)).await?;
@@ -66,7 +67,7 @@ pub(crate) async fn point(policy: &Policy, way: Way, context: &Context) -> Resul
         full_due: full_due(&policy.schedule, &repository.clock()),
         hash_on_leader: policy.cluster.hash_on_leader,
         scratch: way.scratch,
-        limits,
+        limits: way.limits,
         steps: steps(),
         stop: context.stop.clone(),
         progress: context.progress.clone(),
@@ -226,7 +227,7 @@ fn objects_text(stats: &PutStats) -> String {
 }
 
 /// How objects are cut: as ever, or as the tests want it.
-fn limits() -> Result<Limits> {
+pub(crate) fn limits() -> Result<Limits> {
     let limits = Limits::default();
     let Some(wanted) = hook(OBJECT_VARIABLE) else { return Ok(limits) };
     // A block goes into an object whole, and readers refuse what is larger than ever.

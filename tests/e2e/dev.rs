@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::errors::Book;
 use crate::place::Place;
 use crate::support::member::{LIMIT, Member, get};
 use crate::support::peers::{ETCD_3_5, program};
@@ -15,8 +16,8 @@ use crate::support::run::{Outcome, Process, Run, wait_until};
 
 /// `dev` under test, in the folder `dev` of a place.
 struct Dev {
-    place: Place,
     process: Option<Process>,
+    place: Place,
 }
 
 impl Dev {
@@ -228,4 +229,37 @@ fn quiet_is_quiet_and_json_is_one_object_after_another() {
     assert_eq!(process.ended().unwrap().code(), Some(0));
     let said = dev.log();
     assert!(!said.contains("Try next") && !said.contains("goes on with"), "{said}");
+}
+
+/// What keeps it from starting, for the golden file.
+pub(crate) fn errors(book: &mut Book) {
+    book.heading("A member and its backups");
+    let (free, taken) = (Port::claim(), TcpListener::bind("127.0.0.1:0").unwrap());
+    book.name(free.number().to_string(), "<FREE>");
+    book.name(taken.local_addr().unwrap().port().to_string(), "<TAKEN>");
+    let place = book.place.root().to_path_buf();
+    for wrong in ["--every=0s", "--every=often", "--listen-client-url=2379", "--dir="] {
+        book.case(2, &["dev", wrong]);
+    }
+    for host in ["https://127.0.0.1", "http://etcd.example"] {
+        book.case(2, &["dev", "--listen-client-url", &format!("{host}:{}", free.number())]);
+    }
+    let url = format!("http://{}", free.address());
+    let start = |book: &mut Book, code: i32, dir: &str| {
+        book.case(code, &["dev", "--dir", dir, "--listen-client-url", &url]);
+    };
+    book.case(1, &["dev", "--dir=out/new", "--listen-client-url", &format!("http://{}", taken.local_addr().unwrap())]);
+    book.place.write("file", "");
+    start(book, 1, "file");
+    start(book, 2, "etcd");
+    fs::create_dir_all(place.join("devs/etcd")).unwrap();
+    fs::rename(place.join("etcd"), place.join("devs/etcd/data")).unwrap();
+    start(book, 1, "devs/etcd");
+    let repository = "[repository]\nurl = \"file:///r\"\nencryption = \"none\"\n";
+    for endpoints in ["", "\"https://127.0.0.1:1\"", "\"http://127.0.0.1:1\", \"http://127.0.0.1:2\""] {
+        let policy = format!("[cluster]\nname = \"prod\"\nendpoints = [{endpoints}]\n{repository}");
+        fs::write(place.join("devs/dev.toml"), policy).unwrap();
+        start(book, 2, "devs");
+    }
+    fs::remove_dir_all(place.join("devs")).unwrap();
 }

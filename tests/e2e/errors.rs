@@ -11,6 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::dev;
 use crate::files::fixture;
 use crate::place::{OBJECT_VARIABLE, Place};
 use crate::signing;
@@ -24,8 +25,8 @@ const SECRETS: &[&str] = &["hunter2-right", "hunter2-wrong", "value-nobody-may-s
 const LINE: &str = "----------------------------------------------------------------\n";
 
 /// What was provoked so far, as the golden file has it.
-struct Book {
-    place: Place,
+pub(crate) struct Book {
+    pub(crate) place: Place,
     text: String,
     /// What differs from run to run, and what stands for it.
     names: Vec<(String, String)>,
@@ -40,18 +41,18 @@ impl Book {
         Book { place, text: String::new(), names, cases: 0, faults: vec![] }
     }
 
-    fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         let _ = write!(self.text, "{LINE}{text}\n{LINE}\n");
     }
 
-    fn name(&mut self, text: impl Into<String>, name: &str) {
+    pub(crate) fn name(&mut self, text: impl Into<String>, name: &str) {
         self.names.push((text.into(), name.to_owned()));
         // Longest first: a port's digits may occur in an id.
         self.names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
     /// Runs the binary, which must fail with `code`, say what to do next, leave everything as it was and keep secrets.
-    fn case(&mut self, code: i32, args: &[&str]) {
+    pub(crate) fn case(&mut self, code: i32, args: &[&str]) {
         let run = self.place.run(args);
         self.judge(code, args, run);
     }
@@ -149,7 +150,7 @@ fn every_error_says_what_to_do_next_and_leaves_everything_as_it_was() {
     signers(&mut book);
     files(&mut book);
     members(&mut book);
-    dev(&mut book);
+    dev::errors(&mut book);
     book.compare();
     assert!(book.faults.is_empty(), "{} faults\n{}", book.faults.len(), book.faults.join("\n"));
     assert!(book.cases >= 100, "{}", book.cases);
@@ -265,39 +266,6 @@ fn members(book: &mut Book) {
     fs::create_dir(place.join("log")).unwrap();
     fs::write(place.join("log/precious"), "x").unwrap();
     start(book, 1, "out/new", &["--wal-dir=log"]);
-}
-
-/// What keeps `dev` from starting.
-fn dev(book: &mut Book) {
-    book.heading("A member and its backups");
-    let (free, taken) = (Port::claim(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    book.name(free.number().to_string(), "<FREE>");
-    book.name(taken.local_addr().unwrap().port().to_string(), "<TAKEN>");
-    let place = book.place.root().to_path_buf();
-    for wrong in ["--every=0s", "--every=often", "--listen-client-url=2379", "--dir="] {
-        book.case(2, &["dev", wrong]);
-    }
-    for host in ["https://127.0.0.1", "http://etcd.example"] {
-        book.case(2, &["dev", "--listen-client-url", &format!("{host}:{}", free.number())]);
-    }
-    let url = format!("http://{}", free.address());
-    let start = |book: &mut Book, code: i32, dir: &str| {
-        book.case(code, &["dev", "--dir", dir, "--listen-client-url", &url]);
-    };
-    book.case(1, &["dev", "--dir=out/new", "--listen-client-url", &format!("http://{}", taken.local_addr().unwrap())]);
-    book.place.write("file", "");
-    start(book, 1, "file");
-    start(book, 2, "etcd");
-    fs::create_dir_all(place.join("devs/etcd")).unwrap();
-    fs::rename(place.join("etcd"), place.join("devs/etcd/data")).unwrap();
-    start(book, 1, "devs/etcd");
-    let repository = "[repository]\nurl = \"file:///r\"\nencryption = \"none\"\n";
-    for endpoints in ["", "\"https://127.0.0.1:1\"", "\"http://127.0.0.1:1\", \"http://127.0.0.1:2\""] {
-        let policy = format!("[cluster]\nname = \"prod\"\nendpoints = [{endpoints}]\n{repository}");
-        fs::write(place.join("devs/dev.toml"), policy).unwrap();
-        start(book, 2, "devs");
-    }
-    fs::remove_dir_all(place.join("devs")).unwrap();
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -24,8 +24,8 @@ use crate::base::clock::{Stopwatch, rfc3339};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
 use crate::cli::args::Metrics;
-use crate::cli::backup::{Way, point, show};
-use crate::cli::dev::site::Site;
+use crate::cli::backup::{Way, limits, point, show};
+use crate::cli::dev::site::{Site, is_private};
 use crate::cli::output::facts;
 use crate::cli::points::{comparison_text, id_of};
 use crate::cli::run::{Context, Ended};
@@ -73,8 +73,9 @@ pub(crate) async fn dev(args: Dev, context: &Context) -> Result<Ended> {
     let site = Site::of(&args.dir)?;
     let known = site.policy()?.map(|(_, address)| address);
     let (listening, address) = listen(&site, args.listen_client_url.as_deref(), known, context)?;
+    site.policy_at(&reached(&address))?;
     site.make()?;
-    let run = Run { endpoint: endpoint(&address), port: address.port, site, every: args.every };
+    let run = Run { here: reached(&address), site, every: args.every };
     listening.run(run.work(context), context).await?;
     context.output.remark(&format!("stopped; the same command goes on with {}", run.site.named().display()));
     Ok(Ended::Well)
@@ -132,20 +133,19 @@ fn at_port(address: &Address, port: u16) -> Address {
     Address { text: format!("http://{}:{port}", host(address)), port, ..address.clone() }
 }
 
-/// Where the member is reached from this machine.
-fn endpoint(address: &Address) -> String {
+/// Where a member that listens there is reached from this machine.
+fn reached(address: &Address) -> Address {
     let every = address.host.is_empty() || address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-    if every { format!("http://127.0.0.1:{}", address.port) } else { address.text.clone() }
-}
-
-/// Whether only this machine reaches it.
-fn is_private(address: &Address) -> bool {
-    address.host == "localhost" || address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    if !every {
+        return address.clone();
+    }
+    let host = "127.0.0.1".to_owned();
+    Address { text: format!("http://{host}:{}", address.port), host, ..address.clone() }
 }
 
 /// The member's options: those of `serve` without flags, but for where it is. Variables for etcd are meant for another one.
 fn options(site: &Site, address: &Address) -> Result<Options> {
-    let flags = [("listen-client-urls", address.text.clone()), ("advertise-client-urls", endpoint(address))];
+    let flags = [("listen-client-urls", address.text.clone()), ("advertise-client-urls", reached(address).text)];
     let flags = flags.map(|(name, value)| (name.to_owned(), value)).to_vec();
     let options = Options::parse(&Sources { flags, ..Sources::default() })?;
     // Not as a flag: a path need not be text.
@@ -160,16 +160,16 @@ fn options(site: &Site, address: &Address) -> Result<Options> {
 /// A member that serves, and how it is backed up.
 struct Run {
     site: Site,
-    endpoint: String,
-    port: u16,
+    /// Where it is reached.
+    here: Address,
     every: Duration,
 }
 
 impl Run {
     /// Backups until the signal to stop.
     async fn work(&self, context: &Context) -> Result<()> {
-        if self.site.policy()?.is_none() {
-            self.site.write_policy(&self.endpoint)?;
+        if self.site.policy_at(&self.here)?.is_none() {
+            self.site.write_policy(&self.here.text)?;
         }
         self.announce(context)?;
         // A terminal that is closed sends it: nobody is left to stop this otherwise.
@@ -210,13 +210,13 @@ impl Run {
     }
 
     async fn point(&self, told: &mut Facts, context: &Context) -> Result<Ended> {
-        let Some((mut policy, _)) = self.site.policy()? else {
+        let Some((mut policy, _)) = self.site.policy_at(&self.here)? else {
             let file = self.site.policy_named();
             return Err(Error::new(Kind::NotFound, format!("the policy {} is gone", file.display()))
                 .hint("put it back, or start `holdfast dev` again to have a new one"));
         };
-        policy.cluster.endpoints = vec![self.endpoint.clone()];
-        let way = Way { kind: Wanted::Auto, stall: STALL, scratch: self.site.data() };
+        policy.cluster.endpoints = vec![self.here.text.clone()];
+        let way = Way { kind: Wanted::Auto, stall: STALL, scratch: self.site.data(), limits: limits()? };
         let made = point(&policy, way, context).await?;
         // An empty store cannot be compared. It is how each begins, and the line says so: nothing to warn of.
         let done = Done { excused: made.excused || made.manifest.counts.live_keys == 0, ..made };
@@ -236,7 +236,7 @@ impl Run {
         }
         let Some((policy, address)) = self.site.policy()? else { return Ok(()) };
         let shown = Shown {
-            endpoint: &self.endpoint,
+            endpoint: &self.here.text,
             data_dir: self.site.data(),
             cluster: &policy.cluster.name,
             repository: &policy.repository.url,
@@ -252,8 +252,8 @@ impl Run {
                 ("policy", file.display().to_string()),
             ])
         })?;
-        if (address.host.as_str(), address.port) != self.host_and_port() {
-            let (file, named, here) = (file.display(), &address.text, &self.endpoint);
+        if (&address.host, address.port) != (&self.here.host, self.here.port) {
+            let (file, named, here) = (file.display(), &address.text, &self.here.text);
             context.output.warn(&format!(
                 "{file} names {named}, and the member is at {here}: correct it for `holdfast backup`; backups from here go on"
             ));
@@ -262,18 +262,13 @@ impl Run {
         Ok(())
     }
 
-    fn host_and_port(&self) -> (&str, u16) {
-        let host = self.endpoint.trim_start_matches("http://").rsplit_once(':').map_or("", |(host, _)| host);
-        (host.trim_matches(['[', ']']), self.port)
-    }
-
     /// What to try next, to be copied into a shell.
     fn suggestions(&self) -> String {
         let program = std::env::args().next().map_or_else(|| "holdfast".to_owned(), |program| quote(&program));
         let policy = quote(&self.site.policy_named().display().to_string());
         let restored = quote(&self.site.named().join("restored").display().to_string());
-        let port = self.port.checked_add(PORT_STEP).unwrap_or(self.port - PORT_STEP);
-        let (here, there) = (&self.endpoint, format!("http://127.0.0.1:{port}"));
+        let port = self.here.port.checked_add(PORT_STEP).unwrap_or_else(|| self.here.port - PORT_STEP);
+        let (here, there) = (&self.here.text, format!("http://127.0.0.1:{port}"));
         let urls = format!("--listen-client-urls {there} --advertise-client-urls {there}");
         let tries = facts(&[
             ("write", format!("etcdctl --endpoints {here} put greeting hello")),
@@ -313,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_member_is_reached_where_it_listens() {
-        for (listens, reached, private) in [
+        for (listens, at, private) in [
             ("http://127.0.0.1:2379", "http://127.0.0.1:2379", true),
             ("http://localhost:2379", "http://localhost:2379", true),
             ("http://[::1]:2379", "http://[::1]:2379", true),
@@ -323,7 +318,7 @@ mod tests {
             ("http://10.0.0.1:2379", "http://10.0.0.1:2379", false),
         ] {
             let address = asked_for(listens).unwrap();
-            assert_eq!((endpoint(&address).as_str(), is_private(&address)), (reached, private));
+            assert_eq!((reached(&address).text.as_str(), is_private(&address)), (at, private));
         }
         let next = at_port(&asked_for("http://[::1]:2379").unwrap(), 2380);
         assert_eq!((next.text.as_str(), next.port), ("http://[::1]:2380", 2380));

@@ -7,6 +7,7 @@
 //!   repository/    the restore points
 //! ```
 
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,18 @@ impl Site {
         }
     }
 
+    /// The same for the member that is reached at `here`: a policy may have another port, and no other host.
+    pub(super) fn policy_at(&self, here: &Address) -> Result<Option<(Policy, Address)>> {
+        let known = self.policy()?;
+        match &known {
+            Some((_, address)) if !is_private(address) && address.host != here.host => {
+                let (there, here) = (&address.text, &here.text);
+                Err(self.foreign(&format!("names {there}, and the member is at {here}")))
+            }
+            _ => Ok(known),
+        }
+    }
+
     fn foreign(&self, what: &str) -> Error {
         let message = format!("the policy {} {what}", self.policy_named().display());
         let hint = "let it name the member that `dev` runs, as endpoints = [\"http://127.0.0.1:2379\"]; or move it away, \
@@ -114,6 +127,11 @@ impl Site {
 fn own(endpoint: &str) -> Option<Address> {
     let address = Address::parse(endpoint).ok()?;
     (address.scheme == Scheme::Http && address.is_local() && address.port != 0).then_some(address)
+}
+
+/// Whether only this machine reaches it.
+pub(super) fn is_private(address: &Address) -> bool {
+    address.host == "localhost" || address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The URL of a folder.
