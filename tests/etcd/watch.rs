@@ -491,8 +491,8 @@ struct Written {
 impl Written {
     fn note(&mut self, revision: i64, deletes: bool, keys: Vec<String>) {
         for key in keys {
-            let changed = if deletes { self.alive.remove(&key) } else { self.alive.insert(key.clone()) || true };
-            if changed {
+            let was_alive = if deletes { self.alive.remove(&key) } else { !self.alive.insert(key.clone()) };
+            if was_alive || !deletes {
                 self.changes.push((revision, i32::from(deletes), key));
             }
         }

@@ -473,8 +473,8 @@ mod tests {
             told(&self.session.take(&step))
         }
 
-        fn create(&mut self, request: WatchCreateRequest) {
-            let reply = self.session.create(&request, self.writer.revision());
+        fn create(&mut self, request: &WatchCreateRequest) {
+            let reply = self.session.create(request, self.writer.revision());
             assert!(!reply.head.canceled, "{reply:?}");
         }
     }
@@ -491,11 +491,11 @@ mod tests {
     fn notes_are_for_those_who_heard_nothing_and_have_heard_all() {
         let mut store = Store::new();
         store.put("a");
-        store.create(notified("a", 0));
-        store.create(notified("b", 0));
-        store.create(notified("a", 5));
-        store.create(WatchCreateRequest { key: "b".into(), ..WatchCreateRequest::default() });
-        store.create(notified("a", 2));
+        store.create(&notified("a", 0));
+        store.create(&notified("b", 0));
+        store.create(&notified("a", 5));
+        store.create(&WatchCreateRequest { key: "b".into(), ..WatchCreateRequest::default() });
+        store.create(&notified("a", 2));
         assert_eq!(told(&store.session.notify()), [(0, 2), (1, 2)]);
         store.put("a");
         // Not told yet: the note must not go ahead of it.
@@ -517,7 +517,7 @@ mod tests {
     fn steps_are_bounded_and_end_between_revisions() {
         let mut store = Store::new();
         store.session.limits.past.revisions_max = 3;
-        store.create(WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        store.create(&WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
         for _ in 0..5 {
             store.put("a");
         }
@@ -536,7 +536,7 @@ mod tests {
             store.put("a");
         }
         for start_revision in [2, 2, 3, 2] {
-            store.create(WatchCreateRequest { key: "a".into(), start_revision, ..WatchCreateRequest::default() });
+            store.create(&WatchCreateRequest { key: "a".into(), start_revision, ..WatchCreateRequest::default() });
         }
         assert_eq!(store.session.counters().lagging.load(std::sync::atomic::Ordering::Relaxed), 4);
         let first = store.session.next_lag().unwrap();
@@ -545,8 +545,8 @@ mod tests {
         let mut store = Store::new();
         store.put("a");
         let old = store.writer.view();
-        store.create(WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
-        store.create(WatchCreateRequest { key: "a".into(), start_revision: 2, ..WatchCreateRequest::default() });
+        store.create(&WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() });
+        store.create(&WatchCreateRequest { key: "a".into(), start_revision: 2, ..WatchCreateRequest::default() });
         store.put("a");
         assert_eq!(store.step(), [(0, 3)]);
         let mut lag = store.session.next_lag().unwrap();
