@@ -5,6 +5,8 @@ use std::fs;
 
 use crate::files::fixture;
 use crate::place::{Place, loaded};
+use crate::support::member::Member;
+use crate::support::ports::Port;
 use crate::support::run::{Outcome, Run};
 
 /// Runs the binary under a limit on the size of every file it writes, in blocks of 512 bytes.
@@ -46,6 +48,24 @@ fn a_file_that_may_not_grow_fails_the_command_cleanly() {
     assert_eq!(place.tree("repository"), before);
     assert_eq!(place.verify_all(), 1);
     place.with_policy(&["restore", "--etcd-snapshot", "out/r.db", "--yes"]).success();
+}
+
+#[test]
+fn a_member_that_may_not_grow_is_not_born_and_is_once_it_may() {
+    let (place, port) = (Place::new(), Port::claim());
+    let url = format!("http://{}", port.address());
+    let (data, listen, advertise) =
+        (place.text("out/data"), format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}"));
+    let args = ["serve", "--data-dir", &data, &listen, &advertise, "--log-level=error"];
+    // Not the identity; not the state; not the log.
+    for blocks in [0, 4, 4_000] {
+        full(limited(&place, blocks, &args));
+        let left: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["holdfast.lock"], "{blocks}");
+    }
+    let mut member = Member::start(&[&format!("--data-dir={data}")]);
+    member.etcdctl(&["put", "a", "1"]).success();
+    assert_eq!(member.stop(), 0);
 }
 
 #[test]

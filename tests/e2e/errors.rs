@@ -235,15 +235,27 @@ fn members(book: &mut Book) {
     let mut blank = newer.clone();
     blank.replace_range(digits.clone(), &"0".repeat(64));
     let newer = newer.replacen(&newer[digits], &Sha256::of(blank.as_bytes()).to_string(), 1);
-    let deeds: [&dyn Fn(&Path); 6] = [
+    let mut other = Member::start(&["--initial-cluster-token=other"]);
+    assert_eq!(other.stop(), 0);
+    let foreign = other.data_dir();
+    let segment = fs::read_dir(data.join("member/wal")).unwrap().map(|entry| entry.unwrap().file_name()).min().unwrap();
+    let deeds: [&dyn Fn(&Path); 9] = [
         &|dir| fs::remove_file(dir.join("member/identity.json")).unwrap(),
         &|dir| fs::write(dir.join("member/identity.json"), identity.replace("default", "another")).unwrap(),
         &|dir| fs::write(dir.join("member/identity.json"), &newer).unwrap(),
         &|dir| fs::remove_file(dir.join("member/snap/db")).unwrap(),
         &|dir| fs::remove_dir_all(dir.join("member/wal")).unwrap(),
         &|dir| fs::write(dir.join("member/snap/db"), vec![7; 100_000]).unwrap(),
+        &|dir| fs::write(dir.join("member/wal").join(&segment), vec![7; 100_000]).unwrap(),
+        &|dir| {
+            fs::remove_dir_all(dir.join("member/wal")).unwrap();
+            copy_folder(&foreign.join("member/wal"), &dir.join("member/wal"));
+        },
+        &|dir| {
+            fs::copy(foreign.join("member/identity.json"), dir.join("member/identity.json")).unwrap();
+        },
     ];
-    for (deed, code) in deeds.into_iter().zip([3, 3, 2, 3, 3, 3]) {
+    for (deed, code) in deeds.into_iter().zip([3, 3, 2, 3, 3, 3, 3, 2, 2]) {
         copy_folder(&data, &broken);
         deed(&broken);
         start(book, code, "broken", &[]);

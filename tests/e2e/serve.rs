@@ -5,6 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::certs::Certs;
 use crate::support::member::{LIMIT, Member, ask, get};
 use crate::support::peers::{ETCD_3_5, program};
@@ -96,6 +98,11 @@ fn metrics_have_etcds_names_and_count_what_happens() {
     );
     assert!(metric(&page, "process_resident_memory_bytes") > 1e6);
     assert!(metric(&page, "etcd_network_client_grpc_sent_bytes_total") > 0.0);
+    let document = include_str!("../../docs/metrics.md");
+    for name in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        let explained = document.contains(&format!("`{name}`")) || name.starts_with("process_");
+        assert!(explained, "docs/metrics.md does not explain {name}");
+    }
     // The second listener has probes, and neither gRPC nor the other pages.
     assert_eq!([get(&address, "/readyz").status, get(&address, "/version").status], [200, 404]);
     let outcome = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
@@ -176,6 +183,11 @@ fn the_static_pod_of_kubeadm_is_served_with_certificates_that_can_be_renewed() {
     assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
     assert!(member.log().contains("the old certificates serve on"), "{}", member.log());
     fs::write(&certs.server_key, key).unwrap();
+    // SIGHUP reads them at once, and is no reason to end.
+    let read_again = |member: &Member| member.log().matches("certificates were read again").count();
+    let before = read_again(&member);
+    member.process.as_ref().unwrap().signal(Signal::HUP);
+    wait_until("the certificates are read again", LIMIT, || read_again(&member) > before);
     let old = member.dir.path().join("old");
     fs::create_dir(&old).unwrap();
     fs::copy(&certs.ca, old.join("ca.crt")).unwrap();
@@ -185,6 +197,31 @@ fn the_static_pod_of_kubeadm_is_served_with_certificates_that_can_be_renewed() {
     member.client_tls[0] = format!("--cacert={}", old.join("ca.crt").display());
     assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
     assert_eq!(member.stop(), 0);
+}
+
+#[test]
+fn only_certificates_with_the_right_names_are_let_in() {
+    let mut member = Member::prepared(&[]);
+    let certs = Certs::make(member.dir.path());
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    member.scheme = "https";
+    member.args = vec![
+        flag("cert-file", &certs.server_cert),
+        flag("key-file", &certs.server_key),
+        flag("trusted-ca-file", &certs.ca),
+        "--client-cert-allowed-hostname=elsewhere.example,localhost".to_owned(),
+        "--cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".to_owned(),
+        "--tls-max-version=TLS1.2".to_owned(),
+    ];
+    // The server's own names this host, the client's names nobody.
+    let client = client_tls(&certs);
+    member.client_tls = vec![client[0].clone(), flag("cert", &certs.server_cert), flag("key", &certs.server_key)];
+    member.launch(|run| run);
+    member.wait();
+    member.etcdctl(&["put", "a", "1"]).success();
+    member.client_tls = client;
+    assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
+    assert!(member.log().contains("rejected connection on client endpoint"), "{}", member.log());
 }
 
 #[test]
@@ -262,4 +299,26 @@ fn versions_are_printed_as_etcd_prints_them() {
     let version = lines[0].strip_prefix("etcd Version: ").unwrap();
     assert!(version.split('.').count() == 3 && version.starts_with("3.6."), "{printed}");
     assert_eq!(lines[1], format!("Holdfast Version: {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_full_store_is_not_well_and_yet_ready() {
+    let member = Member::start(&["--quota-backend-bytes=8388608"]);
+    let flag = format!("--endpoints={}", member.endpoint());
+    let value = "x".repeat(1 << 20);
+    let put = |i: u32| {
+        let run = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3").stdin(value.clone());
+        run.args(&[&flag, "put", &format!("k{i}")]).run()
+    };
+    let refused = (0..32).map(put).find(|outcome| outcome.code() != 0).expect("the quota is met");
+    assert!(refused.stderr.contains("mvcc: database space exceeded"), "{refused}");
+    let address = member.client.address();
+    let health = get(&address, "/health");
+    assert_eq!((health.status, health.body.as_str()), (503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}"));
+    assert_eq!(get(&address, "/health?exclude=NOSPACE").status, 200);
+    assert_eq!([get(&address, "/readyz").status, get(&address, "/livez").status], [200, 200]);
+    let page = get(&address, "/metrics").body;
+    let alarm = page.lines().find(|line| line.starts_with("etcd_debugging_server_alarms{")).unwrap();
+    assert!(alarm.contains("alarm_type=\"NOSPACE\"") && alarm.ends_with(" 1"), "{alarm}");
+    assert_eq!(metric(&page, "etcd_server_health_failures"), 1.0);
 }

@@ -9,11 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ProtocolVersion, RootCertStore, ServerConfig, SupportedCipherSuite, version};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ProtocolVersion, RootCertStore, ServerConfig,
+};
+use rustls::{SignatureScheme, SupportedCipherSuite, version};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::tls::{Holds, read};
@@ -67,6 +73,8 @@ pub struct ServerFiles {
     pub ca: Option<PathBuf>,
     /// Certificates of clients that count no more.
     pub crl: Option<PathBuf>,
+    /// Names of which what clients show must have one; none for any.
+    pub names: Vec<String>,
     /// Versions of the protocol.
     pub versions: Versions,
     /// Cipher suites of TLS 1.2, by Go's names; none for all.
@@ -101,11 +109,7 @@ impl ServerFiles {
         Ok(config)
     }
 
-    fn verifier(
-        &self,
-        ca: &Path,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+    fn verifier(&self, ca: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>> {
         let mut roots = RootCertStore::empty();
         let pem = read("the CA certificate", ca, Holds::Authority)?;
         // Bundles hold odd ones.
@@ -120,7 +124,17 @@ impl ServerFiles {
             // As etcd has it: what the list does not speak of is not revoked.
             builder = builder.with_crls(lists).only_check_end_entity_revocation().allow_unknown_revocation_status();
         }
-        builder.build().map_err(|error| wrong(during, "name a PEM file made by the clients' authority").source(error))
+        let inner = builder.build();
+        let inner =
+            inner.map_err(|error| wrong(during, "name a PEM file made by the clients' authority").source(error))?;
+        if self.names.is_empty() {
+            return Ok(inner);
+        }
+        let read = |name: &String| ServerName::try_from(name.clone()).ok();
+        let names: Option<Vec<_>> = self.names.iter().map(read).collect();
+        let hint = "give host names or IP addresses, as they stand in certificates";
+        let names = names.ok_or_else(|| wrong("a name that clients' certificates must have is none", hint))?;
+        Ok(Arc::new(Named { inner, names }))
     }
 
     fn provider(&self) -> Result<CryptoProvider> {
@@ -156,6 +170,55 @@ impl ServerFiles {
             }
             (Versions::Both | Versions::Only13, _) => Ok(vec![&version::TLS13]),
         }
+    }
+}
+
+/// Lets in who shows a certificate of the authorities that has one of these names.
+#[derive(Debug)]
+struct Named {
+    inner: Arc<dyn ClientCertVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl ClientCertVerifier for Named {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        if self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()) {
+            return Ok(verified);
+        }
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }
 

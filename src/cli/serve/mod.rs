@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::{Stop, blocking};
 use crate::base::tls::ServerTls;
@@ -95,24 +97,35 @@ async fn run(
         services: joined(handle, watches).await,
         pages,
         calls,
-        tls,
+        tls: tls.clone(),
         connections: options.connections.clone(),
         hosts: options.clients.hosts.clone(),
     };
-    let serving = tokio::spawn(server.serve(bound, ending.clone()));
+    // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
+    let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
+    let mut serving = tokio::spawn(server.serve(bound, ending.clone()));
     for address in options.clients.grpc.iter().chain(&options.clients.http).chain(&options.clients.metrics) {
         tracing::info!(address = address.text, "serving client traffic");
     }
     tracing::info!("ready to serve client requests");
     notify::tell("READY=1");
-    tokio::select! {
-        () = context.stop.stopped() => {}
-        () = handle.stopped() => {}
-    }
+    let ended_early = loop {
+        tokio::select! {
+            () = context.stop.stopped() => break None,
+            () = handle.stopped() => break None,
+            served = &mut serving => break Some(served),
+            // Files that changed are read; without this they are at the next handshake.
+            _ = hangup.recv() => drop(tls.as_ref().map(|tls| tls.config())),
+        }
+    };
     notify::tell("STOPPING=1");
     tracing::info!("stopping: no request is taken any more");
     ending.stop();
-    let served = serving.await.map_err(|error| {
+    let served = match ended_early {
+        Some(served) => served,
+        None => serving.await,
+    };
+    let served = served.map_err(|error| {
         Error::new(Kind::Failed, "the server ended by itself")
             .source(error)
             .hint("this is a fault of Holdfast: please report it")

@@ -63,11 +63,13 @@ impl Handle {
 }
 
 fn start(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps, ready: oneshot::Sender<()>) -> Result<Handle> {
+    // The log first: the engine of the state writes into its file when it opens it, and a member that is refused stays as
+    // it is.
+    let mut opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
+    opened.log.announce(steps);
     let mut backend = Backend::open(&paths.state, tuning.cache_bytes)?;
     backend.announce(steps);
     let backend = Arc::new(backend);
-    let mut opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
-    opened.log.announce(steps);
     let machine = Machine::open(&backend)?;
     let position = machine.position();
     check(&opened, position)?;

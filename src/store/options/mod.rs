@@ -346,6 +346,7 @@ fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result
         key: path("key-file"),
         ca: path("trusted-ca-file"),
         crl: path("client-crl-file"),
+        names: value::words(given.text("client-cert-allowed-hostname")),
         versions: if only_13 {
             Versions::Only13
         } else if only_12 {
@@ -371,9 +372,10 @@ fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result
         let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
         return Err(given.wrong("client-cert-auth", "there are no authorities to trust", hint));
     }
-    if files.crl.is_some() && files.ca.is_none() {
+    let beside = ["client-crl-file", "client-cert-allowed-hostname"];
+    if let Some(name) = beside.into_iter().find(|name| files.ca.is_none() && !given.text(name).is_empty()) {
         let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
-        return Err(given.wrong("client-crl-file", "without authorities no certificate is asked for", hint));
+        return Err(given.wrong(name, "without authorities no certificate is asked for", hint));
     }
     let plain = clients.grpc.iter().chain(&clients.http).find(|address| address.scheme == Scheme::Http);
     if let Some(address) = plain.filter(|_| has_pair) {

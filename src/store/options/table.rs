@@ -208,11 +208,11 @@ pub const FLAGS: &[Flag] = &[
     flag(Security, Works, Text, "client-crl-file", "", "Certificates that were revoked"),
     flag(
         Security,
-        Refused("names of clients are not compared in this version"),
+        Works,
         List,
         "client-cert-allowed-hostname",
         "",
-        "Names that clients' certificates must have",
+        "Names that clients' certificates must have; one is enough",
     ),
     flag(Security, Works, List, "cipher-suites", "", "Cipher suites of TLS 1.2, by the names that Go has for them"),
     flag(Security, Works, Text, "tls-min-version", "TLS1.2", "TLS1.2 or TLS1.3"),

@@ -28,7 +28,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -128,14 +128,13 @@ pub struct Server {
 }
 
 /// What every connection is given.
-#[derive(Clone)]
 struct Shared {
     services: Router,
     pages: Router,
     probes: Router,
     calls: Arc<Calls>,
-    hosts: Option<Arc<[String]>>,
-    connections: Arc<Connections>,
+    hosts: Option<Vec<String>>,
+    connections: Connections,
     permits: Arc<Semaphore>,
 }
 
@@ -143,15 +142,15 @@ impl Server {
     /// Serves until `stop`, and returns when everything is answered or cut.
     pub async fn serve(self, bound: Vec<Bound>, stop: Stop) -> Result<()> {
         let files = usize::try_from(files_max().saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             services: self.services,
             pages: self.pages.all().fallback(not_found),
             probes: self.pages.probes().fallback(not_found),
             calls: self.calls,
-            hosts: self.hosts.map(Arc::from),
-            connections: Arc::new(self.connections),
+            hosts: self.hosts,
+            connections: self.connections,
             permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
-        };
+        });
         let graceful = Arc::new(GracefulShutdown::new());
         let mut listening = vec![];
         for bound in bound {
@@ -162,8 +161,13 @@ impl Server {
                 let hint = "give a certificate and its key";
                 return Err(Error::new(Kind::Usage, format!("{} needs a certificate", bound.address.text)).hint(hint));
             }
-            let one =
-                Listener { listener, tls, face: bound.face, shared: shared.clone(), graceful: Arc::clone(&graceful) };
+            let one = Listener {
+                listener,
+                tls,
+                face: bound.face,
+                shared: Arc::clone(&shared),
+                graceful: Arc::clone(&graceful),
+            };
             listening.push(tokio::spawn(one.run(stop.clone())));
         }
         stop.stopped().await;
@@ -183,18 +187,23 @@ struct Listener {
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
     face: Face,
-    shared: Shared,
+    shared: Arc<Shared>,
     graceful: Arc<GracefulShutdown>,
 }
 
 impl Listener {
+    /// The next connection, once there is room for one.
+    async fn next(&self) -> (OwnedSemaphorePermit, std::io::Result<(TcpStream, SocketAddr)>) {
+        let permit = Arc::clone(&self.shared.permits).acquire_owned().await;
+        (permit.expect("nobody closes the semaphore"), self.listener.accept().await)
+    }
+
     async fn run(self, stop: Stop) {
         loop {
-            let Ok(permit) = Arc::clone(&self.shared.permits).acquire_owned().await else { return };
-            let accepted = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 biased;
                 () = stop.stopped() => return,
-                accepted = self.listener.accept() => accepted,
+                next = self.next() => next,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -205,7 +214,7 @@ impl Listener {
                 }
             };
             let (tls, shared, face, watcher) =
-                (self.tls.clone(), self.shared.clone(), self.face, self.graceful.watcher());
+                (self.tls.clone(), Arc::clone(&self.shared), self.face, self.graceful.watcher());
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
@@ -228,7 +237,7 @@ async fn late(stop: &Stop) {
 async fn greet(
     stream: TcpStream,
     tls: Option<Arc<ServerTls>>,
-    shared: Shared,
+    shared: Arc<Shared>,
     face: Face,
     watcher: Watcher,
     stop: &Stop,
@@ -252,13 +261,13 @@ async fn greet(
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    shared: Shared,
+    shared: Arc<Shared>,
     face: Face,
     secure: bool,
     watcher: Watcher,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
-    let connections = Arc::clone(&shared.connections);
+    let connections = &shared.connections;
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder
         .http2()
@@ -267,7 +276,7 @@ async fn converse(
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
     let service = service_fn(move |request| {
-        let shared = shared.clone();
+        let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
