@@ -7,6 +7,7 @@ pub mod snapshot;
 
 pub mod store;
 
+pub mod bench;
 pub mod client;
 pub mod policy;
 pub mod vault;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::kind::Wanted;
 use crate::base::units;
+use crate::cli::bench::args::Bench;
 use crate::cli::member::{NewMember, SnapshotRestore};
 use crate::cli::serve::flags::Flags;
 
@@ -135,6 +136,9 @@ pub(crate) enum Command {
     /// Work with policy files
     #[command(subcommand)]
     Policy(Policy),
+    /// Make load on a cluster and measure it; writes into the cluster
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
     Completions {

@@ -6,6 +6,7 @@
 
 mod args;
 mod backup;
+mod bench;
 mod copy;
 mod drill;
 mod forecast;

@@ -17,7 +17,7 @@ use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
 use crate::cli::{
-    backup, copy, drill, forecast, import, inside, member, points, policy, progress, restore, retention, serve,
+    backup, bench, copy, drill, forecast, import, inside, member, points, policy, progress, restore, retention, serve,
     snapshot, telemetry,
 };
 
@@ -183,6 +183,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
         Command::Diff(args) => inside::diff(args, context).await,
         Command::Policy(Policy::Check { file }) => policy::check(&file, context),
         Command::Policy(Policy::Plan(args)) => forecast::plan(&args, context),
+        Command::Bench(args) => bench::bench(args, context).await,
         Command::Completions { shell } => {
             let mut script = vec![];
             generate(shell, &mut Cli::command(), "holdfast", &mut script);

@@ -1,7 +1,5 @@
 //! `snapshot save`, `snapshot status`, `hashkv`: what etcdctl and etcdutl call so, with the checks they leave out.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use crate::base::digest::Sha256;
@@ -9,16 +7,14 @@ use crate::base::durable::NewFile;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::ReadAt;
 use crate::base::stop::{Stop, blocking};
-use crate::base::tls::TlsFiles;
 use crate::base::units;
-use crate::cli::args::{Endpoints, Hashkv, SnapshotSave, SnapshotStatus};
+use crate::cli::args::{Hashkv, SnapshotSave, SnapshotStatus};
 use crate::cli::output::{facts, table};
 use crate::cli::progress::Show;
 use crate::cli::run::{Context, Ended};
 use crate::cli::target;
 use crate::client::Client;
 use crate::client::maintenance::choose;
-use crate::client::options::Options;
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::bbolt::status::{Status, status as status_of};
@@ -48,27 +44,6 @@ pub(crate) fn check_trailer(file: &ReadAt, stop: &Stop) -> Result<Trailer> {
     Ok(if file.sha256(len, stop)? == expected { Trailer::Right } else { Trailer::Wrong })
 }
 
-/// The client that the flags describe; a stream that is silent for `stall` has failed.
-fn client_of(args: &Endpoints, stall: Duration) -> Result<Client> {
-    if args.user.as_deref().is_some_and(|user| user.contains(':')) {
-        return Err(Error::new(
-            Kind::Usage,
-            "the user name holds a colon: a password does not belong on a command line",
-        )
-        .hint("give the name with --user and put the password into a file named by --password-file"));
-    }
-    let password = args.password_file.as_deref().map(target::password).transpose()?;
-    let tls = TlsFiles { ca: args.cacert.clone(), cert: args.cert.clone(), key: args.key.clone() };
-    Client::new(&Options {
-        endpoints: args.endpoints.clone(),
-        tls,
-        user: args.user.clone(),
-        password,
-        stall,
-        ..Options::default()
-    })
-}
-
 pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Saved {
@@ -79,7 +54,7 @@ pub(crate) async fn save(args: SnapshotSave, context: &Context) -> Result<Ended>
         bytes: u64,
         sha256: Sha256,
     }
-    let client = client_of(&args.endpoints, args.patience.stall)?;
+    let client = Client::new(&target::reached(&args.endpoints, args.patience.stall)?)?;
     let mut file = NewFile::create(&args.file, SECRET_MODE)?;
     let show = Show::start(&context.progress, &context.output);
     let choice = choose(&context.stop.or(client.survey()).await?.members)?;

@@ -86,6 +86,21 @@ pub(crate) fn client(policy: &Policy, stall: Duration) -> Result<Client> {
     Client::new(&Options { endpoints: cluster.endpoints.clone(), tls, user, password, stall, ..Options::default() })
 }
 
+/// How to reach the cluster that the flags describe; a stream that is silent for `stall` has failed.
+pub(crate) fn reached(args: &args::Endpoints, stall: Duration) -> Result<Options> {
+    if args.user.as_deref().is_some_and(|user| user.contains(':')) {
+        return Err(Error::new(
+            Kind::Usage,
+            "the user name holds a colon: a password does not belong on a command line",
+        )
+        .hint("give the name with --user and put the password into a file named by --password-file"));
+    }
+    let password = args.password_file.as_deref().map(password).transpose()?;
+    let tls = TlsFiles { ca: args.cacert.clone(), cert: args.cert.clone(), key: args.key.clone() };
+    let (endpoints, user) = (args.endpoints.clone(), args.user.clone());
+    Ok(Options { endpoints, tls, user, password, stall, ..Options::default() })
+}
+
 /// The first line of a password file.
 pub(crate) fn password(path: &Path) -> Result<Secret> {
     let bytes = read_small(path, PASSWORD_BYTES_MAX).map_err(|error| {

@@ -48,7 +48,7 @@ const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration:
 const ENDPOINTS_TOLD_MAX: usize = 5;
 
 /// A channel that adds our token to every call.
-pub(super) type Link = InterceptedService<Channel, Token>;
+pub type Link = InterceptedService<Channel, Token>;
 
 /// Ways to reach one cluster. Clones share connections and token. Where a call takes an endpoint, it is one of
 /// `Client::endpoints`.
@@ -80,7 +80,7 @@ struct Session {
 
 /// What authenticates a call; nothing when the cluster has no users.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Token(Option<AsciiMetadataValue>);
+pub struct Token(Option<AsciiMetadataValue>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -168,6 +168,14 @@ impl Client {
         }
         let (_, token) = self.session(member, Some(number)).await?;
         member.ask(token, question.deadline, &ask).await
+    }
+
+    /// The bare connection to one member, with the token in force.
+    pub(super) async fn link(&self, endpoint: &Endpoint) -> Result<Link, Unanswered> {
+        let member = self.0.members.iter().find(|member| member.endpoint == *endpoint);
+        let member = member.expect("endpoints come from this client");
+        let (_, token) = self.session(member, None).await?;
+        Ok(InterceptedService::new(member.channel.clone(), token))
     }
 
     /// Asks one member after the other until one answers; tells which.

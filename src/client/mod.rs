@@ -19,13 +19,15 @@
 //!   The agent protects what it cannot harm. The one exception (`canary`) writes a key into a member that a drill started
 //!   itself, and asks that member first who it is.
 //! - Every answer has a deadline; every stream a limit on silence and none on duration; every buffer a limit in bytes.
-//! - tonic is named in this layer and in `api` only; no type of it appears in what this layer gives away.
+//! - No type of tonic appears in what this layer gives away, but for `line`: the bare connection over which `bench`, and
+//!   nobody else, makes load on a cluster whose operator asked for that.
 //! - Passwords, tokens, keys and values appear in no error and in no log.
 
 pub mod canary;
 pub mod channel;
 pub mod cluster;
 pub mod kv;
+pub mod line;
 pub mod maintenance;
 pub mod options;
 pub mod records;

@@ -2,13 +2,15 @@
 //!
 //! Everything is measured in one run on one machine, alternating, and the median of the rounds is printed: absolute times
 //! are this machine's, ratios are what to read. The program exits with 1 when a goal is missed. The
-//! arguments `day` and `keys` ask for something else: the bytes of a day of hourly points (`day.rs`), and memory where
-//! there are millions of keys (`keys.rs`).
+//! arguments `day`, `keys` and `store` ask for something else: the bytes of a day of hourly points (`day.rs`), memory where
+//! there are millions of keys (`keys.rs`), and the store beside etcd (`store.rs`).
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "a program for people")]
 
 mod day;
 mod keys;
+mod nothing;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -34,12 +36,15 @@ const PEAK_RSS_MAX_BYTES: u64 = 256 << 20;
 const INCREMENT_PERCENT_MAX: f64 = 3.0;
 
 fn main() -> ExitCode {
-    for (name, program) in [("day", day::day as fn() -> bool), ("keys", keys::keys)] {
+    if let Some(address) = std::env::args().skip_while(|arg| arg != store::NOTHING).nth(1) {
+        nothing::serve(address.parse().unwrap());
+    }
+    for (name, program) in [("day", day::day as fn() -> bool), ("keys", keys::keys), ("store", store::store)] {
         if std::env::args().any(|arg| arg == name) {
             return if program() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     }
-    let objects = std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"));
+    let objects = objects();
     let bench = Bench::start(objects);
     let mut met = vec![bench.backups()];
     // For work on backups: measure them alone.
@@ -47,6 +52,11 @@ fn main() -> ExitCode {
         met.extend([bench.latencies(), bench.restores(), bench.increments(objects)]);
     }
     if met.iter().all(|met| *met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How many objects there are; fewer for a look at the harness itself.
+fn objects() -> u64 {
+    std::env::var("HOLDFAST_BENCH_OBJECTS").map_or(OBJECTS, |n| n.parse().expect("a number of objects"))
 }
 
 /// A policy for `source`, whose repository is in `dir` as well.

@@ -154,6 +154,41 @@ fn retention(seen: &mut Seen, place: &Place, address: &str, with: &dyn Fn(&[&str
     }
 }
 
+/// Every kind of load that `bench` makes: what it says, that it does what it was told to, and that nothing of it stays.
+fn loads(seen: &mut Seen, address: &str, run: &dyn Fn(&[&str]) -> Outcome) {
+    let kinds: [(&[&str], &str); 8] = [
+        (&["put"], "put"),
+        (&["put", "--sequential", "--rate", "2000"], "put"),
+        (&["range", "--key-space", "200"], "get"),
+        (&["range", "--key-space", "200", "--serializable", "--limit", "50"], "list"),
+        (&["txn"], "txn"),
+        (&["watch", "--watchers", "9", "--watchers-per-stream", "2"], "event"),
+        (&["lease"], "grant"),
+        (&["kube", "--key-space", "100", "--watchers", "3", "--limit", "10"], "update"),
+    ];
+    for (kind, first) in kinds {
+        let flags = ["--endpoints", address, "--total", "200", "--clients", "8", "--connections", "2"];
+        let outcome = run(&[&["bench"], kind, &flags[..]].concat()).success();
+        seen.json("bench", &outcome);
+        let body = outcome.json();
+        let operations = body["operations"].as_array().unwrap();
+        let count = |name: &str| {
+            let named = operations.iter().find(|operation| operation["name"] == name);
+            named.map_or(0, |operation| operation["count"].as_u64().unwrap())
+        };
+        assert_eq!((body["requests"].as_u64(), &operations[0]["name"]), (Some(200), &first.into()), "{outcome}");
+        let bars = body["histogram"].as_array().unwrap();
+        assert_eq!(bars.iter().map(|bar| bar["count"].as_u64().unwrap()).sum::<u64>(), count(first), "{outcome}");
+        let watched = count("put") + count("create") + count("update") + count("delete");
+        match kind[0] {
+            "watch" => assert_eq!(count("event"), watched * 9),
+            "kube" => assert!(count("event") == watched * 3 && ["get", "list"].iter().all(|name| count(name) > 0)),
+            "lease" => assert!(count("keep_alive") > count("revoke") && count("revoke") > 0),
+            _ => assert_eq!(operations.len(), 1),
+        }
+    }
+}
+
 #[test]
 fn the_json_of_every_command_is_what_the_document_says() {
     let mut seen = Seen { contract: contract(), fields: BTreeMap::new() };
@@ -202,6 +237,9 @@ fn the_json_of_every_command_is_what_the_document_says() {
     let second = format!("file://{}", place.text("second"));
     seen.json("copy", &with(&["copy", "--to", &second]).success());
     retention(&mut seen, &place, &address, &with);
+    loads(&mut seen, &address, &run);
+    assert_eq!(etcd.etcdctl(&["get", "/holdfast-bench/", "--prefix"]).success().stdout(), "");
+    assert_eq!(etcd.etcdctl(&["lease", "list"]).success().stdout().trim(), "found 0 leases");
     let failed = with(&["show", "nothing"]).exits(4);
     seen.take("error", &serde_json::from_str(&failed.stderr).unwrap());
     // Damage shows where the document says.
@@ -232,6 +270,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
 
 /// Every command, with its subcommands.
 const COMMANDS: &[&[&str]] = &[
+    &["serve"],
     &["backup"],
     &["list"],
     &["show"],
@@ -255,6 +294,12 @@ const COMMANDS: &[&[&str]] = &[
     &["diff"],
     &["policy", "check"],
     &["policy", "plan"],
+    &["bench", "put"],
+    &["bench", "range"],
+    &["bench", "txn"],
+    &["bench", "watch"],
+    &["bench", "lease"],
+    &["bench", "kube"],
     &["completions"],
     &["man"],
 ];

@@ -355,6 +355,9 @@ fn endpoints(book: &mut Book) {
     book.case(2, &save("http://root:hunter2-right@127.0.0.1:1"));
     book.case(2, &save("https://127.0.0.1:1,http://127.0.0.1:2"));
     book.case(2, &["snapshot", "save", "out/s.db", "--endpoints", &address, "--stall", "0s"]);
+    book.case(1, &["bench", "put", "--endpoints", &address]);
+    book.case(2, &["bench", "put", "--endpoints", &address, "--clients", "2", "--connections", "3"]);
+    book.case(2, &["bench", "put", "--endpoints", &address, "--key-size", "10"]);
     // A server that speaks something else.
     let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = web.local_addr().unwrap().to_string();

@@ -491,10 +491,13 @@ struct Written {
 impl Written {
     fn note(&mut self, revision: i64, deletes: bool, keys: Vec<String>) {
         for key in keys {
-            let was_alive = if deletes { self.alive.remove(&key) } else { !self.alive.insert(key.clone()) };
-            if was_alive || !deletes {
-                self.changes.push((revision, i32::from(deletes), key));
+            if deletes && !self.alive.remove(&key) {
+                continue;
             }
+            if !deletes {
+                self.alive.insert(key.clone());
+            }
+            self.changes.push((revision, i32::from(deletes), key));
         }
     }
 

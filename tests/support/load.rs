@@ -96,10 +96,18 @@ impl Written {
 
 /// Writes `count` pods, `first` onwards, in transactions of 100; the revision after the last. Fast: for large states.
 pub fn fill(etcd: &Etcd, seed: u64, first: u64, count: u64) -> i64 {
+    fill_endpoint(&Endpoint::of(etcd, 0), seed, first, count)
+}
+
+/// The same into whatever listens at a plain URL.
+pub fn fill_at(url: &str, seed: u64, first: u64, count: u64) -> i64 {
+    fill_endpoint(&Endpoint { url: url.to_owned(), tls: None, user: None }, seed, first, count)
+}
+
+fn fill_endpoint(endpoint: &Endpoint, seed: u64, first: u64, count: u64) -> i64 {
     let runtime = runtime();
-    let endpoint = Endpoint::of(etcd, 0);
     let revision = runtime.block_on(async {
-        let client = Client::connect(&endpoint).await.expect("the cluster answers");
+        let client = Client::connect(endpoint).await.expect("the cluster answers");
         let lane = |lane: u64| {
             let mut client = client.clone();
             let starts = (first..first + count).step_by(usize::try_from(TXN_OPERATIONS).unwrap());
