@@ -25,10 +25,10 @@ const MEMORY_BYTES: u64 = 256 << 20;
 /// Values of noise in a state that does not compress, and bytes of each.
 const NOISE: u64 = 250;
 const NOISE_BYTES: u64 = 1 << 20;
-/// What packs it or reads it ahead may hold: src/vault/get.rs reckons 192 MiB at most.
-const NOISE_MEMORY_BYTES: u64 = 192 << 20;
+/// What packs it or reads it ahead may hold: src/vault/get.rs reckons 192 MiB at most, and the program itself takes some.
+const NOISE_MEMORY_BYTES: u64 = (192 + 32) << 20;
 /// A restore builds a file beside that.
-const NOISE_RESTORE_BYTES: u64 = 240 << 20;
+const NOISE_RESTORE_BYTES: u64 = (240 + 16) << 20;
 
 fn small(n: u64) -> Vec<u8> {
     format!("{:x>64}", n * 7919).into_bytes()
