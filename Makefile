@@ -10,7 +10,9 @@ PEERS := $(TARGET)/peers/bin
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-run: tour ## the tour (later: one member with its agent)
+run: ## a store and a backup of it each minute, in target/dev; Ctrl-C stops it, and the next one goes on
+	cargo build --locked
+	$(TARGET)/debug/holdfast dev --dir $(TARGET)/dev
 
 tour: peers ## back up a real etcd, prove the backup, restore it into a second etcd; leaves a repository to look at
 	cargo build --locked

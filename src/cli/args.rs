@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::agent::kind::Wanted;
 use crate::base::units;
 use crate::cli::bench::args::Bench;
+use crate::cli::dev::Dev;
 use crate::cli::member::{NewMember, SnapshotRestore};
 use crate::cli::serve::flags::Flags;
 
@@ -62,6 +63,9 @@ pub(crate) enum Command {
                             holdfast serve --data-dir /var/lib/holdfast\n  holdfast serve --config-file /etc/etcd/etcd.yaml"
     )]
     Serve(Flags),
+    /// Run a member and a backup of it each minute, in one directory, to try it
+    #[command(after_help = "Examples:\n  holdfast dev\n  holdfast dev --dir /tmp/dev --every 10s")]
+    Dev(Dev),
     /// Make one restore point now: copy, prove, publish
     #[command(after_help = "Example:\n  holdfast backup --policy /etc/holdfast/policies/prod.toml")]
     Backup(Backup),

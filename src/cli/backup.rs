@@ -1,9 +1,13 @@
 //! `backup`: one restore point now.
 
-use serde::Serialize;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::agent::backup::{Done, FullDue, Job, backup as make};
+use crate::agent::kind::Wanted;
 use crate::agent::report::{Facts, Made, Verified};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Kind, Result};
@@ -18,6 +22,7 @@ use crate::cli::run::{Context, Ended, hook};
 use crate::cli::target::{Place, client, policy};
 use crate::client::Client;
 use crate::client::maintenance::choose;
+use crate::policy::Policy;
 use crate::policy::schedule::{CLOCK_SKEW_MAX, Job as When, Schedule};
 use crate::snapshot::encode::BLOCK_BYTES_MAX;
 use crate::vault::manifest::{Comparison, Manifest};
@@ -35,7 +40,51 @@ const CRASH_VARIABLE: &str = "HOLDFAST_TEST_CRASH_AT";
 /// The variable that cuts objects smaller: raw bytes of an object. Only tests set it, for points of many objects.
 const OBJECT_VARIABLE: &str = "HOLDFAST_TEST_OBJECT_BYTES";
 
+/// How a point is made, beside what its policy says.
+pub(crate) struct Way {
+    pub(crate) kind: Wanted,
+    pub(crate) stall: Duration,
+    pub(crate) scratch: PathBuf,
+    pub(crate) limits: Limits,
+}
+
 pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Context) -> Result<Ended> {
+    let limits = limits()?;
+    let policy = policy(&args.policy)?;
+    let way = Way { kind: args.kind.into(), stall: args.patience.stall, scratch: args.scratch.folder, limits };
+    let done = point(&policy, way, context).await?;
+    show(&done, summary, told, context)
+}
+
+/// Makes one point of the cluster that the policy names.
+pub(crate) async fn point(policy: &Policy, way: Way, context: &Context) -> Result<Done> {
+    let client = client(policy, way.stall)?;
+    let place = Place::of_policy(policy)?;
+    let repository = context.stop.or(open(&place, &client, context)).await?;
+    let job = Job {
+        cluster: place.cluster,
+        wanted: way.kind,
+        full_due: full_due(&policy.schedule, &repository.clock()),
+        hash_on_leader: policy.cluster.hash_on_leader,
+        scratch: way.scratch,
+        limits: way.limits,
+        steps: steps(),
+        stop: context.stop.clone(),
+        progress: context.progress.clone(),
+    };
+    let show = Show::start(&context.progress, &context.output);
+    let done = make(&client, &repository, &job).await;
+    drop(show);
+    done.map_err(in_member)
+}
+
+/// Shows a point, to people as `text` has it; what others are told of it; and how making it ended.
+pub(crate) fn show(
+    done: &Done,
+    text: impl FnOnce(&Done, f64) -> String,
+    told: &mut Facts,
+    context: &Context,
+) -> Result<Ended> {
     #[derive(Serialize)]
     struct Stage {
         name: &'static str,
@@ -54,28 +103,7 @@ pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Conte
         stages: Vec<Stage>,
         duration_s: f64,
     }
-    let limits = limits()?;
-    let policy = policy(&args.policy)?;
-    let client = client(&policy, args.patience.stall)?;
-    let place = Place::of_policy(&policy)?;
-    let repository = context.stop.or(open(&place, &client, context)).await?;
-    let job = Job {
-        cluster: place.cluster,
-        wanted: args.kind.into(),
-        full_due: full_due(&policy.schedule, &repository.clock()),
-        hash_on_leader: policy.cluster.hash_on_leader,
-        scratch: args.scratch.folder,
-        limits,
-        steps: steps(),
-        stop: context.stop.clone(),
-        progress: context.progress.clone(),
-    };
-    let show = Show::start(&context.progress, &context.output);
-    let done = make(&client, &repository, &job).await;
-    drop(show);
-    let done = done.map_err(in_member)?;
-    *told = facts_of(&done);
-    let verified = done.verdict.result == Outcome::Ok;
+    *told = facts_of(done);
     let shown = Shown {
         point: done.name.attempt.to_string(),
         kind_reason: &done.kind_reason,
@@ -84,14 +112,14 @@ pub(crate) async fn backup(args: args::Backup, told: &mut Facts, context: &Conte
         manifest: &done.manifest,
         warnings: &done.warnings,
         verified_level: done.verdict.level,
-        verified,
+        verified: done.verdict.result == Outcome::Ok,
         stages: done.stages.iter().map(|&(name, duration_s)| Stage { name, duration_s }).collect(),
         duration_s: done.stages.iter().map(|stage| stage.1).sum(),
     };
-    context.output.show("backup", &shown, || summary(&done, shown.duration_s))?;
+    context.output.show("backup", &shown, || text(done, shown.duration_s))?;
     done.warnings.iter().for_each(|warning| context.output.warn(warning));
     done.verdict.as_result()?;
-    Ok(ended(&done, context))
+    Ok(ended(done, context))
 }
 
 /// How the command ends with a point that verifies: by what the cluster's own hash said, then by the warnings.
@@ -199,7 +227,7 @@ fn objects_text(stats: &PutStats) -> String {
 }
 
 /// How objects are cut: as ever, or as the tests want it.
-fn limits() -> Result<Limits> {
+pub(crate) fn limits() -> Result<Limits> {
     let limits = Limits::default();
     let Some(wanted) = hook(OBJECT_VARIABLE) else { return Ok(limits) };
     // A block goes into an object whole, and readers refuse what is larger than ever.

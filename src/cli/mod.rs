@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod bench;
 mod copy;
+mod dev;
 mod drill;
 mod forecast;
 mod import;

@@ -17,8 +17,8 @@ use crate::cli::args::{Cli, Command, Keys, Policy, Snapshot};
 use crate::cli::output::{Output, fail_json, say};
 use crate::cli::tell::Told;
 use crate::cli::{
-    backup, bench, copy, drill, forecast, import, inside, member, points, policy, progress, restore, retention, serve,
-    snapshot, telemetry,
+    backup, bench, copy, dev, drill, forecast, import, inside, member, points, policy, progress, restore, retention,
+    serve, snapshot, telemetry,
 };
 
 /// What every command is given.
@@ -140,6 +140,7 @@ fn run(command: Command, context: &Context) -> Result<Ended> {
 async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
     match command {
         Command::Serve(flags) => serve::serve(flags, context).await,
+        Command::Dev(args) => dev::dev(args, context).await,
         Command::Backup(args) => {
             let (told, mut facts) = (Told::begin("backup", Some(&args.policy), &args.metrics), Facts::default());
             let result = backup::backup(args, &mut facts, context).await;

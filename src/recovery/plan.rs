@@ -311,7 +311,7 @@ fn commands(members: &[PlannedMember], token: &str, bump: i64, file: &Path) -> V
 }
 
 /// A word for a POSIX shell.
-pub(super) fn quote(word: &str) -> String {
+pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -9,8 +9,10 @@ use crate::files::fixture;
 use crate::place::{Place, loaded};
 use crate::signing;
 use crate::support::etcd::Etcd;
+use crate::support::member::LIMIT;
 use crate::support::peers;
-use crate::support::run::{Outcome, holdfast};
+use crate::support::ports::Port;
+use crate::support::run::{Outcome, holdfast, wait_until};
 
 /// Objects that several types hold, each described once: what they are called where they occur.
 const SHARED: &[(&str, &str)] =
@@ -154,6 +156,23 @@ fn retention(seen: &mut Seen, place: &Place, address: &str, with: &dyn Fn(&[&str
     }
 }
 
+/// What `dev` says first; what follows is what `backup` says.
+fn dev(seen: &mut Seen, place: &Place) {
+    let (port, log) = (Port::claim(), place.path("dev.log"));
+    let url = format!("http://{}", port.address());
+    let args = ["dev", "--dir", "out/dev", "--listen-client-url", &url, "-o", "json"];
+    let mut process = place.run(&args).start(&log);
+    let mut objects: Vec<Value> = vec![];
+    wait_until("dev has made a backup", LIMIT, || {
+        let text = fs::read_to_string(&log).unwrap();
+        objects = serde_json::Deserializer::from_str(&text).into_iter().map_while(Result::ok).collect();
+        objects.len() >= 2
+    });
+    assert_eq!(process.terminate(LIMIT).code(), Some(0));
+    seen.take("dev", &objects[0]);
+    seen.take("backup", &objects[1]);
+}
+
 /// Every kind of load that `bench` makes: what it says, that it does what it was told to, and that nothing of it stays.
 fn loads(seen: &mut Seen, address: &str, run: &dyn Fn(&[&str]) -> Outcome) {
     let kinds: [(&[&str], &str); 8] = [
@@ -222,6 +241,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
     );
     seen.json("restore", &with(&["restore", "--etcd-snapshot", "out/r.db", "--yes"]).success());
     seen.json("restore_member", &with(&["restore", "--data-dir", "out/m", "--yes"]).success());
+    dev(&mut seen, &place);
     seen.json("export", &with(&["export", "latest", "out/e.db"]).success());
     seen.json("snapshot_save", &run(&["snapshot", "save", "out/s.db", "--endpoints", &address]).success());
     seen.json("snapshot_status", &run(&["snapshot", "status", "out/s.db"]).success());
@@ -271,6 +291,7 @@ fn the_json_of_every_command_is_what_the_document_says() {
 /// Every command, with its subcommands.
 const COMMANDS: &[&[&str]] = &[
     &["serve"],
+    &["dev"],
     &["backup"],
     &["list"],
     &["show"],

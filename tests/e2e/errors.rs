@@ -11,6 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::dev;
 use crate::files::fixture;
 use crate::place::{OBJECT_VARIABLE, Place};
 use crate::signing;
@@ -24,8 +25,8 @@ const SECRETS: &[&str] = &["hunter2-right", "hunter2-wrong", "value-nobody-may-s
 const LINE: &str = "----------------------------------------------------------------\n";
 
 /// What was provoked so far, as the golden file has it.
-struct Book {
-    place: Place,
+pub(crate) struct Book {
+    pub(crate) place: Place,
     text: String,
     /// What differs from run to run, and what stands for it.
     names: Vec<(String, String)>,
@@ -40,18 +41,18 @@ impl Book {
         Book { place, text: String::new(), names, cases: 0, faults: vec![] }
     }
 
-    fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         let _ = write!(self.text, "{LINE}{text}\n{LINE}\n");
     }
 
-    fn name(&mut self, text: impl Into<String>, name: &str) {
+    pub(crate) fn name(&mut self, text: impl Into<String>, name: &str) {
         self.names.push((text.into(), name.to_owned()));
         // Longest first: a port's digits may occur in an id.
         self.names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
     /// Runs the binary, which must fail with `code`, say what to do next, leave everything as it was and keep secrets.
-    fn case(&mut self, code: i32, args: &[&str]) {
+    pub(crate) fn case(&mut self, code: i32, args: &[&str]) {
         let run = self.place.run(args);
         self.judge(code, args, run);
     }
@@ -149,6 +150,7 @@ fn every_error_says_what_to_do_next_and_leaves_everything_as_it_was() {
     signers(&mut book);
     files(&mut book);
     members(&mut book);
+    dev::errors(&mut book);
     book.compare();
     assert!(book.faults.is_empty(), "{} faults\n{}", book.faults.len(), book.faults.join("\n"));
     assert!(book.cases >= 100, "{}", book.cases);

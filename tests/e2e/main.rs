@@ -19,6 +19,7 @@ mod contract;
 mod copy;
 mod crash;
 mod damage;
+mod dev;
 mod disk;
 mod errors;
 mod frozen;

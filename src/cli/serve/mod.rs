@@ -1,7 +1,7 @@
 //! `serve`: a member from its flags to its end.
 //!
 //! What can be wrong is found in the order in which it costs least: flags, certificates, sockets, and the directory last,
-//! so that a start that fails has changed nothing.
+//! so that a start that fails has changed nothing. `dev` runs a member the same way, from flags of its own.
 
 pub(crate) mod flags;
 mod notify;
@@ -37,102 +37,120 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
     }
     let options = Options::parse(&sources(flags.given)?)?;
     telemetry::start_member(&options.logs)?;
-    for warning in &options.warnings {
-        tracing::warn!("{warning}");
-    }
-    let all = [&options.clients.grpc, &options.clients.http, &options.clients.metrics];
-    let secure = all.into_iter().flatten().any(|address| address.scheme == Scheme::Https);
-    let tls = secure.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
-    let bound = bind(&options.clients)?;
-    let (datadir, identity) = blocking({
-        let options = options.clone();
-        move || open(&options)
-    })
-    .await?;
-    let member = member(&identity, &options);
-    tracing::info!(
-        name = member.name,
-        cluster_id = format!("{:x}", member.cluster_id),
-        member_id = format!("{:x}", member.member_id),
-        lineage = identity.lineage.id.to_string(),
-        data_dir = %datadir.root().display(),
-        version = env!("CARGO_PKG_VERSION"),
-        etcd_api = version::SERVER,
-        "starting a member"
-    );
-    let handle = Handle::start(&paths(&datadir.places()), member, options.tuning.clone()).await?;
-    let ended = match defragment(&handle, &options).await {
-        Ok(()) => run(&handle, &options, tls, bound, context).await,
-        Err(error) => Err(error),
+    let told_to_stop = async {
+        context.stop.stopped().await;
+        Ok(())
     };
-    // Whatever ended it, its files are closed before another process may have them; its own reason comes first.
-    handle.stop().await;
-    let ended = handle.ended().await.and(ended);
-    drop(datadir);
-    ended.map(|()| Ended::Well)
+    Listening::take(options)?.run(told_to_stop, context).await?;
+    Ok(Ended::Well)
 }
 
-/// Serves until the member is told to stop, or stops by itself.
-async fn run(
-    handle: &Handle,
-    options: &Options,
+/// A member whose ports are taken and whose directory was not touched yet.
+pub(crate) struct Listening {
+    options: Options,
     tls: Option<Arc<ServerTls>>,
     bound: Vec<Bound>,
-    context: &Context,
-) -> Result<()> {
-    // The server's own signal: it ends too when the member does.
-    let ending = Stop::new();
-    let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
-    let watches = watch::Service::new(handle);
-    let pages = Pages {
-        handle: handle.clone(),
-        counters: Arc::clone(handle.counters()),
-        watches: Arc::clone(watches.counters()),
-        calls: Arc::clone(&calls),
-        checks: Arc::default(),
-        extensive: options.extensive_metrics,
-        started: context.clock.now(),
-    };
-    let server = Server {
-        services: joined(handle, watches).await,
-        pages,
-        calls,
-        tls: tls.clone(),
-        connections: options.connections.clone(),
-        hosts: options.clients.hosts.clone(),
-    };
-    // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
-    let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
-    let mut serving = tokio::spawn(server.serve(bound, ending.clone()));
-    for address in options.clients.grpc.iter().chain(&options.clients.http).chain(&options.clients.metrics) {
-        tracing::info!(address = address.text, "serving client traffic");
-    }
-    tracing::info!("ready to serve client requests");
-    notify::tell("READY=1");
-    let ended_early = loop {
-        tokio::select! {
-            () = context.stop.stopped() => break None,
-            () = handle.stopped() => break None,
-            served = &mut serving => break Some(served),
-            // Files that changed are read; without this they are at the next handshake.
-            _ = hangup.recv() => drop(tls.as_ref().map(|tls| tls.config())),
+}
+
+impl Listening {
+    /// Reads certificates and takes the ports.
+    pub(crate) fn take(options: Options) -> Result<Self> {
+        for warning in &options.warnings {
+            tracing::warn!("{warning}");
         }
-    };
-    notify::tell("STOPPING=1");
-    tracing::info!("stopping: no request is taken any more");
-    ending.stop();
-    let served = match ended_early {
-        Some(served) => served,
-        None => serving.await,
-    };
-    let served = served.map_err(|error| {
-        Error::new(Kind::Failed, "the server ended by itself")
-            .source(error)
-            .hint("this is a fault of Holdfast: please report it")
-    });
-    served??;
-    tracing::info!("stopped");
-    Ok(())
+        let all = [&options.clients.grpc, &options.clients.http, &options.clients.metrics];
+        let secure = all.into_iter().flatten().any(|address| address.scheme == Scheme::Https);
+        let tls = secure.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
+        let bound = bind(&options.clients)?;
+        Ok(Listening { options, tls, bound })
+    }
+
+    /// Runs the member. `work` begins when it serves, and the member stops when that ends; or it stops by itself, and
+    /// then `work` is dropped where it stands.
+    pub(crate) async fn run(self, work: impl Future<Output = Result<()>>, context: &Context) -> Result<()> {
+        let options = self.options.clone();
+        let (datadir, identity) = blocking(move || open(&options)).await?;
+        let member = member(&identity, &self.options);
+        tracing::info!(
+            name = member.name,
+            cluster_id = format!("{:x}", member.cluster_id),
+            member_id = format!("{:x}", member.member_id),
+            lineage = identity.lineage.id.to_string(),
+            data_dir = %datadir.root().display(),
+            version = env!("CARGO_PKG_VERSION"),
+            etcd_api = version::SERVER,
+            "starting a member"
+        );
+        let handle = Handle::start(&paths(&datadir.places()), member, self.options.tuning.clone()).await?;
+        let ended = match defragment(&handle, &self.options).await {
+            Ok(()) => self.serve(&handle, work, context).await,
+            Err(error) => Err(error),
+        };
+        // Whatever ended it, its files are closed before another process may have them; its own reason comes first.
+        handle.stop().await;
+        let ended = handle.ended().await.and(ended);
+        drop(datadir);
+        ended
+    }
+
+    /// Serves until the work is done, or the member stops by itself.
+    async fn serve(self, handle: &Handle, work: impl Future<Output = Result<()>>, context: &Context) -> Result<()> {
+        let Listening { options, tls, bound } = self;
+        // The server's own signal: it ends too when the member does.
+        let ending = Stop::new();
+        let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
+        let watches = watch::Service::new(handle);
+        let pages = Pages {
+            handle: handle.clone(),
+            counters: Arc::clone(handle.counters()),
+            watches: Arc::clone(watches.counters()),
+            calls: Arc::clone(&calls),
+            checks: Arc::default(),
+            extensive: options.extensive_metrics,
+            started: context.clock.now(),
+        };
+        let server = Server {
+            services: joined(handle, watches).await,
+            pages,
+            calls,
+            tls: tls.clone(),
+            connections: options.connections.clone(),
+            hosts: options.clients.hosts.clone(),
+        };
+        // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
+        let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
+        let mut serving = tokio::spawn(server.serve(bound, ending.clone()));
+        for address in options.clients.grpc.iter().chain(&options.clients.http).chain(&options.clients.metrics) {
+            tracing::info!(address = address.text, "serving client traffic");
+        }
+        tracing::info!("ready to serve client requests");
+        notify::tell("READY=1");
+        let mut work = std::pin::pin!(work);
+        let (worked, ended_early) = loop {
+            tokio::select! {
+                worked = &mut work => break (worked, None),
+                () = handle.stopped() => break (Ok(()), None),
+                served = &mut serving => break (Ok(()), Some(served)),
+                // Files that changed are read; without this they are at the next handshake.
+                _ = hangup.recv() => drop(tls.as_ref().map(|tls| tls.config())),
+            }
+        };
+        notify::tell("STOPPING=1");
+        tracing::info!("stopping: no request is taken any more");
+        ending.stop();
+        let served = match ended_early {
+            Some(served) => served,
+            None => serving.await,
+        };
+        let served = served.map_err(|error| {
+            Error::new(Kind::Failed, "the server ended by itself")
+                .source(error)
+                .hint("this is a fault of Holdfast: please report it")
+        });
+        served??;
+        tracing::info!("stopped");
+        worked
+    }
 }
 
 fn member(identity: &Identity, options: &Options) -> Member {

@@ -102,8 +102,9 @@ pub(super) struct Core {
     hard_state: Option<HardState>,
     leases: Leases,
     compactor: Compactor,
-    /// Cuts handed to the flusher.
+    /// Cuts handed to the flusher, and how many of them it has written.
     cuts: u64,
+    flushed: u64,
     /// Who waits for removals, and for which cut.
     removing: Vec<(u64, oneshot::Sender<()>)>,
     /// Who waits for removals that are not in a cut yet.
@@ -140,6 +141,7 @@ impl Core {
             leases,
             compactor,
             cuts: 0,
+            flushed: 0,
             removing: vec![],
             pruning: vec![],
             pruning_goes_on: false,
@@ -342,10 +344,8 @@ impl Core {
     fn flushed(&mut self, flushed: Flushed) {
         // A writer that hears nothing any more has said why.
         let _ = self.writer.send(writer::Task::Compact(flushed.position.index));
-        for (_, reply) in self.removing.extract_if(.., |(cut, _)| *cut <= flushed.cuts) {
-            // Whoever asked may have gone.
-            let _ = reply.send(());
-        }
+        self.flushed = flushed.cuts;
+        self.answer_removals();
     }
 
     /// When nothing is left to take out of the index, whoever waits for that waits for the last cut.
@@ -353,6 +353,14 @@ impl Core {
         if !self.pruning.is_empty() && !self.machine.is_pruning() {
             self.removing.extend(self.pruning.drain(..).map(|reply| (self.cuts, reply)));
             self.flush(flusher::Task::Now);
+            self.answer_removals();
+        }
+    }
+
+    fn answer_removals(&mut self) {
+        for (_, reply) in self.removing.extract_if(.., |(cut, _)| *cut <= self.flushed) {
+            // Whoever asked may have gone.
+            let _ = reply.send(());
         }
     }
 

@@ -31,6 +31,9 @@ fn small() -> Tuning {
     }
 }
 
+/// Steps that are walked to side by side.
+const AT_ONCE: u32 = 8;
+
 /// What happens to a member.
 #[derive(Clone, Debug)]
 enum Deed {
@@ -150,17 +153,24 @@ async fn killed_at_any_step_a_member_has_what_it_acknowledged() {
     let names = Arc::new(Mutex::new(BTreeMap::new()));
     let deeds = story(5);
     let expected = pictures(&deeds).await;
-    let mut kills = 0;
-    for number in 1.. {
-        let mut survived = true;
-        for edge in [Edge::Before, Edge::After] {
-            let dir = tempfile::tempdir().unwrap();
-            survived &= !walk(dir.path(), &deeds, &expected, killing_at(number, edge, &names)).await;
-            kills += u32::from(!survived);
-        }
-        if survived {
+    let (deeds, expected) = (Arc::new(deeds), Arc::new(expected));
+    let (mut kills, mut first) = (0, 1);
+    loop {
+        // Side by side, because each waits for the disk most of the time.
+        let walks = (first..first + AT_ONCE).flat_map(|number| [(number, Edge::Before), (number, Edge::After)]);
+        let walks = walks.map(|(number, edge)| {
+            let (deeds, expected, kill) = (Arc::clone(&deeds), Arc::clone(&expected), killing_at(number, edge, &names));
+            tokio::spawn(async move {
+                let dir = tempfile::tempdir().unwrap();
+                walk(dir.path(), &deeds, &expected, kill).await
+            })
+        });
+        let killed = futures::future::join_all(walks).await;
+        let killed = killed.into_iter().filter(|killed| *killed.as_ref().unwrap()).count();
+        if killed == 0 {
             break;
         }
+        (kills, first) = (kills + killed, first + AT_ONCE);
     }
     let names: BTreeSet<_> = names.lock().unwrap().keys().copied().collect();
     let all = [

@@ -202,6 +202,8 @@ async fn views_outlive_compactions_flushes_and_a_new_file() {
     assert!(!waiting.is_finished(), "the view holds it");
     drop(old);
     waiting.await.unwrap().unwrap();
+    // There is nothing left to wait for.
+    handle.removed().await.unwrap();
     let used = handle.status().used_bytes;
     handle.defragment().await.unwrap();
     assert_eq!((handle.status().used_bytes, everything(&handle).len()), (used, 1));

@@ -514,17 +514,7 @@ async fn join_under_load(hub_batches_max: usize) -> Arc<Site> {
         })
         .await,
     );
-    let load = tokio::spawn({
-        let site = Arc::clone(&site);
-        async move {
-            for n in 0..PUTS {
-                site.put(&format!("k/{}", n % 10), &n.to_string()).await;
-                if n % 16 == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-    });
+    let load = tokio::spawn(put_some(Arc::clone(&site), PUTS));
     let mut rng = Seeded::new(5);
     let mut joined = vec![];
     for _ in 0..10 {
@@ -572,6 +562,15 @@ async fn join_under_load(hub_batches_max: usize) -> Arc<Site> {
         assert_eq!((said.len(), said[0].watch_id, revision(&said[0])), (1, -1, PUTS + 1), "{said:?}");
     }
     site
+}
+
+async fn put_some(site: Arc<Site>, puts: i64) {
+    for n in 0..puts {
+        site.put(&format!("k/{}", n % 10), &n.to_string()).await;
+        if n % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Takes from what is wanted what was told; it must be what is wanted next.
