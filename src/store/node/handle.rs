@@ -183,7 +183,7 @@ impl Handle {
             term: shared.term.load(Ordering::Relaxed),
             committed: shared.committed.load(Ordering::Relaxed),
             applied: self.state().position.index,
-            file_bytes: shared.backend.file_bytes().unwrap_or_default(),
+            file_bytes: shared.backend.size_bytes(),
             used_bytes: shared.backend.used_bytes(),
         }
     }
