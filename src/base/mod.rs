@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod backoff;
 pub mod clock;
+pub mod cork;
 pub mod digest;
 pub mod durable;
 pub mod error;

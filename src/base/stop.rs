@@ -66,6 +66,27 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
+/// What work in the background gives up of its share of a processor that others want as well: a tenth is left to it.
+const BACKGROUND_NICENESS: i32 = 10;
+
+/// Runs blocking work that others must not feel, on a thread of its own that yields the processor to them. Threads that it
+/// begins are like it.
+pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let runtime = tokio::runtime::Handle::current();
+    blocking(move || {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let _inside = runtime.enter();
+                // A system without priorities has none to give up.
+                let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+    .await
+}
+
 /// The number of the signal that meets a write beyond the limit on file sizes. It ends a process that does not listen.
 pub fn file_limit_signal() -> i32 {
     rustix::process::Signal::XFSZ.as_raw()

@@ -71,6 +71,10 @@ pub struct Counters {
     pub leader_changes: Counter,
     /// Requests that were not agreed on.
     pub proposals_failed: Counter,
+    /// Commands that were answered, and how many microseconds that took all of them together.
+    pub answered: Counter,
+    /// The microseconds.
+    pub answered_us: Counter,
     /// How long the log took to be durable.
     pub log_sync: Histogram,
     /// Bytes that were appended to the log.
@@ -96,6 +100,8 @@ impl Default for Counters {
         Counters {
             leader_changes: Counter::default(),
             proposals_failed: Counter::default(),
+            answered: Counter::default(),
+            answered_us: Counter::default(),
             log_sync: Histogram::doubling(1_000, 14),
             log_bytes: Counter::default(),
             flush: Histogram::doubling(1_000, 14),

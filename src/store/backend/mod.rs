@@ -315,6 +315,15 @@ impl Backend {
         Ok(())
     }
 
+    /// The first revision from `from` on that is stored.
+    pub fn first(&self, from: Rev) -> Result<Option<Rev>> {
+        guarded(&self.path, || {
+            let table = self.db().begin_read()?.open_table(REVISIONS)?;
+            let first = table.range::<&[u8; 16]>(&key_of(from)..)?.next().transpose()?;
+            Ok(first.map(|(key, _)| rev_of(key.value())))
+        })
+    }
+
     /// The last revision that is stored.
     pub fn last(&self) -> Result<Option<Rev>> {
         guarded(&self.path, || {

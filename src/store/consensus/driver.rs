@@ -133,10 +133,13 @@ impl Driver {
         self.raw.campaign().map_err(|error| failed(&error))
     }
 
-    /// Proposes an entry; false when nobody leads here, so that it will not be agreed on.
-    pub fn propose(&mut self, data: Vec<u8>) -> bool {
+    /// Proposes an entry: its place, unless nobody leads here, so that it will not be agreed on.
+    pub fn propose(&mut self, data: Vec<u8>) -> Option<Place> {
         // A member that does not lead would pass it on, and nobody would ever hear what became of it.
-        self.raw.raft.state == StateRole::Leader && self.raw.propose(vec![], data).is_ok()
+        if self.raw.raft.state != StateRole::Leader || self.raw.propose(vec![], data).is_err() {
+            return None;
+        }
+        Some(Place { index: self.raw.raft.raft_log.last_index(), term: self.raw.raft.term })
     }
 
     /// Takes a message of another member. One that cannot be read, or is from nobody known, changes nothing.
@@ -316,7 +319,7 @@ mod tests {
     #[test]
     fn one_voter_commits_what_is_durable_and_nothing_else() {
         let mut member = Member::new(1, &[1]);
-        assert!(!member.driver.propose(entry(0)), "nobody leads yet");
+        assert!(member.driver.propose(entry(0)).is_none(), "nobody leads yet");
         member.driver.campaign().unwrap();
         member.drive();
         assert!(!member.driver.role().leads, "nothing of its term is durable yet");
@@ -326,7 +329,7 @@ mod tests {
         }
         assert_eq!(member.driver.role(), Role { leader: 1, leads: true, term: 1 });
         for data in 0..10 {
-            assert!(member.driver.propose(entry(data)));
+            assert!(member.driver.propose(entry(data)).is_some());
             member.drive();
         }
         assert_eq!(told(&member), [0_u64; 0]);
@@ -369,7 +372,7 @@ mod tests {
                 match rng.below(20) {
                     0..3 => members[at].driver.tick(),
                     3..6 => {
-                        next += u64::from(members[at].driver.propose(entry(next)));
+                        next += u64::from(members[at].driver.propose(entry(next)).is_some());
                     }
                     6..10 => net.extend(members[at].write()),
                     10 if !calm && rng.below(10) == 0 => {

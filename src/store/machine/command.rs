@@ -8,9 +8,10 @@ use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 
 pub use crate::api::holdfast::v1::command::Operation;
 
-/// The entry that holds these commands.
-pub fn encode(commands: Vec<Command>) -> Vec<u8> {
-    Commands { commands }.encode_to_vec()
+/// The entry that holds these commands, and the commands.
+pub fn encode(commands: Vec<Command>) -> (Vec<u8>, Vec<Command>) {
+    let commands = Commands { commands };
+    (commands.encode_to_vec(), commands.commands)
 }
 
 /// Bytes that an operation takes in an entry.
@@ -40,10 +41,10 @@ mod tests {
     fn commands_come_back_and_unknown_ones_stop_the_member() {
         let put = Operation::Put(PutRequest { key: "a".into(), ..PutRequest::default() });
         let command = Command { id: 7, time_ms: 9, operation: Some(put) };
-        let entry = encode(vec![command.clone(), command.clone()]);
+        let (entry, _) = encode(vec![command.clone(), command.clone()]);
         assert_eq!(decode(entry.clone().into()).unwrap(), [command.clone(), command]);
         assert_eq!(decode(Bytes::copy_from_slice(&entry[..entry.len() - 1])).unwrap_err().kind(), Kind::Damaged);
-        let unknown = encode(vec![Command { id: 7, time_ms: 9, operation: None }]);
+        let (unknown, _) = encode(vec![Command { id: 7, time_ms: 9, operation: None }]);
         assert_eq!(decode(unknown.into()).unwrap_err().kind(), Kind::Usage);
         assert_eq!(decode(Bytes::new()).unwrap(), []);
     }

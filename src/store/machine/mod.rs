@@ -99,11 +99,13 @@ impl Machine {
         let meta = Meta::read(backend)?;
         let mut lessor = Lessor::load(backend.side(Space::Lease)?)?;
         let alarms = Alarms::load(backend.side(Space::Alarm)?)?;
-        let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |kv, tombstone| match tombstone {
-            true => lessor.detach(&kv.key),
+        let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |found| {
             // A lease may have ended since, in history that was not compacted.
-            false if kv.lease != 0 && lessor.get(kv.lease).is_some() => lessor.attach(&(*kv.key).into(), kv.lease),
-            false => lessor.detach(&kv.key),
+            let is_held = !found.version.is_tombstone() && found.lease != 0 && lessor.get(found.lease).is_some();
+            match is_held {
+                true => lessor.attach(&found.key, found.lease),
+                false => lessor.detach(&found.key),
+            }
         })?;
         Ok(Machine { writer, lessor, alarms, position: meta.position, side: vec![] })
     }

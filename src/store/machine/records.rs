@@ -7,6 +7,7 @@
 //! What holds the picture together is the state's view: as long as the picture lives, nothing that it names is deleted.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 
 use crate::api::Message;
 use crate::api::leasepb;
@@ -110,22 +111,71 @@ impl Picture {
     }
 
     /// Calls `each` with the revisions after `after`, up to `last`, oldest first. It may take its time: nothing is held open
-    /// meanwhile.
+    /// meanwhile. While it works on one chunk, another thread reads the next.
     pub fn revisions(&self, after: Rev, last: Rev, each: &mut EachRevision<'_>) -> Result<()> {
-        let (mut at, until) = (self.chronicle.after(after), self.chronicle.after(last));
-        let mut messages = Vec::with_capacity(CHUNK_BYTES);
-        while at < until {
-            let next = self.chronicle.read(at, until, CHUNK_BYTES, &mut messages)?;
-            let mut rest = &messages[..];
-            for entry in &self.chronicle.entries()[at..next] {
-                let (stored, others) = rest.split_at(entry.message_bytes());
-                rest = others;
-                each(entry, &Revision { rev: entry.rev(), tombstone: entry.is_tombstone(), stored })?;
+        let (at, until) = (self.chronicle.after(after), self.chronicle.after(last));
+        if at == until {
+            return Ok(());
+        }
+        let first = self.chunk(at, until, vec![])?;
+        if first.next == until {
+            return self.hand_out(&first, each);
+        }
+        std::thread::scope(|scope| {
+            let (sender, chunks) = mpsc::sync_channel(0);
+            let (spare, spares) = mpsc::channel();
+            let next = first.next;
+            scope.spawn(move || self.read_ahead(next, until, &sender, &spares));
+            self.hand_out(&first, each)?;
+            for chunk in chunks {
+                let chunk = chunk?;
+                self.hand_out(&chunk, each)?;
+                // Whoever reads may be done.
+                let _ = spare.send(chunk.messages);
             }
-            at = next;
+            Ok(())
+        })
+    }
+
+    fn chunk(&self, at: usize, until: usize, mut messages: Vec<u8>) -> Result<Chunk> {
+        let next = self.chronicle.read(at, until, CHUNK_BYTES, &mut messages)?;
+        Ok(Chunk { at, next, messages })
+    }
+
+    /// Reads chunk after chunk, until nobody wants more.
+    fn read_ahead(
+        &self,
+        mut at: usize,
+        until: usize,
+        chunks: &mpsc::SyncSender<Result<Chunk>>,
+        spares: &mpsc::Receiver<Vec<u8>>,
+    ) {
+        while at < until {
+            let chunk = self.chunk(at, until, spares.try_recv().unwrap_or_default());
+            at = chunk.as_ref().map_or(until, |chunk| chunk.next);
+            if chunks.send(chunk).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn hand_out(&self, chunk: &Chunk, each: &mut EachRevision<'_>) -> Result<()> {
+        let mut rest = &chunk.messages[..];
+        for entry in &self.chronicle.entries()[chunk.at..chunk.next] {
+            let (stored, others) = rest.split_at(entry.message_bytes());
+            rest = others;
+            each(entry, &Revision { rev: entry.rev(), tombstone: entry.is_tombstone(), stored })?;
         }
         Ok(())
     }
+}
+
+/// Messages that were read at once.
+struct Chunk {
+    at: usize,
+    /// Where the next one begins.
+    next: usize,
+    messages: Vec<u8>,
 }
 
 /// The facts beside history and leases, as they stand in an etcd file: etcd's buckets are all there, empty or not.

@@ -182,7 +182,7 @@ mod tests {
         for seed in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
-            let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
+            let mut writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
             let mut rng = Seeded::new(seed);
             let mut changes = vec![];
             let mut waiting = std::collections::VecDeque::new();
@@ -251,7 +251,7 @@ mod tests {
     fn what_is_missing_is_damage_and_who_does_not_go_on_is_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
-        let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
+        let mut writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
         for n in 0..10 {
             writer.put(&Bytes::from(format!("key-{n}")), &Bytes::from_static(b"x"), 0);
             writer.end();

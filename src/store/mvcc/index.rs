@@ -129,10 +129,10 @@ impl Index {
     }
 
     /// Notes what is already stored, in ascending order: how the index is built when a member starts.
-    pub fn load(&mut self, key: &[u8], version: Version, created: i64, number: i64) {
-        match self.keys.get_mut(key) {
+    pub fn load(&mut self, key: Key, version: Version, created: i64, number: i64) {
+        match self.keys.get_mut(&*key) {
             Some(history) => history.push(version, created, number),
-            None => drop(self.keys.insert(key.into(), History::new(version, created, number))),
+            None => drop(self.keys.insert(key, History::new(version, created, number))),
         }
     }
 

@@ -29,6 +29,7 @@ pub mod chronicle;
 pub mod history;
 pub mod hub;
 pub mod index;
+pub mod loading;
 pub mod read;
 pub mod recent;
 pub mod view;

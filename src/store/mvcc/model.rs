@@ -205,7 +205,7 @@ struct World {
 impl World {
     fn new(path: std::path::PathBuf) -> World {
         let backend = Arc::new(Backend::create(&path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
         let model = Model { states: [(FIRST_REVISION, State::new())].into(), compact_revision: 0 };
         World { path, backend, writer, model, kept: vec![], gone: vec![] }
     }
@@ -230,7 +230,7 @@ impl World {
         let World { path, backend, writer, model, .. } = self;
         drop((writer, backend));
         let backend = Arc::new(Backend::open(&path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_, _| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_| {}).unwrap();
         World { path, backend, writer, model, kept: vec![], gone: vec![] }
     }
 

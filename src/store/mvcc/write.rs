@@ -13,11 +13,12 @@ use bytes::Bytes;
 
 use crate::api::Message;
 use crate::api::mvccpb::KeyValue;
-use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
+use crate::base::error::Result;
 use crate::base::revision::Rev;
-use crate::store::backend::{Backend, Stored};
+use crate::store::backend::Backend;
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::{Index, Key, Keys};
+use crate::store::mvcc::loading::{self, Found};
 use crate::store::mvcc::recent::{Batch, Change, Recent};
 use crate::store::mvcc::view::{Fault, Floors, Ground, View};
 
@@ -49,19 +50,14 @@ struct Pruning {
 
 impl Writer {
     /// The store in `backend`, whose last compaction was at `compact_revision`; 0 when there was none. `sees` is shown every
-    /// version on the way, in order, and whether it is a tombstone.
-    pub fn open(backend: Arc<Backend>, compact_revision: i64, mut sees: impl FnMut(&KeyValue, bool)) -> Result<Self> {
-        let (mut index, mut last) = (Index::default(), Rev::of(FIRST_REVISION.max(compact_revision)));
-        backend.scan(Rev::default(), Rev::of(i64::MAX), &mut |stored| {
-            last = last.max(stored.rev);
-            let kv = load(&mut index, stored)?;
-            sees(&kv, stored.tombstone);
-            Ok(())
-        })?;
+    /// version on the way, in order.
+    pub fn open(backend: Arc<Backend>, compact_revision: i64, sees: impl FnMut(&Found)) -> Result<Self> {
+        let (index, last) = loading::load(&backend, sees)?;
+        let least = FIRST_REVISION.max(compact_revision);
         let pruning = (compact_revision > 0).then_some(Pruning { compact_revision, after: None });
         Ok(Writer {
             index,
-            revision: last.main,
+            revision: last.map_or(least, |last| last.main.max(least)),
             compact_revision,
             changes: vec![],
             steps: 0,
@@ -195,17 +191,4 @@ impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("revision", &self.revision).finish_non_exhaustive()
     }
-}
-
-/// Puts what is stored into the index.
-fn load(index: &mut Index, stored: Stored<'_>) -> Result<KeyValue> {
-    let damaged =
-        |why: &str| Error::damaged(format!("revision {} of the state {why}", stored.rev)).hint(HINT_MEMBER_DAMAGED);
-    let kv = KeyValue::decode(stored.message).map_err(|error| damaged("is no key value").source(error))?;
-    if stored.rev.main < 0 || u32::try_from(stored.rev.sub).is_err() || i32::try_from(stored.message.len()).is_err() {
-        return Err(damaged("cannot be"));
-    }
-    let version = Version::new(stored.rev, stored.tombstone, stored.message.len());
-    index.load(&kv.key, version, kv.create_revision, kv.version);
-    Ok(kv)
 }

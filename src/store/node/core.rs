@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,18 +15,17 @@ use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, Result};
 use crate::base::file::free_bytes;
 use crate::store::consensus::driver::{Append, Driver};
-use crate::store::consensus::log::{Entry, EntryKind, HardState};
+use crate::store::consensus::log::{Entry, EntryKind, HardState, Log, Place};
 use crate::store::lease::clock::Millis;
 use crate::store::machine::check::cost;
 use crate::store::machine::command::{self, Operation};
-use crate::store::machine::flush::{Cut, Position};
+use crate::store::machine::flush::Position;
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, Reply};
 use crate::store::node::compactor::Compactor;
-use crate::store::node::flusher::{self, Flushed};
+use crate::store::node::flusher::{Behind, Flushed};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
-use crate::store::node::writer;
 
 /// Where an answer to a command goes.
 pub(super) type Waiter = oneshot::Sender<std::result::Result<Reply, Fault>>;
@@ -45,8 +44,6 @@ pub(super) enum Event {
     Removed { reply: oneshot::Sender<()> },
     /// The state's file is to be written anew.
     Defragment { reply: oneshot::Sender<Result<()>> },
-    /// The log has everything up to the append of this number.
-    Persisted(u64),
     /// The state's file has more.
     Flushed(Flushed),
     /// The disk, or what is on it, failed.
@@ -64,7 +61,7 @@ const PRUNING_PAUSE: Duration = Duration::from_millis(1);
 
 struct Waiting {
     reply: Waiter,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 /// What a core begins with.
@@ -72,39 +69,35 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) machine: Machine,
     pub(super) driver: Driver,
-    pub(super) writer: Sender<writer::Task>,
-    pub(super) flusher: Sender<flusher::Task>,
+    pub(super) log: Log,
+    pub(super) behind: Behind,
     /// Where ids of commands begin: a new start must not be answered for an old one.
     pub(super) first_id: u64,
     /// Told once the member leads.
     pub(super) ready: oneshot::Sender<()>,
 }
 
-/// Machine, driver, and everybody who waits for them.
+/// Machine, driver, log, and everybody who waits for them.
 pub(super) struct Core {
     shared: Arc<Shared>,
     machine: Machine,
     driver: Driver,
-    writer: Sender<writer::Task>,
-    flusher: Sender<flusher::Task>,
+    log: Log,
+    behind: Behind,
     started: Stopwatch,
     next_id: u64,
     ready: Option<oneshot::Sender<()>>,
     /// Commands to be proposed.
     gathered: VecDeque<(Command, usize)>,
     waiting: HashMap<u64, Waiting>,
-    /// The last append that was handed to the writer, and the last that is durable.
-    appended: u64,
-    persisted: u64,
+    /// Commands that were proposed here, and where: they are not read again when they are agreed on.
+    proposed: VecDeque<(Place, Vec<Command>)>,
     /// Whether this member leads, and has applied everything from before it did.
     leads: bool,
     /// A hard state that nobody waits for.
     hard_state: Option<HardState>,
     leases: Leases,
     compactor: Compactor,
-    /// Cuts handed to the flusher, and how many of them it has written.
-    cuts: u64,
-    flushed: u64,
     /// Who waits for removals, and for which cut.
     removing: Vec<(u64, oneshot::Sender<()>)>,
     /// Who waits for removals that are not in a cut yet.
@@ -119,7 +112,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shared, machine, driver, writer, flusher, first_id, ready } = parts;
+        let Parts { shared, machine, driver, log, behind, first_id, ready } = parts;
         let started = Stopwatch::start();
         let compactor = Compactor::new(shared.tuning.auto_compaction, 0);
         let leases = Leases::new(&shared.tuning);
@@ -127,21 +120,18 @@ impl Core {
             shared,
             machine,
             driver,
-            writer,
-            flusher,
+            log,
+            behind,
             started,
             next_id: first_id,
             ready: Some(ready),
             gathered: VecDeque::new(),
             waiting: HashMap::new(),
-            appended: 0,
-            persisted: 0,
+            proposed: VecDeque::new(),
             leads: false,
             hard_state: None,
             leases,
             compactor,
-            cuts: 0,
-            flushed: 0,
             removing: vec![],
             pruning: vec![],
             pruning_goes_on: false,
@@ -160,6 +150,7 @@ impl Core {
             while self.propose() {
                 self.drive()?;
             }
+            self.behind.look(self.started.elapsed(), self.machine.recent().bytes());
             if !self.hear(events)? {
                 return Ok(());
             }
@@ -170,7 +161,10 @@ impl Core {
     fn hear(&mut self, events: &Receiver<Event>) -> Result<bool> {
         let wait = match self.pruning_goes_on {
             true => PRUNING_PAUSE,
-            false => self.next_tick.saturating_sub(self.started.elapsed()),
+            false => {
+                let next = self.behind.due().map_or(self.next_tick, |due| due.min(self.next_tick));
+                next.saturating_sub(self.started.elapsed())
+            }
         };
         let mut next = match events.recv_timeout(wait) {
             Ok(event) => Some(event),
@@ -192,7 +186,7 @@ impl Core {
             Event::Propose { operation, bytes, reply, ticket } => {
                 let watched = self.watch_quota(&operation);
                 let id = self.gather(operation, bytes);
-                self.waiting.insert(id, Waiting { reply, _ticket: ticket });
+                self.waiting.insert(id, Waiting { reply, ticket });
                 // The request that crosses the quota is still carried out.
                 if let Some(alarm) = watched {
                     self.gather(alarm, 0);
@@ -212,12 +206,8 @@ impl Core {
                 self.pruning.push(reply);
                 self.settle_removals();
             }
-            Event::Defragment { reply } => self.flush(flusher::Task::Defragment(reply)),
-            Event::Persisted(number) => {
-                self.persisted = number;
-                self.driver.persisted(number);
-            }
-            Event::Flushed(flushed) => self.flushed(flushed),
+            Event::Defragment { reply } => self.behind.defragment(reply),
+            Event::Flushed(flushed) => self.flushed(flushed)?,
             Event::Failed(error) => return Err(error),
             Event::Stop => return Ok(false),
         }
@@ -237,13 +227,11 @@ impl Core {
         id
     }
 
-    /// Proposes what has gathered as one entry, unless a disk is behind; whether it did. While one is being written the
-    /// next one gathers.
+    /// Proposes what has gathered as one entry, unless the state's file is behind; whether it did. While one is being written
+    /// the next one gathers.
     fn propose(&mut self) -> bool {
-        let behind = self.appended > self.persisted
-            || self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max
-            || !self.leads;
-        if behind || self.gathered.is_empty() {
+        let behind = self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max;
+        if behind || !self.leads || self.gathered.is_empty() {
             return false;
         }
         let (mut commands, mut bytes) = (vec![], 0);
@@ -255,15 +243,30 @@ impl Core {
             bytes += more;
             commands.push(command);
         }
+        let (entry, commands) = command::encode(commands);
         // When nobody leads here any more, whoever waits is answered when their time is over.
-        self.driver.propose(command::encode(commands))
+        let place = self.driver.propose(entry);
+        self.proposed.extend(place.map(|place| (place, commands)));
+        place.is_some()
+    }
+
+    /// The commands in an entry: as they were proposed here, or from its bytes.
+    fn commands(&mut self, entry: Entry) -> Result<Vec<Command>> {
+        while self.proposed.front().is_some_and(|(place, _)| place.index < entry.place.index) {
+            self.proposed.pop_front();
+        }
+        // Raft: the same index and term are the same entry.
+        match self.proposed.pop_front_if(|(place, _)| *place == entry.place) {
+            Some((_, commands)) => Ok(commands),
+            None => command::decode(entry.data),
+        }
     }
 
     /// Does what raft wants done.
     fn drive(&mut self) -> Result<()> {
         while let Some(work) = self.driver.work() {
             self.shared.committed.store(self.driver.committed(), Ordering::Relaxed);
-            self.append(work.append);
+            self.append(&work.append)?;
             self.apply(work.committed)?;
         }
         let role = self.driver.role();
@@ -286,16 +289,19 @@ impl Core {
         Ok(())
     }
 
-    fn append(&mut self, mut append: Append) {
+    /// Makes what raft wants durable. A change that nobody waits for is written with the next one.
+    fn append(&mut self, append: &Append) -> Result<()> {
+        let hard_state = append.hard_state.or(self.hard_state.take());
         if !append.urgent {
-            self.hard_state = append.hard_state.or(self.hard_state);
-            return;
+            self.hard_state = hard_state;
+            return Ok(());
         }
-        append.hard_state = append.hard_state.or(self.hard_state);
-        self.hard_state = None;
-        self.appended = append.number;
-        // A writer that hears nothing any more has said why.
-        let _ = self.writer.send(writer::Task::Append(append));
+        let (watch, counters) = (Stopwatch::start(), &self.shared.counters);
+        self.log.append(&append.entries, hard_state)?;
+        counters.log_sync.observe(watch.elapsed());
+        counters.log_bytes.add(append.entries.iter().map(|entry| entry.data.len() as u64).sum());
+        self.driver.persisted(append.number);
+        Ok(())
     }
 
     /// Applies entries that are agreed on, as one batch, and tells everybody.
@@ -305,14 +311,15 @@ impl Core {
         let mut commands = vec![];
         for entry in entries {
             if entry.kind == EntryKind::Commands {
-                commands.append(&mut command::decode(entry.data)?);
+                commands.append(&mut self.commands(entry)?);
             }
         }
         let applied = self.machine.apply(position, commands)?;
         let now = self.now();
         self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
         self.shared.publish(applied.state, applied.cut.batch.as_ref());
-        self.hand_over(applied.cut);
+        self.behind.push(applied.cut, self.started.elapsed());
+        self.settle_removals();
         for (id, outcome) in applied.replies {
             match &outcome {
                 Ok(Reply::LeaseGrant(_)) => self.shared.counters.leases_granted.increment(),
@@ -321,6 +328,8 @@ impl Core {
             }
             self.leases.answered(id);
             if let Some(waiting) = self.waiting.remove(&id) {
+                self.shared.counters.answered.increment();
+                self.shared.counters.answered_us.add(waiting.ticket.age().as_micros().try_into().unwrap_or(u64::MAX));
                 // Whoever asked may have gone.
                 let _ = waiting.reply.send(outcome.map_err(Fault::Refused));
             }
@@ -330,35 +339,24 @@ impl Core {
         Ok(())
     }
 
-    fn hand_over(&mut self, cut: Cut) {
-        self.cuts += 1;
-        self.flush(flusher::Task::Cut(cut));
-        self.settle_removals();
-    }
-
-    fn flush(&self, task: flusher::Task) {
-        // A flusher that hears nothing any more has said why.
-        let _ = self.flusher.send(task);
-    }
-
-    fn flushed(&mut self, flushed: Flushed) {
-        // A writer that hears nothing any more has said why.
-        let _ = self.writer.send(writer::Task::Compact(flushed.position.index));
-        self.flushed = flushed.cuts;
-        self.answer_removals();
+    fn flushed(&mut self, flushed: Flushed) -> Result<()> {
+        self.behind.written(flushed.cuts);
+        self.answer_removals(flushed.cuts);
+        self.log.compact(flushed.position.index)
     }
 
     /// When nothing is left to take out of the index, whoever waits for that waits for the last cut.
     fn settle_removals(&mut self) {
         if !self.pruning.is_empty() && !self.machine.is_pruning() {
-            self.removing.extend(self.pruning.drain(..).map(|reply| (self.cuts, reply)));
-            self.flush(flusher::Task::Now);
-            self.answer_removals();
+            let last = self.behind.came();
+            self.removing.extend(self.pruning.drain(..).map(|reply| (last, reply)));
+            self.behind.hand_over();
+            self.answer_removals(self.behind.is_written());
         }
     }
 
-    fn answer_removals(&mut self) {
-        for (_, reply) in self.removing.extract_if(.., |(cut, _)| *cut <= self.flushed) {
+    fn answer_removals(&mut self, written: u64) {
+        for (_, reply) in self.removing.extract_if(.., |(cut, _)| *cut <= written) {
             // Whoever asked may have gone.
             let _ = reply.send(());
         }
@@ -390,7 +388,8 @@ impl Core {
     fn beat(&mut self) -> Result<()> {
         self.pruning_goes_on = match self.machine.prune() {
             Some(cut) => {
-                self.hand_over(cut);
+                self.behind.push(cut, self.started.elapsed());
+                self.settle_removals();
                 true
             }
             None => false,

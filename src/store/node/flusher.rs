@@ -1,10 +1,11 @@
 //! The thread that writes the state's file, behind everybody's back.
 //!
-//! Cuts gather until they are many or old, and are written at once. Nobody waits for it, unless unflushed changes take more
-//! memory than they may: then nothing new is proposed until it has caught up.
+//! Cuts gather in the core until they are many or old, and are written at once. Nobody waits for that, unless unflushed
+//! changes take more memory than they may: then nothing new is proposed until it has caught up.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -19,10 +20,8 @@ use crate::store::options::Tuning;
 
 /// What it is asked.
 pub(super) enum Task {
-    /// To write a cut sooner or later.
-    Cut(Cut),
-    /// Not to wait for more.
-    Now,
+    /// To write these cuts.
+    Write(Vec<Cut>),
     /// To write the file anew.
     Defragment(oneshot::Sender<Result<()>>),
 }
@@ -36,66 +35,131 @@ pub(super) struct Flushed {
     pub(super) position: Position,
 }
 
+/// The cuts that are not written yet, and those that are being written. Handing each over by itself would wake the other
+/// thread once for every batch, only to have it wait for more.
+pub(super) struct Behind {
+    tasks: Sender<Task>,
+    interval: Duration,
+    bytes: usize,
+    gathered: Vec<Cut>,
+    /// When the oldest of them came.
+    since: Duration,
+    /// Cuts that came, were handed over, and are written, since the start.
+    came: u64,
+    handed: u64,
+    written: u64,
+}
+
+impl Behind {
+    pub(super) fn new(tasks: Sender<Task>, tuning: &Tuning) -> Self {
+        let (interval, bytes) = (tuning.flush_interval, tuning.flush_bytes);
+        Behind { tasks, interval, bytes, gathered: vec![], since: Duration::ZERO, came: 0, handed: 0, written: 0 }
+    }
+
+    /// Takes the next cut.
+    pub(super) fn push(&mut self, cut: Cut, clock: Duration) {
+        if self.gathered.is_empty() {
+            self.since = clock;
+        }
+        self.gathered.push(cut);
+        self.came += 1;
+    }
+
+    /// How many cuts came.
+    pub(super) fn came(&self) -> u64 {
+        self.came
+    }
+
+    /// When there will be something to hand over, if nothing more comes.
+    pub(super) fn due(&self) -> Option<Duration> {
+        (!self.gathered.is_empty() && self.handed == self.written).then(|| self.since + self.interval)
+    }
+
+    /// Hands over what is due, given the memory that unflushed changes take.
+    pub(super) fn look(&mut self, clock: Duration, unflushed_bytes: usize) {
+        if self.due().is_some_and(|due| due <= clock || unflushed_bytes >= self.bytes) {
+            self.hand_over();
+        }
+    }
+
+    /// Hands over what there is, due or not.
+    pub(super) fn hand_over(&mut self) {
+        self.handed = self.came;
+        if !self.gathered.is_empty() {
+            let cuts = std::mem::take(&mut self.gathered);
+            self.send(Task::Write(cuts));
+        }
+    }
+
+    /// Has the file written anew, after everything that came before.
+    pub(super) fn defragment(&mut self, reply: oneshot::Sender<Result<()>>) {
+        self.hand_over();
+        self.send(Task::Defragment(reply));
+    }
+
+    /// So far the flusher came.
+    pub(super) fn written(&mut self, cuts: u64) {
+        self.written = cuts;
+    }
+
+    /// How many cuts are written.
+    pub(super) fn is_written(&self) -> u64 {
+        self.written
+    }
+
+    fn send(&self, task: Task) {
+        // A flusher that hears nothing any more has said why.
+        let _ = self.tasks.send(task);
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
 /// Where it writes.
 pub(super) struct Flusher {
     pub(super) backend: Arc<Backend>,
     pub(super) recent: Arc<Recent>,
-    pub(super) tuning: Tuning,
     pub(super) events: Sender<Event>,
     pub(super) counters: Arc<Counters>,
 }
 
 impl Flusher {
-    /// Writes until nobody asks any more, then what is left.
-    pub(super) fn run(self, tasks: &mpsc::Receiver<Task>) {
+    /// Writes until nobody asks any more.
+    pub(super) fn run(self, tasks: &Receiver<Task>) {
         let mut written = 0;
-        while let Ok(first) = tasks.recv() {
-            let (cuts, defragment) = self.gather(first, tasks);
-            if let Some(last) = cuts.last() {
-                let position = last.position;
-                let watch = Stopwatch::start();
-                if let Err(error) = flush(&self.backend, &self.recent, &cuts) {
-                    // A core that hears nothing any more has ended.
-                    let _ = self.events.send(Event::Failed(error));
-                    return;
+        while let Ok(task) = tasks.recv() {
+            match task {
+                Task::Write(cuts) => match self.write(&cuts) {
+                    Ok(position) => {
+                        written += cuts.len() as u64;
+                        // A core that hears nothing any more has ended.
+                        let _ = self.events.send(Event::Flushed(Flushed { cuts: written, position }));
+                    }
+                    Err(error) => {
+                        let _ = self.events.send(Event::Failed(error));
+                        return;
+                    }
+                },
+                Task::Defragment(reply) => {
+                    let watch = Stopwatch::start();
+                    let outcome = self.backend.defragment();
+                    self.counters.defragment.observe(watch.elapsed());
+                    // Who asked may have gone.
+                    let _ = reply.send(outcome);
                 }
-                self.counters.flush.observe(watch.elapsed());
-                self.counters.compacted_revisions.add(cuts.iter().map(|cut| cut.gone.len() as u64).sum());
-                written += cuts.len() as u64;
-                let _ = self.events.send(Event::Flushed(Flushed { cuts: written, position }));
-            }
-            if let Some(reply) = defragment {
-                let watch = Stopwatch::start();
-                let outcome = self.backend.defragment();
-                self.counters.defragment.observe(watch.elapsed());
-                // Who asked may have gone.
-                let _ = reply.send(outcome);
             }
         }
     }
 
-    fn gather(&self, first: Task, tasks: &Receiver<Task>) -> (Vec<Cut>, Option<oneshot::Sender<Result<()>>>) {
-        let waited = Stopwatch::start();
-        let (mut cuts, mut next) = (vec![], Some(first));
-        loop {
-            match next.take() {
-                Some(Task::Cut(cut)) => cuts.push(cut),
-                Some(Task::Now) => return (cuts, None),
-                Some(Task::Defragment(reply)) => return (cuts, Some(reply)),
-                None => {}
-            }
-            if self.recent.bytes() >= self.tuning.flush_bytes {
-                // What is there already comes along.
-                match tasks.try_recv() {
-                    Ok(task) => next = Some(task),
-                    Err(_) => return (cuts, None),
-                }
-                continue;
-            }
-            match tasks.recv_timeout(self.tuning.flush_interval.saturating_sub(waited.elapsed())) {
-                Ok(task) => next = Some(task),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return (cuts, None),
-            }
-        }
+    fn write(&self, cuts: &[Cut]) -> Result<Position> {
+        let watch = Stopwatch::start();
+        flush(&self.backend, &self.recent, cuts)?;
+        self.counters.flush.observe(watch.elapsed());
+        self.counters.compacted_revisions.add(cuts.iter().map(|cut| cut.gone.len() as u64).sum());
+        Ok(cuts.last().map(|cut| cut.position).unwrap_or_default())
     }
 }

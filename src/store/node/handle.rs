@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
@@ -135,15 +137,21 @@ impl Shared {
 pub(super) struct Ticket {
     shared: Arc<Shared>,
     bytes: usize,
+    drawn: Stopwatch,
 }
 
 impl Ticket {
     fn draw(shared: &Arc<Shared>, bytes: usize) -> Option<Ticket> {
-        let ticket = Ticket { shared: Arc::clone(shared), bytes };
+        let ticket = Ticket { shared: Arc::clone(shared), bytes, drawn: Stopwatch::start() };
         let before = shared.waiting.fetch_add(1, Ordering::Relaxed);
         let bytes_before = shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before < shared.tuning.queue_max && bytes_before + bytes <= shared.tuning.queue_bytes_max;
         fits.then_some(ticket)
+    }
+
+    /// The time since it was drawn.
+    pub(super) fn age(&self) -> Duration {
+        self.drawn.elapsed()
     }
 }
 

@@ -1,16 +1,15 @@
 //! The running member: joins consensus, machine and time.
 //!
 //! ```text
-//!   Handle ──event──> core ──append──> writer (one frame, one flush of the disk) ──persisted──┐
-//!      ^               │ ^                                                                    │
-//!      │               │ └────────────────────────────────────────────────────────────────────┘
+//!   Handle ──event──> core ──append──> log (one frame, one flush of the disk)
+//!      ^               │
 //!      └───replies─────┤ apply, publish
-//!                      └──cut──> flusher (the state's file) ──flushed──> core ──> the log is cut off behind
+//!                      └──cuts──> flusher (the state's file) ──flushed──> core ──> the log is cut off behind
 //! ```
 //!
-//! One thread, the **core**, has machine and driver to itself; everything that happens reaches it as an event. Whatever
-//! waits when it looks is proposed as one entry, and while that becomes durable the next one gathers. Two more threads wait
-//! for the disk: the **writer** for the log, the **flusher** for the state.
+//! One thread, the **core**, has machine, driver and log to itself; everything that happens reaches it as an event. Whatever
+//! waits when it looks is proposed as one entry, and while that becomes durable the next one gathers. Another, the
+//! **flusher**, waits for the disk of the state.
 //!
 //! A server sees the member through a `Handle`. Reads do not come by here: each batch publishes a state that anybody may
 //! read for as long as they like.
@@ -33,7 +32,6 @@ mod start;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 pub use handle::{Fault, Handle, Status};
 pub use start::{Paths, create};

@@ -15,10 +15,10 @@ use crate::store::consensus::driver::{Beats, Driver, Restored};
 use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
 use crate::store::machine::Machine;
 use crate::store::machine::flush::Position;
+use crate::store::node::Member;
 use crate::store::node::core::{Core, Parts};
-use crate::store::node::flusher::Flusher;
+use crate::store::node::flusher::{Behind, Flusher};
 use crate::store::node::handle::{Handle, Shared};
-use crate::store::node::{Member, writer};
 use crate::store::options::Tuning;
 
 /// Where a member keeps what it must not lose.
@@ -54,7 +54,7 @@ impl Handle {
         let (ready, leads) = oneshot::channel();
         let (paths, steps, stopped) =
             (paths.clone(), steps.clone(), || Error::damaged("the member ended while it started"));
-        let handle = blocking(move || start(&paths, member, tuning, &steps, ready)).await?;
+        let handle = blocking(move || start(&paths, member, &tuning, &steps, ready)).await?;
         tokio::select! {
             Ok(()) = leads => Ok(handle),
             ended = handle.ended() => ended.and_then(|()| Err(stopped())),
@@ -62,7 +62,7 @@ impl Handle {
     }
 }
 
-fn start(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps, ready: oneshot::Sender<()>) -> Result<Handle> {
+fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: oneshot::Sender<()>) -> Result<Handle> {
     // The log first: the engine of the state writes into its file when it opens it, and a member that is refused stays as
     // it is.
     let mut opened = Log::open(&paths.log, identity(&member), tuning.segment_bytes)?;
@@ -84,32 +84,28 @@ fn start(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps, ready: on
         entries: opened.entries,
         applied: position.index,
     };
-    let beats = Beats { election: beats(&tuning), heartbeat: 1 };
+    let beats = Beats { election: beats(tuning), heartbeat: 1 };
     let driver = Driver::new(restored, beats)?;
     let mut first_id = [0; 8];
     rng::fill(&mut first_id)?;
 
     let (events, happens) = mpsc::channel();
-    let (writer_tasks, to_write) = mpsc::channel();
-    let (flusher_tasks, to_flush) = mpsc::channel();
+    let (tasks, to_flush) = mpsc::channel();
     let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
-    let counters = Arc::clone(&shared.counters);
+    let behind = Behind::new(tasks, tuning);
     let flusher = Flusher {
         backend,
         recent: Arc::clone(machine.recent()),
-        tuning,
         events: events.clone(),
-        counters: Arc::clone(&counters),
+        counters: Arc::clone(&shared.counters),
     };
-    let (log, written) = (opened.log, events.clone());
-    let writer = thread("log", move || writer::run(log, &to_write, &written, &counters))?;
     let flusher = thread("flush", move || flusher.run(&to_flush))?;
     let parts = Parts {
         shared: Arc::clone(&shared),
         machine,
         driver,
-        writer: writer_tasks,
-        flusher: flusher_tasks,
+        log: opened.log,
+        behind,
         first_id: u64::from_be_bytes(first_id),
         ready,
     };
@@ -120,14 +116,10 @@ fn start(paths: &Paths, member: Member, tuning: Tuning, steps: &Steps, ready: on
         if let Err(error) = &outcome {
             tracing::error!("the member stops: {error}");
         }
-        // Without its tasks, writer and flusher finish what they were given, and end.
+        // Without tasks, the flusher finishes what it was given, and ends.
         drop((core, happens));
-        let panics = [writer.join(), flusher.join()].into_iter().filter_map(Result::err).count();
-        let outcome = outcome.and_then(|()| match panics {
-            0 => Ok(()),
-            _ => Err(Error::damaged("a thread of the member ended by a panic").hint(HINT_MEMBER_DAMAGED)),
-        });
-        end.come(outcome.err());
+        let panicked = |_| Error::damaged("a thread of the member ended by a panic").hint(HINT_MEMBER_DAMAGED);
+        end.come(outcome.and(flusher.join().map_err(panicked)).err());
     })?;
     Ok(Handle { shared, events })
 }

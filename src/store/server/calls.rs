@@ -166,9 +166,9 @@ impl Calls {
     /// A request's body, its bytes counted.
     pub(super) fn received(
         self: &Arc<Self>,
-        body: impl hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+        body: impl hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static,
     ) -> Body {
-        Body::new(Received { calls: Arc::clone(self), body: Box::pin(body) })
+        Body::new(Received { calls: Arc::clone(self), body })
     }
 
     /// Tells all of it.
@@ -324,10 +324,10 @@ impl hyper::body::Body for Answered {
 /// The body of a request.
 struct Received<B> {
     calls: Arc<Calls>,
-    body: Pin<Box<B>>,
+    body: B,
 }
 
-impl<B: hyper::body::Body<Data = Bytes, Error = hyper::Error>> hyper::body::Body for Received<B> {
+impl<B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Unpin> hyper::body::Body for Received<B> {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -335,7 +335,7 @@ impl<B: hyper::body::Body<Data = Bytes, Error = hyper::Error>> hyper::body::Body
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(self.body.as_mut().poll_frame(context));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

@@ -1,4 +1,4 @@
-//! Streams that carry a whole state: made on a thread for blocking work, sent as fast as their reader takes them.
+//! Streams that carry a whole state: made on a thread in the background, sent as fast as their reader takes them.
 //!
 //! Between the two is a short queue. A reader that takes nothing for a while is cut off, by name: what it holds (its view,
 //! its thread) is then free. A reader that goes away is noticed at the next piece. Writers are in nobody's way: a stream
@@ -21,11 +21,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::api::Message;
+use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::stop::blocking;
+use crate::base::stop::background;
 use crate::base::units;
 use crate::store::machine::records::{Origin, Picture};
 use crate::store::node::Handle;
+use crate::store::server::pace::{Answered, BURST_BYTES, Pace};
 use crate::store::server::status;
 use crate::store::server::views::{Reading, Views};
 
@@ -100,17 +103,17 @@ impl Exports {
     }
 
     /// The stream of what `work` sends, of which so many pieces wait for their reader. It begins when the stream is first asked.
-    pub(super) fn stream<T: Send + 'static>(
+    pub(super) fn stream<T: Message + 'static>(
         &self,
         slot: OwnedSemaphorePermit,
         queue_pieces: usize,
-        work: impl FnOnce(&Outlet<T>) -> Result<()> + Send + 'static,
+        work: impl FnOnce(&mut Outlet<T>) -> Result<()> + Send + 'static,
     ) -> Pieces<T> {
         let (sender, pieces) = mpsc::channel(queue_pieces);
-        let outlet = Outlet { sender, stall: self.handle.tuning().export_stall };
+        let mut outlet = Outlet::new(sender, &self.handle);
         let handle = self.handle.clone();
-        let working = blocking(move || {
-            let outcome = work(&outlet);
+        let working = background(move || {
+            let outcome = work(&mut outlet);
             drop((outlet, slot));
             outcome.map_err(|error| match error.kind() {
                 Kind::Interrupted => Status::aborted(format!("holdfast: the snapshot was broken off: {error}")),
@@ -128,16 +131,42 @@ impl fmt::Debug for Exports {
     }
 }
 
-/// Where a stream's pieces are put, on a thread for blocking work.
+/// Where a stream's pieces are put, on a thread in the background.
 #[derive(Debug)]
 pub(super) struct Outlet<T> {
     sender: mpsc::Sender<T>,
     stall: Duration,
+    handle: Handle,
+    pace: Pace,
+    /// Bytes since the last burst ended, and when that was: before the pause after it, and after it.
+    bytes: u64,
+    ended: Stopwatch,
+    began: Stopwatch,
 }
 
-impl<T: Send> Outlet<T> {
-    /// Puts a piece, and waits as long as the reader has others to take first.
-    pub(super) fn send(&self, piece: T) -> Result<()> {
+impl<T: Message> Outlet<T> {
+    fn new(sender: mpsc::Sender<T>, handle: &Handle) -> Self {
+        let (stall, pace) = (handle.tuning().export_stall, Pace::new(answered(handle)));
+        let (ended, began) = (Stopwatch::start(), Stopwatch::start());
+        Outlet { sender, stall, handle: handle.clone(), pace, bytes: 0, ended, began }
+    }
+
+    /// Puts a piece, and waits as long as the reader has others to take first, or writers would feel it.
+    pub(super) fn send(&mut self, piece: T) -> Result<()> {
+        self.bytes += piece.encoded_len() as u64;
+        if self.bytes >= BURST_BYTES {
+            let (passed, worked) = (self.ended.elapsed(), self.began.elapsed());
+            self.ended = Stopwatch::start();
+            let pause = self.pace.sent(self.bytes, passed, worked, answered(&self.handle));
+            if !pause.is_zero() {
+                runtime::Handle::current().block_on(tokio::time::sleep(pause));
+            }
+            (self.bytes, self.began) = (0, Stopwatch::start());
+        }
+        self.put(piece)
+    }
+
+    fn put(&self, piece: T) -> Result<()> {
         match self.sender.try_send(piece) {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(gone()),
@@ -159,6 +188,11 @@ impl<T: Send> Outlet<T> {
     pub(super) fn check(&self) -> Result<()> {
         if self.sender.is_closed() { Err(gone()) } else { Ok(()) }
     }
+}
+
+fn answered(handle: &Handle) -> Answered {
+    let counters = handle.counters();
+    Answered { count: counters.answered.get(), total_us: counters.answered_us.get() }
 }
 
 fn gone() -> Error {

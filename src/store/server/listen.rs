@@ -23,7 +23,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -33,6 +33,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::base::cork::Corked;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::process::files_max;
 use crate::base::stop::Stop;
@@ -41,6 +42,7 @@ use crate::store::options::value::{Address, Scheme};
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::{Pages, misdirected, not_found};
+use crate::store::server::inside::Inside;
 
 /// How long a client may take to greet.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -266,7 +268,8 @@ async fn converse(
     secure: bool,
     watcher: Watcher,
 ) {
-    let mut builder = Builder::new(TokioExecutor::new());
+    let inside = Inside::default();
+    let mut builder = Builder::new(inside.clone());
     let connections = &shared.connections;
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder
@@ -279,8 +282,8 @@ async fn converse(
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+    let connection = builder.serve_connection(TokioIo::new(Corked::new(stream)), service).into_owned();
+    if let Err(error) = inside.drive(watcher.watch(connection)).await {
         tracing::debug!("a connection ended: {error}");
     }
 }

@@ -101,7 +101,7 @@ struct Part {
 
 /// A stream on its way out.
 struct Sending<'a> {
-    outlet: &'a Outlet<RecordsResponse>,
+    outlet: &'a mut Outlet<RecordsResponse>,
     /// For the first message.
     view: Bytes,
     encoder: Encoder,
@@ -111,7 +111,7 @@ struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn new(outlet: &'a Outlet<RecordsResponse>, view: Bytes) -> Self {
+    fn new(outlet: &'a mut Outlet<RecordsResponse>, view: Bytes) -> Self {
         Sending { outlet, view, encoder: Encoder::new(), revisions: 0, superseded: vec![] }
     }
 

@@ -42,7 +42,7 @@ impl Exports {
 
 /// The file on its way out.
 struct File<'a> {
-    outlet: &'a Outlet<SnapshotResponse>,
+    outlet: &'a mut Outlet<SnapshotResponse>,
     /// Bytes that no message holds yet.
     remaining_bytes: u64,
     blob: BytesMut,
@@ -50,7 +50,7 @@ struct File<'a> {
 }
 
 impl<'a> File<'a> {
-    fn new(outlet: &'a Outlet<SnapshotResponse>, file_bytes: u64) -> Self {
+    fn new(outlet: &'a mut Outlet<SnapshotResponse>, file_bytes: u64) -> Self {
         let blob = BytesMut::with_capacity(BLOB_BYTES);
         File { outlet, remaining_bytes: file_bytes, blob, hasher: Sha256Hasher::default() }
     }

@@ -115,8 +115,8 @@ pub struct Log {
     current: Segment,
     last: Place,
     hard_state: HardState,
-    /// Makes the next segment.
-    making: Option<JoinHandle<Result<()>>>,
+    /// Makes the next segment, or gives old ones up.
+    housework: Option<JoinHandle<Result<()>>>,
     failed: bool,
     buffer: Vec<u8>,
     steps: Steps,
@@ -157,7 +157,7 @@ impl Log {
             current,
             last,
             hard_state,
-            making: None,
+            housework: None,
             failed: false,
             buffer: vec![],
             steps: Steps::unheard(),
@@ -237,9 +237,7 @@ impl Log {
 
     /// Goes on in a new segment, and has the one after it made meanwhile.
     fn roll(&mut self, bytes: u64) -> Result<()> {
-        if let Some(making) = self.making.take() {
-            making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
+        self.end_housework()?;
         let number = self.current.number + 1;
         let room = self.segment_bytes.max(bytes + HEADER_ROOM_BYTES);
         let next = self.steps.during("begin a segment", || {
@@ -249,22 +247,29 @@ impl Log {
         self.full.push((full.number, self.last));
         let (folder, bytes, steps) = (self.folder.clone(), self.segment_bytes, self.steps.clone());
         let prepare = move || steps.during("prepare a segment", || segment::prepare(&folder, bytes).map(drop));
-        self.making = Some(thread::spawn(prepare));
+        self.housework = Some(thread::spawn(prepare));
         Ok(())
     }
 
-    /// Gives up segments that hold nothing after `through`.
+    /// Has segments given up that hold nothing after `through`, unless there is other housework: then the next call does.
+    /// Nobody waits for it; that it failed is said by the call after it.
     pub fn compact(&mut self, through: u64) -> Result<()> {
         let n = self.full.partition_point(|(_, last)| last.index <= through);
-        if n == 0 {
+        if n == 0 || self.housework.as_ref().is_some_and(|housework| !housework.is_finished()) {
             return Ok(());
         }
-        // Only one of the two makes or takes the spare file at a time.
-        if let Some(making) = self.making.take() {
-            making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
+        self.end_housework()?;
         let given_up: Vec<u64> = self.full.drain(..n).map(|(number, _)| number).collect();
-        self.steps.during("give segments up", || segment::retire(&self.folder, &given_up))
+        let (folder, steps) = (self.folder.clone(), self.steps.clone());
+        let retire = move || steps.during("give segments up", || segment::retire(&folder, &given_up));
+        self.housework = Some(thread::spawn(retire));
+        Ok(())
+    }
+
+    /// Only one at a time makes or takes the spare file.
+    fn end_housework(&mut self) -> Result<()> {
+        let Some(housework) = self.housework.take() else { return Ok(()) };
+        housework.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// The last place.
@@ -275,9 +280,9 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if let Some(making) = self.making.take() {
-            // What it made or failed to make is seen by who opens the log next.
-            let _ = making.join();
+        if let Some(housework) = self.housework.take() {
+            // What it did or failed to do is seen by who opens the log next.
+            let _ = housework.join();
         }
     }
 }

@@ -63,7 +63,9 @@ fn segments_follow_one_another_and_are_used_again() {
     log.append(&[entry(40, 1, 5000)], None).unwrap();
     let before = files(dir.path()).len();
     assert!(before > 8, "{:?}", files(dir.path()));
+    log.end_housework().unwrap();
     log.compact(20).unwrap();
+    log.end_housework().unwrap();
     let after = files(dir.path());
     assert!(after.len() <= before - 4 && after.contains(&"spare".to_owned()), "{after:?}");
     drop(log);
@@ -75,8 +77,10 @@ fn segments_follow_one_another_and_are_used_again() {
     let mut log = again.log;
     for index in 41..80 {
         log.append(&[entry(index, 1, 400)], None).unwrap();
+        log.end_housework().unwrap();
         log.compact(index - 1).unwrap();
     }
+    log.end_housework().unwrap();
     assert!(files(dir.path()).len() <= 4, "{:?}", files(dir.path()));
     drop(log);
     let again = opened(dir.path());

@@ -51,7 +51,7 @@ fn key(rng: &mut Seeded) -> Bytes {
 impl World {
     fn new(path: &std::path::Path) -> World {
         let backend = Arc::new(Backend::create(path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
         World { backend, writer, gone: vec![], state: BTreeMap::new(), all: vec![] }
     }
 
