@@ -22,6 +22,10 @@ pub fn range(request: &RangeRequest) -> Result {
     Ok(())
 }
 
+/// Transactions that one may be in, itself included. protobuf's reader takes messages in a hundred others and no more, with two
+/// for each transaction, and what was agreed on must be readable in the log.
+const NESTED_MAX: usize = 32;
+
 /// A put.
 pub fn put(request: &PutRequest) -> Result {
     if request.key.is_empty() {
@@ -43,13 +47,14 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result {
 
 /// A transaction of at most so many comparisons, and so many operations on either side.
 pub fn txn(request: &TxnRequest, operations_max: usize) -> Result {
-    operations(request, operations_max)?;
+    operations(request, operations_max, NESTED_MAX - 1)?;
     Touched::by(&request.success)?;
     Touched::by(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &TxnRequest, most: usize) -> Result {
+fn operations(request: &TxnRequest, most: usize, nested: usize) -> Result {
+    let deeper = nested.checked_sub(1).ok_or(Refusal::TooManyOperations);
     let here = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = most.checked_sub(here).ok_or(Refusal::TooManyOperations)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -60,7 +65,7 @@ fn operations(request: &TxnRequest, most: usize) -> Result {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Request::RequestTxn(request)) => operations(request, left)?,
+            Some(Request::RequestTxn(request)) => operations(request, left, deeper?)?,
             None => return Err(Refusal::KeyNotFound),
         }
     }
@@ -164,6 +169,8 @@ pub fn cost(operation: &Operation) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::holdfast::v1::Command;
+    use crate::store::machine::command;
 
     fn put_of(key: &str) -> Request {
         Request::RequestPut(PutRequest { key: key.to_owned().into(), ..PutRequest::default() })
@@ -216,6 +223,19 @@ mod tests {
         assert_eq!(txn(&nothing, 128), Err(Refusal::KeyNotFound));
         assert!(reads_only(&TxnRequest::default()) && may_be_stale(&TxnRequest::default()));
         assert!(!reads_only(&txn_of(vec![nested(vec![], vec![])], vec![])));
+    }
+
+    /// What is accepted can be read again from the log, where it stands in two messages more.
+    #[test]
+    fn transactions_in_transactions_have_an_end() {
+        let deep = |n: usize| {
+            (1..n).fold(txn_of(vec![put_of("a")], vec![]), |inner, _| txn_of(vec![Request::RequestTxn(inner)], vec![]))
+        };
+        assert_eq!(txn(&deep(NESTED_MAX + 1), 128), Err(Refusal::TooManyOperations));
+        assert_eq!(txn(&deep(NESTED_MAX), 128), Ok(()));
+        let operation = Some(Operation::Txn(deep(NESTED_MAX)));
+        let (entry, commands) = command::encode(vec![Command { id: 1, time_ms: 2, operation }]);
+        assert_eq!(command::decode(entry.into()).unwrap(), commands);
     }
 
     #[test]

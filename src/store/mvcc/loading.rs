@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::api::Message;
 use crate::api::mvccpb::KeyValue;
-use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
+use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::{Backend, Stored};
 use crate::store::mvcc::history::Version;
@@ -19,7 +19,9 @@ use crate::store::mvcc::index::{Index, Key};
 const SLICE_REVISIONS: i64 = 2048;
 /// Threads that read, at most: more than that the one who builds the index cannot follow.
 const THREADS_MAX: usize = 4;
-/// Slices that a thread may be ahead.
+/// Revisions that are handed over at once, at most.
+const PART_REVISIONS: usize = 4096;
+/// Times that a thread may be ahead.
 const AHEAD: usize = 2;
 
 /// A revision as the index wants it.
@@ -33,6 +35,13 @@ pub struct Found {
     pub lease: i64,
     created: i64,
     number: i64,
+}
+
+/// Some of a slice: a single transaction may have made millions of revisions.
+struct Part {
+    found: Vec<Found>,
+    /// Whether the slice ends with it.
+    is_last: bool,
 }
 
 /// The index of everything that is stored, and the last revision of it. `sees` is shown each, in order.
@@ -49,11 +58,15 @@ pub(super) fn load(backend: &Backend, mut sees: impl FnMut(&Found)) -> Result<(I
         };
         let found: Vec<_> = (0..threads.min(slices.len())).map(deal).collect();
         for nth in 0..slices.len() {
-            let slice = found[nth % threads].recv().expect("a thread sends a slice for each that it was dealt")?;
-            for found in slice {
-                sees(&found);
-                last = Some(found.version.rev());
-                index.load(found.key, found.version, found.created, found.number);
+            let mut is_whole = false;
+            while !is_whole {
+                let part = found[nth % threads].recv().expect("a thread sends every slice that it was dealt")?;
+                is_whole = part.is_last;
+                for found in part.found {
+                    sees(&found);
+                    last = Some(found.version.rev());
+                    index.load(found.key, found.version, found.created, found.number);
+                }
             }
         }
         Ok((index, last))
@@ -74,18 +87,27 @@ fn slices(backend: &Backend) -> Result<Vec<(Rev, Rev)>> {
 }
 
 /// Reads slice after slice, until one cannot be read or nobody wants more.
-fn read<'a>(backend: &Backend, slices: impl Iterator<Item = &'a (Rev, Rev)>, sender: &SyncSender<Result<Vec<Found>>>) {
+fn read<'a>(backend: &Backend, slices: impl Iterator<Item = &'a (Rev, Rev)>, sender: &SyncSender<Result<Part>>) {
     for (from, until) in slices {
         let mut found = vec![];
         let outcome = backend.scan(*from, *until, &mut |stored| {
+            if found.len() == PART_REVISIONS {
+                let found = std::mem::take(&mut found);
+                sender.send(Ok(Part { found, is_last: false })).map_err(|_| unwanted())?;
+            }
             found.push(find(stored)?);
             Ok(())
         });
         let failed = outcome.is_err();
-        if sender.send(outcome.map(|()| found)).is_err() || failed {
+        if sender.send(outcome.map(|()| Part { found, is_last: true })).is_err() || failed {
             return;
         }
     }
+}
+
+/// The one who builds the index has met an error: that is what is told, not this.
+fn unwanted() -> Error {
+    Error::new(Kind::Interrupted, "the index is not built any more")
 }
 
 fn find(stored: Stored<'_>) -> Result<Found> {
@@ -136,6 +158,19 @@ mod tests {
         assert_eq!((index.len(), last), (7, Some(Rev::of(900_000_000_002))));
         let versions: usize = index.range(Keys::of(&[], &[0])).map(|(_, history)| history.versions().len()).sum();
         assert_eq!(versions, mains.len());
+    }
+
+    #[test]
+    fn a_transaction_of_many_revisions_comes_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap();
+        let message = KeyValue { key: "key".into(), ..KeyValue::default() }.encode_to_vec();
+        let many = i64::try_from(2 * PART_REVISIONS).unwrap();
+        let mut rows = (0..many).map(|sub| Stored { rev: Rev { main: 5, sub }, tombstone: false, message: &message });
+        backend.write(&mut rows, &[], &[]).unwrap();
+        let mut subs = 0..many;
+        let (_, last) = load(&backend, |found| assert_eq!(Some(found.version.rev().sub), subs.next())).unwrap();
+        assert_eq!((last, subs.next()), (Some(Rev { main: 5, sub: many - 1 }), None));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) enum Event {
     /// A client wants something agreed on.
     Propose { operation: Operation, bytes: usize, reply: Waiter, ticket: Ticket },
     /// A client keeps a lease.
-    KeepAlive { id: i64, reply: oneshot::Sender<i64> },
+    KeepAlive { id: i64, since: Stopwatch, reply: oneshot::Sender<i64> },
     /// Somebody asks for all leases.
     Leases { reply: oneshot::Sender<Vec<(i64, Millis)>> },
     /// Somebody asks what is left of a lease.
@@ -52,8 +52,9 @@ pub(super) enum Event {
     Stop,
 }
 
-/// Events that are looked at before anything else is done.
-const EVENTS_MAX: usize = 4096;
+/// Events that are looked at before anything else is done: more than wait in practice, for what waited must be seen before
+/// it is decided that a lease has ended.
+const EVENTS_MAX: usize = 1 << 16;
 /// Between two looks at the room that is left on the disk.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two slices of what a compaction takes out of the index.
@@ -147,7 +148,7 @@ impl Core {
         loop {
             self.drive()?;
             self.beat()?;
-            while self.propose() {
+            if self.propose() {
                 self.drive()?;
             }
             self.behind.look(self.started.elapsed(), self.machine.recent().bytes());
@@ -160,6 +161,7 @@ impl Core {
     /// Waits for events, as long as there is nothing else to do; false when the member is to end.
     fn hear(&mut self, events: &Receiver<Event>) -> Result<bool> {
         let wait = match self.pruning_goes_on {
+            _ if self.may_propose() => Duration::ZERO,
             true => PRUNING_PAUSE,
             false => {
                 let next = self.behind.due().map_or(self.next_tick, |due| due.min(self.next_tick));
@@ -192,10 +194,11 @@ impl Core {
                     self.gather(alarm, 0);
                 }
             }
-            Event::KeepAlive { id, reply } => {
-                let now = self.now();
+            Event::KeepAlive { id, since, reply } => {
+                // It came in time, even if the disk kept this thread waiting meanwhile.
+                let came = self.now().saturating_sub(since.elapsed().as_millis().try_into().unwrap_or(Millis::MAX));
                 self.shared.counters.leases_renewed.increment();
-                if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, now, reply) {
+                if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, came, reply) {
                     self.gather(operation, 0);
                 }
             }
@@ -227,11 +230,15 @@ impl Core {
         id
     }
 
+    fn may_propose(&self) -> bool {
+        let behind = self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max;
+        !behind && self.leads && !self.gathered.is_empty()
+    }
+
     /// Proposes what has gathered as one entry, unless the state's file is behind; whether it did. While one is being written
     /// the next one gathers.
     fn propose(&mut self) -> bool {
-        let behind = self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max;
-        if behind || !self.leads || self.gathered.is_empty() {
+        if !self.may_propose() {
             return false;
         }
         let (mut commands, mut bytes) = (vec![], 0);
@@ -328,8 +335,9 @@ impl Core {
             }
             self.leases.answered(id);
             if let Some(waiting) = self.waiting.remove(&id) {
-                self.shared.counters.answered.increment();
+                // Whoever compares the two sees no answer that took no time.
                 self.shared.counters.answered_us.add(waiting.ticket.age().as_micros().try_into().unwrap_or(u64::MAX));
+                self.shared.counters.answered.increment();
                 // Whoever asked may have gone.
                 let _ = waiting.reply.send(outcome.map_err(Fault::Refused));
             }

@@ -244,7 +244,7 @@ impl Handle {
 
     /// Starts a lease's time again; how many seconds it has now, 0 when there is no such lease.
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Fault> {
-        self.ask(|reply| Event::KeepAlive { id, reply }).await
+        self.ask(|reply| Event::KeepAlive { id, since: Stopwatch::start(), reply }).await
     }
 
     /// The leases, the one that ends first at the front, and the milliseconds left of each.

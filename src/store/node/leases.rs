@@ -94,7 +94,7 @@ impl Leases {
         &mut self,
         lessor: &Lessor,
         id: i64,
-        now: Millis,
+        came: Millis,
         reply: oneshot::Sender<i64>,
     ) -> Option<Operation> {
         let lease = lessor.get(id).filter(|_| self.leads);
@@ -103,11 +103,11 @@ impl Leases {
             let _ = reply.send(0);
             return None;
         };
-        if self.deadlines.left(id, now) == Some(0) {
+        if self.deadlines.left(id, came) == Some(0) || self.ending.contains(&id) {
             self.late.push((id, reply));
             return None;
         }
-        self.deadlines.set(id, now, lease.ttl_s);
+        self.deadlines.set(id, came, lease.ttl_s);
         // Whoever asked may have gone.
         let _ = reply.send(lease.ttl_s);
         let checkpoints = vec![Checkpoint { id, remaining: 0 }];

@@ -1,5 +1,6 @@
 //! How a member begins: for the first time, and again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -16,7 +17,7 @@ use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
 use crate::store::machine::Machine;
 use crate::store::machine::flush::Position;
 use crate::store::node::Member;
-use crate::store::node::core::{Core, Parts};
+use crate::store::node::core::{Core, Event, Parts};
 use crate::store::node::flusher::{Behind, Flusher};
 use crate::store::node::handle::{Handle, Shared};
 use crate::store::options::Tuning;
@@ -99,7 +100,13 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         events: events.clone(),
         counters: Arc::clone(&shared.counters),
     };
-    let flusher = thread("flush", move || flusher.run(&to_flush))?;
+    let failing = events.clone();
+    let flusher = thread("flush", move || {
+        if catch_unwind(AssertUnwindSafe(|| flusher.run(&to_flush))).is_err() {
+            // A core that hears nothing any more has ended.
+            let _ = failing.send(Event::Failed(panicked()));
+        }
+    })?;
     let parts = Parts {
         shared: Arc::clone(&shared),
         machine,
@@ -112,16 +119,24 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
     let end = Arc::clone(&shared.end);
     thread("node", move || {
         let mut core = Core::new(parts);
-        let outcome = core.run(&happens);
+        let outcome = catch_unwind(AssertUnwindSafe(|| core.run(&happens))).unwrap_or_else(|_| Err(panicked()));
         if let Err(error) = &outcome {
             tracing::error!("the member stops: {error}");
         }
-        // Without tasks, the flusher finishes what it was given, and ends.
-        drop((core, happens));
-        let panicked = |_| Error::damaged("a thread of the member ended by a panic").hint(HINT_MEMBER_DAMAGED);
-        end.come(outcome.and(flusher.join().map_err(panicked)).err());
+        // Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
+        drop(core);
+        let outcome = outcome.and(flusher.join().map_err(|_| panicked()));
+        let failed = happens.try_iter().find_map(|event| match event {
+            Event::Failed(error) => Some(error),
+            _ => None,
+        });
+        end.come(outcome.err().or(failed));
     })?;
     Ok(Handle { shared, events })
+}
+
+fn panicked() -> Error {
+    Error::damaged("a thread of the member ended by a panic").hint(HINT_MEMBER_DAMAGED)
 }
 
 /// Beats of raft's clock without a leader, until an election.

@@ -159,7 +159,7 @@ impl<T: Message> Outlet<T> {
             self.ended = Stopwatch::start();
             let pause = self.pace.sent(self.bytes, passed, worked, answered(&self.handle));
             if !pause.is_zero() {
-                runtime::Handle::current().block_on(tokio::time::sleep(pause));
+                std::thread::sleep(pause);
             }
             (self.bytes, self.began) = (0, Stopwatch::start());
         }
@@ -192,7 +192,7 @@ impl<T: Message> Outlet<T> {
 
 fn answered(handle: &Handle) -> Answered {
     let counters = handle.counters();
-    Answered { count: counters.answered.get(), total_us: counters.answered_us.get() }
+    Answered { count: counters.answered.get(), total_us: counters.answered_us.get(), waiting: handle.waiting() }
 }
 
 fn gone() -> Error {

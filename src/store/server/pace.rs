@@ -26,13 +26,14 @@ const FASTER: f64 = 1.1;
 const LONGER_MAX: f64 = 1.25;
 const NOISE_US: f64 = 100.0;
 /// The shortest mean time is forgotten by so much with each window: the load may have changed.
-const FORGOTTEN: f64 = 1.002;
+const FORGOTTEN: f64 = 1.000_05;
 
-/// Commands that were answered since the start: how many, and how long they took together.
+/// Commands that were answered since the start: how many, and how long they took together. And how many wait now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Answered {
     pub(super) count: u64,
     pub(super) total_us: u64,
+    pub(super) waiting: usize,
 }
 
 /// The rate of one stream.
@@ -57,16 +58,25 @@ impl Pace {
         self.window += passed;
         let count = answered.count - self.before.count;
         if count > 0 && self.window >= WINDOW {
-            let mean_us = (answered.total_us - self.before.total_us) as f64 / count as f64;
+            let mean_us = ((answered.total_us - self.before.total_us) as f64 / count as f64).max(1.0);
             self.shortest_us = (self.shortest_us * FORGOTTEN).min(mean_us);
             let is_felt = mean_us > self.shortest_us * LONGER_MAX + NOISE_US;
-            self.rate = (self.rate * if is_felt { SLOWER } else { FASTER }).clamp(LEAST_RATE, MOST_RATE);
-            (self.before, self.window) = (answered, Duration::ZERO);
+            self.step(if is_felt { SLOWER } else { FASTER });
+            self.before = answered;
         }
         if count == 0 && self.window >= ALONE_AFTER {
-            return Duration::ZERO;
+            if answered.waiting == 0 {
+                return Duration::ZERO;
+            }
+            // Writers are there, and wait for something that does not come.
+            self.step(SLOWER);
         }
         Duration::from_secs_f64(bytes as f64 / self.rate).saturating_sub(worked)
+    }
+
+    fn step(&mut self, factor: f64) {
+        self.rate = (self.rate * factor).clamp(LEAST_RATE, MOST_RATE);
+        self.window = Duration::ZERO;
     }
 }
 
@@ -87,7 +97,7 @@ mod tests {
             let now = u64::try_from(clock.as_micros()).unwrap() * commands_per_s / 1_000_000;
             let new = now - answered.count;
             let burst_rate = BURST_BYTES as f64 / passed.as_secs_f64();
-            answered = Answered { count: now, total_us: answered.total_us + new * took_us(burst_rate) };
+            answered = Answered { count: now, total_us: answered.total_us + new * took_us(burst_rate), waiting: 0 };
             pause = pace.sent(BURST_BYTES, passed, worked, answered);
             if n == 10_000 {
                 half = clock;
@@ -105,6 +115,19 @@ mod tests {
         assert!(rate(|_| 400, 0) > 0.98 * FREE);
         assert!(rate(|_| 400, 5_000) > 0.98 * FREE);
         assert!(rate(|_| 400, 20) > 0.98 * FREE);
+    }
+
+    /// A disk that answers nobody for a second is no reason to hurry.
+    #[test]
+    fn writers_who_wait_are_not_taken_for_none() {
+        let (mut pace, burst) = (Pace::new(Answered::default()), Duration::from_millis(1));
+        pace.rate = 1e9;
+        let mut pause = |waiting| {
+            let answered = Answered { waiting, ..Answered::default() };
+            (0..1000).map(|_| pace.sent(BURST_BYTES, burst, Duration::ZERO, answered)).last()
+        };
+        assert!(pause(3).unwrap() > Duration::from_micros(200));
+        assert_eq!(pause(0), Some(Duration::ZERO));
     }
 
     #[test]

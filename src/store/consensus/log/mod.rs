@@ -246,9 +246,7 @@ impl Log {
         let full = std::mem::replace(&mut self.current, next);
         self.full.push((full.number, self.last));
         let (folder, bytes, steps) = (self.folder.clone(), self.segment_bytes, self.steps.clone());
-        let prepare = move || steps.during("prepare a segment", || segment::prepare(&folder, bytes).map(drop));
-        self.housework = Some(thread::spawn(prepare));
-        Ok(())
+        self.begin_housework(move || steps.during("prepare a segment", || segment::prepare(&folder, bytes).map(drop)))
     }
 
     /// Has segments given up that hold nothing after `through`, unless there is other housework: then the next call does.
@@ -261,9 +259,18 @@ impl Log {
         self.end_housework()?;
         let given_up: Vec<u64> = self.full.drain(..n).map(|(number, _)| number).collect();
         let (folder, steps) = (self.folder.clone(), self.steps.clone());
-        let retire = move || steps.during("give segments up", || segment::retire(&folder, &given_up));
-        self.housework = Some(thread::spawn(retire));
-        Ok(())
+        self.begin_housework(move || steps.during("give segments up", || segment::retire(&folder, &given_up)))
+    }
+
+    /// Has something done beside the appending; at once where no thread is to be had.
+    fn begin_housework(&mut self, work: impl Fn() -> Result<()> + Clone + Send + 'static) -> Result<()> {
+        match thread::Builder::new().name("log".to_owned()).spawn(work.clone()) {
+            Ok(thread) => {
+                self.housework = Some(thread);
+                Ok(())
+            }
+            Err(_) => work(),
+        }
     }
 
     /// Only one at a time makes or takes the spare file.
