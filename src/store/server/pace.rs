@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
-/// Sent at once, without a look at the clock.
-pub(super) const BURST_BYTES: u64 = 128 << 10;
+/// Sent at once: shorter bursts wake the reader more often, which costs writers more than the longer pauses spare them.
+pub(super) const BURST_BYTES: u64 = 512 << 10;
 /// Commands are looked at for so long before the rate changes.
 const WINDOW: Duration = Duration::from_millis(20);
 /// Without a command for so long there are no writers.

@@ -10,7 +10,8 @@
 //!
 //! The head is bound to its place: in a segment that was used before, with another seed, old frames are no frames, and a
 //! frame that was moved is none either. The seed is drawn for each segment, so that nobody can write a value that is taken
-//! for a frame. Behind the last frame stand zeros where the next head would be: anything else there was torn.
+//! for a frame. Behind the last frame stand zeros where the next head would be: anything else there was torn. Zeros are never
+//! a frame, whatever the head's checksum of a place may be (of one segment in 500 it is 0 somewhere): a payload is not empty.
 
 use crate::base::digest::crc32c;
 
@@ -34,7 +35,7 @@ pub enum Found<'a> {
 
 /// Appends a frame that is to stand at `offset` of a segment.
 pub fn put(out: &mut Vec<u8>, seed: u64, offset: u64, payload: &[u8]) {
-    assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a batch fits into a frame");
+    assert!(!payload.is_empty() && payload.len() <= PAYLOAD_BYTES_MAX, "a batch is something, and fits into a frame");
     let length = u32::try_from(payload.len()).expect("at most 32 MiB").to_le_bytes();
     let payload_crc = crc32c(&[payload]).to_le_bytes();
     let head_crc = head_crc(seed, offset, &length, &payload_crc).to_le_bytes();
@@ -52,7 +53,11 @@ pub fn find(segment: &[u8], seed: u64, offset: usize) -> Found<'_> {
     };
     let word = |n: usize| -> [u8; 4] { head[4 * n..4 * n + 4].try_into().expect("4 of 16 bytes") };
     let (length, payload_crc) = (word(0), word(1));
-    if u32::from_le_bytes(word(2)) != head_crc(seed, offset as u64, &length, &payload_crc) || word(3) != [0; 4] {
+    let is_empty = length == [0; 4];
+    if is_empty
+        || u32::from_le_bytes(word(2)) != head_crc(seed, offset as u64, &length, &payload_crc)
+        || word(3) != [0; 4]
+    {
         return Found::Nothing;
     }
     let length = u32::from_le_bytes(length) as usize;
@@ -81,14 +86,14 @@ mod tests {
     #[test]
     fn frames_are_found_where_they_were_put_and_nowhere_else() {
         let mut segment = vec![];
-        for payload in [&b"first"[..], b"", b"the third one"] {
+        for payload in [&b"first"[..], b"2", b"the third one"] {
             let offset = segment.len() as u64;
             put(&mut segment, 3, offset, payload);
         }
         let end = segment.len();
         segment.resize(end + 64, 0);
         let Found::Frame(b"first", second) = find(&segment, 3, 0) else { panic!("the first") };
-        let Found::Frame(b"", third) = find(&segment, 3, second) else { panic!("the second") };
+        let Found::Frame(b"2", third) = find(&segment, 3, second) else { panic!("the second") };
         assert_eq!(find(&segment, 3, third), Found::Frame(b"the third one", end));
         assert_eq!(find(&segment, 3, end), Found::Nothing);
         assert!((0..segment.len() + 9).filter(|at| find(&segment, 3, *at) != Found::Nothing).eq([0, second, third]));
@@ -96,6 +101,22 @@ mod tests {
         assert!(any_after(&segment, 3, 8) && any_after(&segment, 3, third) && !any_after(&segment, 3, third + 8));
         // Moved, it is none.
         assert_eq!(find(&segment[second..], 3, 0), Found::Nothing);
+    }
+
+    /// The checksum of an empty frame is 0 at some places of some segments. A checksum of seed and offset is the sum of one of
+    /// either, so such places are found by looking for sums that meet.
+    #[test]
+    fn zeros_are_no_frame_at_any_place() {
+        let empty = |seed: u64, offset: u64| head_crc(seed, offset, &[0; 4], &[0; 4]);
+        let seeds: std::collections::HashMap<u32, u64> = (0..1 << 18).map(|seed| (empty(seed, 0), seed)).collect();
+        let offsets = (0..1 << 18).map(|n| n * ALIGN_BYTES as u64);
+        let places: Vec<_> = offsets.filter_map(|at| Some((*seeds.get(&(empty(0, at) ^ empty(0, 0)))?, at))).collect();
+        assert!(places.len() > 3, "{places:?}");
+        let zeros = vec![0; (1 << 18) * ALIGN_BYTES + HEAD_BYTES];
+        for (seed, at) in places {
+            assert_eq!(empty(seed, at), 0);
+            assert_eq!(find(&zeros, seed, usize::try_from(at).unwrap()), Found::Nothing);
+        }
     }
 
     #[test]
