@@ -359,7 +359,7 @@ impl Core {
             let last = self.behind.came();
             self.removing.extend(self.pruning.drain(..).map(|reply| (last, reply)));
             self.behind.hand_over();
-            self.answer_removals(self.behind.is_written());
+            self.answer_removals(self.behind.written_cuts());
         }
     }
 

@@ -103,7 +103,7 @@ impl Behind {
     }
 
     /// How many cuts are written.
-    pub(super) fn is_written(&self) -> u64 {
+    pub(super) fn written_cuts(&self) -> u64 {
         self.written
     }
 

@@ -158,9 +158,7 @@ impl<T: Message> Outlet<T> {
             let (passed, worked) = (self.ended.elapsed(), self.began.elapsed());
             self.ended = Stopwatch::start();
             let pause = self.pace.sent(self.bytes, passed, worked, answered(&self.handle));
-            if !pause.is_zero() {
-                std::thread::sleep(pause);
-            }
+            std::thread::sleep(pause);
             (self.bytes, self.began) = (0, Stopwatch::start());
         }
         self.put(piece)
