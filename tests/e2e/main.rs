@@ -13,6 +13,8 @@
 mod files;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/thaw.rs"]
+mod thaw;
 
 mod clocks;
 mod contract;
@@ -23,6 +25,7 @@ mod dev;
 mod disk;
 mod errors;
 mod frozen;
+mod frozen_member;
 mod imports;
 mod kills;
 mod limits;

@@ -127,3 +127,32 @@ pub fn flush(backend: &Backend, recent: &Recent, cuts: &[Cut]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::CACHE_BYTES;
+
+    #[test]
+    fn states_of_other_formats_are_refused_with_what_to_do() {
+        for (format, expected) in [
+            (FORMAT, None),
+            (FORMAT + 1, Some(("a newer version (format 3; this one reads 2)", "the version that wrote it"))),
+            (1, Some(("before the first release (format 1; this one reads 2)", "back its state up"))),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap();
+            assert_eq!(Meta::read(&backend).unwrap(), Meta::default());
+            let side = [entry(FORMAT_KEY, format.to_be_bytes().to_vec()), Meta::compacted(7)];
+            backend.write(&mut std::iter::empty(), &side, &[]).unwrap();
+            match (Meta::read(&backend), expected) {
+                (Ok(meta), None) => assert_eq!(meta.compact_revision, 7),
+                (Err(error), Some((text, hint))) => {
+                    assert!(error.kind() == Kind::Usage && error.to_string().contains(text), "{error}");
+                    assert!(error.hint_text().unwrap().contains(hint), "{error:?}");
+                }
+                (read, _) => panic!("format {format}: {read:?}"),
+            }
+        }
+    }
+}

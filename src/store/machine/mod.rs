@@ -103,9 +103,9 @@ impl Machine {
             let (key, lease) = (listed.brief.key, listed.brief.lease);
             // A lease may have ended since, in history that was not compacted.
             let is_held = !listed.tombstone && lease != 0 && lessor.get(lease).is_some();
-            match index.key(key) {
-                Some(key) if is_held => lessor.attach(key, lease),
-                _ => lessor.detach(key),
+            match is_held {
+                true => lessor.attach(index.key(key).expect("the index has what is shown"), lease),
+                false => lessor.detach(key),
             }
         })?;
         Ok(Machine { writer, lessor, alarms, position: meta.position, side: vec![] })

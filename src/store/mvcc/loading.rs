@@ -47,7 +47,7 @@ mod tests {
         let revisions: Vec<_> = revisions.into_iter().collect();
         let mut rows = revisions.iter().map(|(rev, key, lease)| Revision {
             stored: Stored { rev: *rev, tombstone: false, message: MESSAGE },
-            brief: Brief { key: key.as_bytes(), created: rev.main - 1, number: rev.sub + 2, lease: *lease },
+            brief: Brief { key: key.as_bytes(), created: rev.main.wrapping_sub(1), number: rev.sub + 2, lease: *lease },
         });
         backend.write(&mut rows, &[], &[]).unwrap();
         (dir, backend)
