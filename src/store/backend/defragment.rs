@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::Database;
 
 use crate::base::durable::give_name;
 use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::store::backend::{
-    Backend, Brief, Engine, INDEX, REVISIONS, Revision, SideChange, Space, Stored, beside, forget, guarded, made, rows,
-    write_to,
+    Backend, Brief, Engine, Revision, SideChange, Space, Stored, beside, forget, made, write_to,
 };
 
 /// Bytes that one transaction of a copy writes.
@@ -77,7 +76,7 @@ impl Backend {
             held.clear();
             Ok(())
         };
-        self.whole(&mut |revision| {
+        self.walk(Rev::default(), Rev::of(i64::MAX), &mut |revision| {
             bytes += revision.stored.message.len();
             held.push(Held::of(&revision));
             if bytes >= COPY_BYTES {
@@ -88,43 +87,5 @@ impl Backend {
         })?;
         put(&mut held)?;
         Ok((db, used))
-    }
-
-    /// Calls `sink` with every revision, in order, as both tables have it. In one transaction: nothing is written meanwhile,
-    /// so the file does not grow because of it.
-    fn whole(&self, sink: &mut dyn FnMut(Revision<'_>) -> Result<()>) -> Result<()> {
-        // An error of the sink is not one of redb's: it leaves through the side door.
-        let mut outcome = Ok(());
-        guarded(&self.path, || {
-            let transaction = self.db().begin_read()?;
-            let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
-            let mut listed = index.iter()?;
-            for entry in revisions.iter()? {
-                let (entry, row) = (entry?, listed.next().transpose()?);
-                let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
-                outcome = self.both((entry.0.value(), entry.1.value()), row).and_then(&mut *sink);
-                if outcome.is_err() {
-                    return Ok(());
-                }
-            }
-            if listed.next().transpose()?.is_some() {
-                outcome = Err(self.apart());
-            }
-            Ok(())
-        })?;
-        outcome
-    }
-
-    /// A revision from its two rows.
-    fn both<'a>(
-        &self,
-        (key, value): (&rows::RowKey, &'a [u8]),
-        row: Option<(&rows::RowKey, &'a [u8])>,
-    ) -> Result<Revision<'a>> {
-        let stored = self.stored(key, value)?;
-        let (index_key, value) = row.ok_or_else(|| self.apart())?;
-        let listed = self.listed(index_key, value)?;
-        let revision = Revision { stored, brief: listed.brief };
-        if index_key == key && revision.listed() == listed { Ok(revision) } else { Err(self.apart()) }
     }
 }

@@ -283,26 +283,39 @@ impl Backend {
         found.map(|found| found.ok_or_else(|| self.damaged(rev))).transpose()
     }
 
-    /// Calls `sink` with the revisions in [from, until), in order.
+    /// Calls `sink` with the revisions in [from, until), in order: all that are in the index, or it is an error.
     pub fn scan(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        self.walk(from, until, &mut |revision| sink(revision.stored))
+    }
+
+    /// The same, with what the index has of each.
+    fn walk(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Revision<'_>) -> Result<()>) -> Result<()> {
         let mut next = Some(from);
         while let Some(from) = next.take() {
             // An error of the sink is not one of redb's: it leaves through the side door.
             let mut outcome = Ok(());
             next = guarded(&self.path, || {
-                let table = self.db().begin_read()?.open_table(REVISIONS)?;
+                let transaction = self.db().begin_read()?;
+                let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
+                let (from, until) = (key_of(from), key_of(until));
+                let mut rows = index.range::<&RowKey>(&from..&until)?;
                 let mut bytes = 0;
-                for entry in table.range::<&[u8; 16]>(&key_of(from)..&key_of(until))? {
+                for entry in revisions.range::<&RowKey>(&from..&until)? {
                     let (key, value) = entry?;
                     let (key, value) = (key.value(), value.value());
                     if bytes >= SCAN_BYTES {
                         return Ok(Some(rev_of(key)));
                     }
                     bytes += value.len();
-                    outcome = self.stored(key, value).and_then(&mut *sink);
+                    let row = rows.next().transpose()?;
+                    let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
+                    outcome = self.revision((key, value), row).and_then(&mut *sink);
                     if outcome.is_err() {
-                        break;
+                        return Ok(None);
                     }
+                }
+                if rows.next().is_some() {
+                    outcome = Err(self.apart());
                 }
                 Ok(None)
             })?;
@@ -374,8 +387,17 @@ impl Backend {
         entries.into_iter().map(open).collect()
     }
 
-    fn stored<'a>(&self, key: &RowKey, value: &'a [u8]) -> Result<Stored<'a>> {
-        rows::stored(key, value).ok_or_else(|| self.damaged(rev_of(key)))
+    /// A revision from its two rows.
+    fn revision<'a>(
+        &self,
+        (key, value): (&RowKey, &'a [u8]),
+        row: Option<(&RowKey, &'a [u8])>,
+    ) -> Result<Revision<'a>> {
+        let stored = rows::stored(key, value).ok_or_else(|| self.damaged(rev_of(key)))?;
+        let (index_key, value) = row.ok_or_else(|| self.apart())?;
+        let listed = self.listed(index_key, value)?;
+        let revision = Revision { stored, brief: listed.brief };
+        if revision.listed() == listed { Ok(revision) } else { Err(self.apart()) }
     }
 
     fn listed<'a>(&self, key: &RowKey, value: &'a [u8]) -> Result<Listed<'a>> {
