@@ -1,14 +1,15 @@
 //! The task that has machine, driver and log to itself.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
@@ -53,6 +54,20 @@ pub(super) enum Event {
     Failed(Error),
     /// The member is to end.
     Stop,
+}
+
+/// Goes to the end of the queue, where another worker may find it: tokio's `yield_now` would wait until this one has
+/// nothing else to do.
+async fn next_in_line() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Events that are looked at before anything else is done: more than wait in practice, for what waited must be seen before
@@ -165,7 +180,7 @@ impl Core {
     async fn hear(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<bool> {
         let mut next = if self.may_propose() {
             // What the last turn answered goes out first, and what comes in meanwhile is in the next one.
-            yield_now().await;
+            next_in_line().await;
             events.try_recv()
         } else {
             let event = timeout(self.patience(), events.recv()).await;
