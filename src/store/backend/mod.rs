@@ -303,13 +303,15 @@ impl Backend {
                 for entry in revisions.range::<&RowKey>(&from..&until)? {
                     let (key, value) = entry?;
                     let (key, value) = (key.value(), value.value());
-                    if bytes >= SCAN_BYTES {
+                    let row = rows.next().transpose()?;
+                    let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
+                    let revision = self.revision((key, value), row);
+                    // Looked at, so that nothing is passed over between two transactions.
+                    if bytes >= SCAN_BYTES && revision.is_ok() {
                         return Ok(Some(rev_of(key)));
                     }
                     bytes += value.len();
-                    let row = rows.next().transpose()?;
-                    let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
-                    outcome = self.revision((key, value), row).and_then(&mut *sink);
+                    outcome = revision.and_then(&mut *sink);
                     if outcome.is_err() {
                         return Ok(None);
                     }

@@ -289,6 +289,27 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
     assert!(backend.defragment().unwrap_err().to_string().contains(apart));
 }
 
+/// A scan goes from one transaction to the next at a revision: what only the index has between the two is seen, too.
+#[test]
+fn nothing_is_passed_over_between_two_transactions_of_a_scan() {
+    let (dir, backend) = backend();
+    write(&backend, 2..3, SCAN_BYTES);
+    write(&backend, 4..5, SCAN_BYTES);
+    assert_eq!(scanned(&backend, 0, 9), [2, 4]);
+    drop(backend);
+    let path = dir.path().join("db");
+    let mut row = vec![];
+    rows::seal_listed(&key_of(Rev::of(3)), &revision(3, &message(3, 300)).listed(), &mut row);
+    meddle(&path, |index| drop(index.insert(&key_of(Rev::of(3)), &*row).unwrap()));
+    let backend = Backend::open(&path, CACHE_BYTES).unwrap();
+    let mut seen = vec![];
+    let error = backend.scan(Rev::of(0), Rev::of(9), &mut |stored| {
+        seen.push(stored.rev.main);
+        Ok(())
+    });
+    assert_eq!((error.unwrap_err().kind(), seen), (Kind::Damaged, vec![2]));
+}
+
 /// Both rows of a revision come and go together, and count.
 #[test]
 fn what_is_used_is_what_both_tables_hold() {
