@@ -223,8 +223,55 @@ fn a_flipped_byte_of_an_index_row_ends_the_start() {
     assert_eq!(outcomes, ["missed", "refused"]);
 }
 
+/// Whole rows that changed places within a page: each matches its checksum, and the order is none.
+#[test]
+fn an_index_out_of_order_ends_the_start() {
+    let (dir, backend) = backend();
+    write(&backend, 2..12, 300);
+    drop(backend);
+    let whole = std::fs::read(dir.path().join("db")).unwrap();
+    let places = |bytes: &[u8]| -> Vec<usize> {
+        let windows = whole.windows(bytes.len()).enumerate();
+        windows.filter(|(_, window)| *window == bytes).map(|(at, _)| at).collect()
+    };
+    let of = |main: i64| {
+        let mut row = vec![];
+        rows::seal_listed(&key_of(Rev::of(main)), &revision(main, &message(main, 300)).listed(), &mut row);
+        (places(&key_of(Rev::of(main))), places(&row)[0], row.len())
+    };
+    let ((four, four_at, bytes), (nine, nine_at, _)) = (of(4), of(9));
+    let copy = dir.path().join("copy");
+    // The keys of one table or of the other: with those of the revisions, the rows of the index stand under wrong ones.
+    let mut said: Vec<_> = four
+        .iter()
+        .zip(&nine)
+        .map(|(four, nine)| {
+            changed(&whole, &copy, |file| {
+                for (one, other, bytes) in [(*four, *nine, 16), (four_at, nine_at, bytes)] {
+                    let (before, after) = file.split_at_mut(other);
+                    before[one..one + bytes].swap_with_slice(&mut after[..bytes]);
+                }
+            });
+            listed(&Backend::open(&copy, CACHE_BYTES).unwrap())
+                .unwrap_err()
+                .to_string()
+                .rsplit_once(": ")
+                .unwrap()
+                .1
+                .to_owned()
+        })
+        .collect();
+    said.sort();
+    assert_eq!(
+        said,
+        ["its index is not that of its revisions", "the index of revision 4/0 does not match its checksum"]
+    );
+}
+
+type Rows<'t> = redb::Table<'t, &'static RowKey, &'static [u8]>;
+
 /// What an engine without our care might make of the tables.
-fn meddle(path: &Path, meddle: impl FnOnce(&mut redb::Table<'_, &'static RowKey, &'static [u8]>)) {
+fn meddle(path: &Path, meddle: impl FnOnce(&mut Rows<'_>)) {
     let db = redb::Builder::new().open(path).unwrap();
     let transaction = db.begin_write().unwrap();
     meddle(&mut transaction.open_table(INDEX).unwrap());
@@ -244,7 +291,7 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
         rows::seal_listed(&key(main), &revision(main, &message(main, 300)).listed(), &mut row);
         row
     };
-    let outcome = |change: &dyn Fn(&mut redb::Table<'_, &'static RowKey, &'static [u8]>)| {
+    let outcome = |change: &dyn Fn(&mut Rows<'_>)| {
         changed(&whole, &copy, |_| {});
         meddle(&copy, change);
         let backend = Backend::open(&copy, CACHE_BYTES).unwrap();
