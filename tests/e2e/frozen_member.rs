@@ -113,6 +113,7 @@ fn a_member_of_the_first_format_answers_what_it_held() {
 }
 
 type Rows = BTreeMap<[u8; 16], Vec<u8>>;
+type Change = fn(&mut Rows);
 
 fn key(main: u64) -> [u8; 16] {
     let mut key = [0; 16];
@@ -167,7 +168,7 @@ fn ends(member: &mut Member) -> String {
 fn a_state_that_is_not_of_one_piece_ends_the_start() {
     let wrong = "does not match its checksum";
     let apart = "its index is not that of its revisions";
-    let cases: [(&str, fn(&mut Rows), &str); 6] = [
+    let cases: [(&str, Change, &str); 6] = [
         (INDEX, |rows| drop(rows.remove(&key(9))), apart),
         (REVISIONS, |rows| drop(rows.remove(&key(9))), apart),
         (INDEX, |rows| drop(rows.insert(key(99), rows[&key(9)].clone())), apart),
@@ -197,7 +198,7 @@ fn a_state_that_is_not_of_one_piece_ends_the_start() {
 /// either, and the member ends.
 #[test]
 fn a_value_that_is_named_and_missing_ends_the_member() {
-    let cases: [(fn(&mut Rows), &str); 2] = [
+    let cases: [(Change, &str); 2] = [
         (
             |rows| {
                 let nine = rows.remove(&key(9)).unwrap();
