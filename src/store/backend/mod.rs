@@ -460,13 +460,18 @@ fn write_to<'a>(
         {
             let mut value = vec![];
             let (mut table, mut index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
+            let mut listed = vec![];
             for revision in revisions {
                 let key = key_of(revision.stored.rev);
                 rows::seal_stored(&key, &revision.stored, &mut value);
                 // Written again after a crash, it is the same.
                 used += if table.insert(&key, value.as_slice())?.is_some() { 0 } else { row_bytes(&value) };
-                rows::seal_listed(&key, &revision.listed(), &mut value);
-                used += if index.insert(&key, value.as_slice())?.is_some() { 0 } else { row_bytes(&value) };
+                listed.push((key, revision.listed()));
+            }
+            // One after the other, so that their pages lie together: a start reads no others.
+            for (key, row) in &listed {
+                rows::seal_listed(key, row, &mut value);
+                used += if index.insert(key, value.as_slice())?.is_some() { 0 } else { row_bytes(&value) };
             }
             for key in gone.iter().map(|rev| key_of(*rev)) {
                 used -= table.remove(&key)?.map_or(0, |before| row_bytes(before.value()));
