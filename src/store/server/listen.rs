@@ -43,6 +43,7 @@ use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
+use crate::store::server::lenient::Lenient;
 
 /// How long a client may take to greet.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -282,7 +283,7 @@ async fn converse(
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(Corked::new(stream)), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(Corked::new(Lenient::new(stream))), service).into_owned();
     if let Err(error) = inside.drive(watcher.watch(connection)).await {
         tracing::debug!("a connection ended: {error}");
     }

@@ -31,6 +31,7 @@ pub mod http;
 mod inside;
 pub mod kv;
 pub mod lease;
+mod lenient;
 pub mod listen;
 pub mod maintenance;
 pub mod metrics;
