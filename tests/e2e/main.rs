@@ -15,6 +15,7 @@ mod files;
 mod support;
 
 mod clocks;
+mod connections;
 mod contract;
 mod copy;
 mod crash;
@@ -22,6 +23,7 @@ mod damage;
 mod dev;
 mod disk;
 mod errors;
+mod flips;
 mod frozen;
 mod imports;
 mod kills;

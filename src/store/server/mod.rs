@@ -36,6 +36,7 @@ pub mod listen;
 pub mod maintenance;
 pub mod metrics;
 mod pace;
+mod peer;
 pub mod range_stream;
 pub mod records;
 pub mod snapshot;
