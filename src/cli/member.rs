@@ -140,6 +140,10 @@ pub(crate) async fn from_snapshot(args: SnapshotRestore, context: &Context) -> R
 
 impl NewMember {
     fn resolved(self) -> Result<Self> {
+        if self.name.is_empty() {
+            let error = Error::new(Kind::Usage, "--name: a member must be called something");
+            return Err(error.hint("give --name, as in --name=m1"));
+        }
         let data_dir = self.data_dir.as_deref().map(facts::absolute).transpose()?;
         let wal_dir = self.wal_dir.as_deref().map(facts::absolute).transpose()?;
         Ok(NewMember { data_dir, wal_dir, ..self })
