@@ -1,7 +1,9 @@
 //! From arguments to exit code: logging, the runtime, signals, one command.
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{CommandFactory, Parser};
 use clap_complete::generate;
@@ -127,7 +129,10 @@ fn misunderstood(error: &clap::Error) -> Error {
 }
 
 fn run(command: Command, context: &Context) -> Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().during(|| "start".to_owned())?;
+    // One more than processors: a member's core waits for the disk on one of them.
+    let workers = thread::available_parallelism().map_or(1, NonZero::get) + 1;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(workers).enable_all().build().during(|| "start".to_owned())?;
     let ended = runtime.block_on(async {
         listen(context)?;
         dispatch(command, context).await

@@ -1,12 +1,16 @@
-//! The thread that has machine and driver to itself.
+//! The task that has machine, driver and log to itself.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest};
@@ -50,6 +54,20 @@ pub(super) enum Event {
     Failed(Error),
     /// The member is to end.
     Stop,
+}
+
+/// Goes to the end of the queue, where another worker may find it: tokio's `yield_now` would wait until this one has
+/// nothing else to do.
+async fn next_in_line() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Events that are looked at before anything else is done: more than wait in practice, for what waited must be seen before
@@ -143,7 +161,7 @@ impl Core {
     }
 
     /// Runs until the member is told to end, or must.
-    pub(super) fn run(&mut self, events: &Receiver<Event>) -> Result<()> {
+    pub(super) async fn run(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<()> {
         self.driver.campaign()?;
         loop {
             self.drive()?;
@@ -152,35 +170,44 @@ impl Core {
                 self.drive()?;
             }
             self.behind.look(self.started.elapsed(), self.machine.recent().bytes());
-            if !self.hear(events)? {
+            if !self.hear(events).await? {
                 return Ok(());
             }
         }
     }
 
     /// Waits for events, as long as there is nothing else to do; false when the member is to end.
-    fn hear(&mut self, events: &Receiver<Event>) -> Result<bool> {
-        let wait = match self.pruning_goes_on {
-            _ if self.may_propose() => Duration::ZERO,
-            true => PRUNING_PAUSE,
-            false => {
-                let next = self.behind.due().map_or(self.next_tick, |due| due.min(self.next_tick));
-                next.saturating_sub(self.started.elapsed())
-            }
-        };
-        let mut next = match events.recv_timeout(wait) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+    async fn hear(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<bool> {
+        let mut next = if self.may_propose() {
+            // What the last turn answered goes out first, and what comes in meanwhile is in the next one.
+            next_in_line().await;
+            events.try_recv()
+        } else {
+            let event = timeout(self.patience(), events.recv()).await;
+            event.map_or(Err(TryRecvError::Empty), |event| event.ok_or(TryRecvError::Disconnected))
         };
         for _ in 0..EVENTS_MAX {
-            let Some(event) = next.take() else { return Ok(true) };
-            if !self.on(event)? {
-                return Ok(false);
+            match next {
+                Ok(event) => {
+                    if !self.on(event)? {
+                        return Ok(false);
+                    }
+                }
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(false),
             }
-            next = events.try_recv().ok();
+            next = events.try_recv();
         }
         next.map_or(Ok(true), |event| self.on(event))
+    }
+
+    /// How long there is nothing to do but wait.
+    fn patience(&self) -> Duration {
+        if self.pruning_goes_on {
+            return PRUNING_PAUSE;
+        }
+        let next = self.behind.due().map_or(self.next_tick, |due| due.min(self.next_tick));
+        next.saturating_sub(self.started.elapsed())
     }
 
     fn on(&mut self, event: Event) -> Result<bool> {
@@ -195,7 +222,7 @@ impl Core {
                 }
             }
             Event::KeepAlive { id, since, reply } => {
-                // It came in time, even if the disk kept this thread waiting meanwhile.
+                // It came in time, even if the disk kept this task waiting meanwhile.
                 let came = self.now().saturating_sub(since.elapsed().as_millis().try_into().unwrap_or(Millis::MAX));
                 self.shared.counters.leases_renewed.increment();
                 if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, came, reply) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::base::clock::Stopwatch;
@@ -123,7 +124,7 @@ impl Drop for Behind {
 pub(super) struct Flusher {
     pub(super) backend: Arc<Backend>,
     pub(super) recent: Arc<Recent>,
-    pub(super) events: Sender<Event>,
+    pub(super) events: UnboundedSender<Event>,
     pub(super) counters: Arc<Counters>,
 }
 

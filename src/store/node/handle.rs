@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use crate::base::clock::Stopwatch;
@@ -61,7 +61,7 @@ pub struct Status {
 #[derive(Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
-    pub(super) events: Sender<Event>,
+    pub(super) events: UnboundedSender<Event>,
 }
 
 /// What core and handles share.

@@ -7,9 +7,12 @@
 //!                      └──cuts──> flusher (the state's file) ──flushed──> core ──> the log is cut off behind
 //! ```
 //!
-//! One thread, the **core**, has machine, driver and log to itself; everything that happens reaches it as an event. Whatever
-//! waits when it looks is proposed as one entry, and while that becomes durable the next one gathers. Another, the
+//! One task, the **core**, has machine, driver and log to itself; everything that happens reaches it as an event. Whatever
+//! waits when it looks is proposed as one entry, and while that becomes durable the next one gathers. A thread, the
 //! **flusher**, waits for the disk of the state.
+//!
+//! The core waits for the log's disk on the worker of the runtime that it happens to be on: who asks and who answers are then
+//! often on the same one, and nothing is handed from thread to thread. A runtime that serves has a worker more for that.
 //!
 //! A server sees the member through a `Handle`. Reads do not come by here: each batch publishes a state that anybody may
 //! read for as long as they like.

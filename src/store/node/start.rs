@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
@@ -90,7 +91,7 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
     let mut first_id = [0; 8];
     rng::fill(&mut first_id)?;
 
-    let (events, happens) = mpsc::channel();
+    let (events, happens) = unbounded_channel();
     let (tasks, to_flush) = mpsc::channel();
     let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
     let behind = Behind::new(tasks, tuning);
@@ -116,23 +117,34 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         first_id: u64::from_be_bytes(first_id),
         ready,
     };
-    let end = Arc::clone(&shared.end);
-    thread("node", move || {
+    tokio::spawn(live(parts, happens, flusher));
+    Ok(Handle { shared, events })
+}
+
+/// A member's life, from its first election until its end is told.
+async fn live(parts: Parts, mut happens: UnboundedReceiver<Event>, flusher: thread::JoinHandle<()>) {
+    let end = Arc::clone(&parts.shared.end);
+    let core = tokio::spawn(async move {
         let mut core = Core::new(parts);
-        let outcome = catch_unwind(AssertUnwindSafe(|| core.run(&happens))).unwrap_or_else(|_| Err(panicked()));
-        if let Err(error) = &outcome {
-            tracing::error!("the member stops: {error}");
-        }
-        // Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
-        drop(core);
-        let outcome = outcome.and(flusher.join().map_err(|_| panicked()));
-        let failed = happens.try_iter().find_map(|event| match event {
+        let outcome = core.run(&mut happens).await;
+        (outcome, happens)
+    });
+    let (outcome, happens) = match core.await {
+        Ok((outcome, happens)) => (outcome, Some(happens)),
+        Err(_) => (Err(panicked()), None),
+    };
+    if let Err(error) = &outcome {
+        tracing::error!("the member stops: {error}");
+    }
+    // The core is gone. Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
+    let outcome = outcome.and(blocking(|| flusher.join()).await.map_err(|_| panicked()));
+    let failed = happens.and_then(|mut happens| {
+        std::iter::from_fn(|| happens.try_recv().ok()).find_map(|event| match event {
             Event::Failed(error) => Some(error),
             _ => None,
-        });
-        end.come(outcome.err().or(failed));
-    })?;
-    Ok(Handle { shared, events })
+        })
+    });
+    end.come(outcome.err().or(failed));
 }
 
 fn panicked() -> Error {
