@@ -232,6 +232,7 @@ fn members(book: &mut Book) {
         (2, &["--data-dir=out/new", "--name="]),
         (2, &["--data-dir=out/new", "--initial-cluster=m1"]),
         (2, &["--data-dir=out/new", "--initial-advertise-peer-urls=127.0.0.1:2380"]),
+        (2, &["--data-dir=out/new", "--initial-advertise-peer-urls=ftp://127.0.0.1:2380"]),
     ] {
         book.case(code, &[&["restore", "--file", &db, "--yes"], more].concat());
         book.case(code, &[&["snapshot", "restore", &db], more].concat());

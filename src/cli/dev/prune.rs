@@ -23,7 +23,7 @@ impl Run {
             Ok(None) => {}
             Err(_) if context.stop.is_stopped() => {}
             Err(error) => {
-                context.output.warn(&format!("nothing was pruned, tried again later: {}", error.as_warning()))
+                context.output.warn(&format!("nothing was pruned, tried again later: {}", error.as_warning()));
             }
         }
     }

@@ -285,7 +285,8 @@ async fn converse(
     let mut builder = Builder::new(inside.clone());
     let connections = &shared.connections;
     let patience = connections.keepalive_timeout;
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    // Whoever closes its half when it has asked, as scripts do that pipe a request, is answered.
+    builder.http1().half_close(true).timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder
         .http2()
         .timer(TokioTimer::new())
