@@ -13,6 +13,8 @@
 mod files;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/thaw.rs"]
+mod thaw;
 
 mod clocks;
 mod connections;
@@ -25,6 +27,7 @@ mod disk;
 mod errors;
 mod flips;
 mod frozen;
+mod frozen_member;
 mod imports;
 mod kills;
 mod limits;

@@ -1,15 +1,22 @@
-//! The state of a member in one file: revisions, and small side tables beside them.
+//! The state of a member in one file: revisions, an index of them, and small side tables beside them.
 //!
 //! The file is redb's: copy-on-write B-trees, and a commit that is whole or not there. Revisions are only ever appended and
 //! deleted, never written at random, which is what the engine is fast at. Bytes are laid out in docs/formats/state.md.
+//!
+//! Each revision has two rows under one key: what is stored, and in the **index** what a member must know of it before it
+//! serves. They are written and deleted together, and a start reads the small ones alone.
 //!
 //! redb does not check what it reads against a checksum, so every stored value ends in a CRC32C over its key and itself.
 //!
 //! Invariants:
 //! - A value is handed out only after its checksum was checked. A mismatch is damage, never an answer.
+//! - Both tables have the same revisions. Where they do not, that is damage.
 //! - What one `write` says is durable as a whole when it returns, and not at all when it fails.
 //! - A scan reads in short transactions: however long it takes, the file does not grow because of it. What makes it
 //!   consistent is that revisions never change, and that its caller holds their deletion back.
+
+mod defragment;
+mod rows;
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,32 +25,27 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
-use crate::base::digest::crc32c;
-use crate::base::durable::give_name;
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::base::steps::Steps;
+use crate::store::backend::rows::{RowKey, key_of, rev_of, seal, side_key, unsealed};
 
 /// Memory for pages that were read or are to be written, in bytes.
 pub const CACHE_BYTES: usize = 64 << 20;
 /// Bytes that one transaction of a scan reads before it ends and the next one begins.
 pub const SCAN_BYTES: usize = 1 << 20;
 
-/// Main and sub revision, big-endian.
-const REVISIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("revisions");
+/// What is stored at a revision.
+const REVISIONS: TableDefinition<'_, &RowKey, &[u8]> = TableDefinition::new("revisions");
+/// What the index of keys is made of, by the same keys.
+const INDEX: TableDefinition<'_, &RowKey, &[u8]> = TableDefinition::new("index");
 /// The number of a space, then the entry's own key.
 const SIDE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("side");
 
-/// Bytes that one transaction of a copy writes.
-const COPY_BYTES: usize = 16 << 20;
 /// Where the side table has the bytes of stored revisions: before every space.
 const USED_KEY: [u8; 1] = [0];
-
-const CRC_BYTES: usize = 4;
-const VALUE: u8 = 0;
-const TOMBSTONE: u8 = 1;
 
 /// A key's value, or its end, at a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,50 @@ pub struct Stored<'a> {
     pub tombstone: bool,
     /// `mvccpb.KeyValue`, byte for byte as etcd stores it.
     pub message: &'a [u8],
+}
+
+/// What the index of keys must know of a revision, beside its place and the length of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The revision the key came to life at; 0 when it ends here.
+    pub created: i64,
+    /// The number of the version since then, from 1; 0 when the key ends here.
+    pub number: i64,
+    /// The lease that owns the key; 0 for none.
+    pub lease: i64,
+}
+
+/// A revision to be stored. Whoever writes it knows what its message says; here that is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revision<'a> {
+    /// What is stored.
+    pub stored: Stored<'a>,
+    /// What the index is told of it.
+    pub brief: Brief<'a>,
+}
+
+impl<'a> Revision<'a> {
+    /// Its row of the index.
+    fn listed(&self) -> Listed<'a> {
+        let Stored { rev, tombstone, message } = self.stored;
+        let message_bytes = u32::try_from(message.len()).expect("a message is shorter than 4 GiB");
+        Listed { rev, tombstone, message_bytes, brief: self.brief }
+    }
+}
+
+/// A row of the index: a revision without its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// Where in history.
+    pub rev: Rev,
+    /// Whether the key ends here.
+    pub tombstone: bool,
+    /// Length of the message.
+    pub message_bytes: u32,
+    /// The rest.
+    pub brief: Brief<'a>,
 }
 
 /// The side tables. The numbers are part of the format.
@@ -114,7 +160,7 @@ pub struct Backend {
     db: RwLock<Arc<Engine>>,
     path: PathBuf,
     cache_bytes: usize,
-    /// Bytes of stored revisions, keys included.
+    /// Bytes of both rows of each revision, their keys included.
     used: AtomicU64,
     /// Bytes of the file after the last write.
     size: AtomicU64,
@@ -206,7 +252,7 @@ impl Backend {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Bytes of stored revisions, keys included.
+    /// Bytes of both rows of each revision, their keys included.
     pub fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -214,7 +260,7 @@ impl Backend {
     /// Makes changes durable: revisions that are new, side entries in order, and the end of revisions that are `gone`.
     pub fn write<'a>(
         &self,
-        revisions: &mut dyn Iterator<Item = Stored<'a>>,
+        revisions: &mut dyn Iterator<Item = Revision<'a>>,
         side: &[SideChange],
         gone: &[Rev],
     ) -> Result<()> {
@@ -226,87 +272,52 @@ impl Backend {
         Ok(())
     }
 
-    /// Writes the file anew, without the room that deletions left in it. Nothing else may be written meanwhile; reading
-    /// goes on, in the old file until its transaction ends.
-    pub fn defragment(&self) -> Result<()> {
-        let path = beside(&self.path);
-        forget(&path)?;
-        let copied = self.steps.during("copy the state", || self.copy_to(&path));
-        if copied.is_err() {
-            // The first error is the one to tell.
-            let _ = forget(&path);
-        }
-        let (db, used) = copied?;
-        self.steps.during("put the copy in place", || give_name(&path, &self.path))?;
-        *self.db.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Engine(Some(db)));
-        self.used.store(used, Ordering::Relaxed);
-        self.size.store(self.file_bytes()?, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn copy_to(&self, path: &Path) -> Result<(Database, u64)> {
-        let db = made(path, self.cache_bytes)?;
-        let mut side = vec![];
-        for space in Space::ALL {
-            let entries = self.side(space)?.into_iter();
-            side.extend(entries.map(|(key, value)| SideChange { space, key, value: Some(value) }));
-        }
-        let mut used = write_to(&db, path, 0, &mut std::iter::empty(), &side, &[])?;
-        let mut held: Vec<(Rev, bool, Vec<u8>)> = vec![];
-        let mut bytes = 0;
-        let mut put = |held: &mut Vec<(Rev, bool, Vec<u8>)>| -> Result<()> {
-            let mut all =
-                held.iter().map(|(rev, tombstone, message)| Stored { rev: *rev, tombstone: *tombstone, message });
-            used = write_to(&db, path, used, &mut all, &[], &[])?;
-            held.clear();
-            Ok(())
-        };
-        self.scan(Rev::default(), Rev::of(i64::MAX), &mut |stored| {
-            bytes += stored.message.len();
-            held.push((stored.rev, stored.tombstone, stored.message.to_vec()));
-            if bytes >= COPY_BYTES {
-                bytes = 0;
-                put(&mut held)?;
-            }
-            Ok(())
-        })?;
-        put(&mut held)?;
-        Ok((db, used))
-    }
-
     /// What is stored at a revision: whether it is a tombstone, and the message.
     pub fn get(&self, rev: Rev) -> Result<Option<(bool, Vec<u8>)>> {
         let key = key_of(rev);
         let found = guarded(&self.path, || {
             let table = self.db().begin_read()?.open_table(REVISIONS)?;
-            Ok(table.get(&key)?.map(|value| unsealed(&key, value.value()).map(<[u8]>::to_vec)))
+            let form = |stored: Stored<'_>| (stored.tombstone, stored.message.to_vec());
+            Ok(table.get(&key)?.map(|value| rows::stored(&key, value.value()).map(form)))
         })?;
-        let Some(value) = found else { return Ok(None) };
-        let value = value.ok_or_else(|| self.damaged(rev))?;
-        let (tombstone, message) = self.form(rev, &value)?;
-        Ok(Some((tombstone, message.to_vec())))
+        found.map(|found| found.ok_or_else(|| self.damaged(rev))).transpose()
     }
 
-    /// Calls `sink` with the revisions in [from, until), in order.
+    /// Calls `sink` with the revisions in [from, until), in order: all that are in the index, or it is an error.
     pub fn scan(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        self.walk(from, until, &mut |revision| sink(revision.stored))
+    }
+
+    /// The same, with what the index has of each.
+    fn walk(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Revision<'_>) -> Result<()>) -> Result<()> {
         let mut next = Some(from);
         while let Some(from) = next.take() {
             // An error of the sink is not one of redb's: it leaves through the side door.
             let mut outcome = Ok(());
             next = guarded(&self.path, || {
-                let table = self.db().begin_read()?.open_table(REVISIONS)?;
+                let transaction = self.db().begin_read()?;
+                let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
+                let (from, until) = (key_of(from), key_of(until));
+                let mut rows = index.range::<&RowKey>(&from..&until)?;
                 let mut bytes = 0;
-                for entry in table.range::<&[u8; 16]>(&key_of(from)..&key_of(until))? {
+                for entry in revisions.range::<&RowKey>(&from..&until)? {
                     let (key, value) = entry?;
                     let (key, value) = (key.value(), value.value());
-                    if bytes >= SCAN_BYTES {
+                    let row = rows.next().transpose()?;
+                    let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
+                    let revision = self.revision((key, value), row);
+                    // Looked at, so that nothing is passed over between two transactions.
+                    if bytes >= SCAN_BYTES && revision.is_ok() {
                         return Ok(Some(rev_of(key)));
                     }
                     bytes += value.len();
-                    outcome = self.stored(key, value).and_then(&mut *sink);
+                    outcome = revision.and_then(&mut *sink);
                     if outcome.is_err() {
-                        break;
+                        return Ok(None);
                     }
+                }
+                if rows.next().is_some() {
+                    outcome = Err(self.apart());
                 }
                 Ok(None)
             })?;
@@ -315,20 +326,44 @@ impl Backend {
         Ok(())
     }
 
-    /// The first revision from `from` on that is stored.
-    pub fn first(&self, from: Rev) -> Result<Option<Rev>> {
+    /// Calls `sink` with every row of the index, in order: once for each revision that is stored, or it is an error. In one
+    /// transaction: this is for a member that starts, of which nothing is written yet.
+    pub fn list(&self, sink: &mut dyn FnMut(Listed<'_>) -> Result<()>) -> Result<()> {
+        // An error of the sink is not one of redb's: it leaves through the side door.
+        let mut outcome = Ok(());
         guarded(&self.path, || {
-            let table = self.db().begin_read()?.open_table(REVISIONS)?;
-            let first = table.range::<&[u8; 16]>(&key_of(from)..)?.next().transpose()?;
-            Ok(first.map(|(key, _)| rev_of(key.value())))
-        })
+            let transaction = self.db().begin_read()?;
+            let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
+            // Both know how many rows they have.
+            if index.len()? != revisions.len()? {
+                outcome = Err(self.apart());
+                return Ok(());
+            }
+            let (mut last, mut listed) = (None, 0);
+            for entry in index.iter()? {
+                let (key, value) = entry?;
+                let (key, value) = (key.value(), value.value());
+                let is_later = last.replace(*key).is_none_or(|last| last < *key);
+                let row = if is_later { self.listed(key, value) } else { Err(self.apart()) };
+                outcome = row.and_then(&mut *sink);
+                if outcome.is_err() {
+                    return Ok(());
+                }
+                listed += 1;
+            }
+            if listed != index.len()? {
+                outcome = Err(self.apart());
+            }
+            Ok(())
+        })?;
+        outcome
     }
 
     /// The last revision that is stored.
     pub fn last(&self) -> Result<Option<Rev>> {
         guarded(&self.path, || {
             let table = self.db().begin_read()?.open_table(REVISIONS)?;
-            let last = redb::ReadableTable::last(&table)?;
+            let last = table.last()?;
             Ok(last.map(|(key, _)| rev_of(key.value())))
         })
     }
@@ -354,23 +389,30 @@ impl Backend {
         entries.into_iter().map(open).collect()
     }
 
-    fn stored<'a>(&self, key: &[u8; 16], value: &'a [u8]) -> Result<Stored<'a>> {
-        let rev = rev_of(key);
-        let value = unsealed(key, value).ok_or_else(|| self.damaged(rev))?;
-        let (tombstone, message) = self.form(rev, value)?;
-        Ok(Stored { rev, tombstone, message })
+    /// A revision from its two rows.
+    fn revision<'a>(
+        &self,
+        (key, value): (&RowKey, &'a [u8]),
+        row: Option<(&RowKey, &'a [u8])>,
+    ) -> Result<Revision<'a>> {
+        let stored = rows::stored(key, value).ok_or_else(|| self.damaged(rev_of(key)))?;
+        let (index_key, value) = row.ok_or_else(|| self.apart())?;
+        let listed = self.listed(index_key, value)?;
+        let revision = Revision { stored, brief: listed.brief };
+        if revision.listed() == listed { Ok(revision) } else { Err(self.apart()) }
     }
 
-    fn form<'a>(&self, rev: Rev, value: &'a [u8]) -> Result<(bool, &'a [u8])> {
-        match value.split_first() {
-            Some((&VALUE, message)) => Ok((false, message)),
-            Some((&TOMBSTONE, message)) => Ok((true, message)),
-            _ => Err(self.damaged(rev)),
-        }
+    fn listed<'a>(&self, key: &RowKey, value: &'a [u8]) -> Result<Listed<'a>> {
+        let wrong = || format!("the index of revision {} does not match its checksum", rev_of(key));
+        rows::listed(key, value).ok_or_else(|| damaged(&self.path, &wrong()))
     }
 
     fn damaged(&self, rev: Rev) -> Error {
         damaged(&self.path, &format!("revision {rev} does not match its checksum"))
+    }
+
+    fn apart(&self) -> Error {
+        damaged(&self.path, "its index is not that of its revisions")
     }
 }
 
@@ -407,7 +449,7 @@ fn write_to<'a>(
     db: &Database,
     path: &Path,
     mut used: u64,
-    revisions: &mut dyn Iterator<Item = Stored<'a>>,
+    revisions: &mut dyn Iterator<Item = Revision<'a>>,
     side: &[SideChange],
     gone: &[Rev],
 ) -> Result<u64> {
@@ -417,20 +459,18 @@ fn write_to<'a>(
         transaction.set_quick_repair(true);
         {
             let mut value = vec![];
-            let mut table = transaction.open_table(REVISIONS)?;
-            for stored in revisions {
-                let key = key_of(stored.rev);
-                value.clear();
-                value.push(if stored.tombstone { TOMBSTONE } else { VALUE });
-                value.extend_from_slice(stored.message);
-                seal(&key, &mut value);
+            let (mut table, mut index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
+            for revision in revisions {
+                let key = key_of(revision.stored.rev);
+                rows::seal_stored(&key, &revision.stored, &mut value);
                 // Written again after a crash, it is the same.
-                let before = table.insert(&key, value.as_slice())?;
-                used += before.map_or((key.len() + value.len()) as u64, |_| 0);
+                used += if table.insert(&key, value.as_slice())?.is_some() { 0 } else { row_bytes(&value) };
+                rows::seal_listed(&key, &revision.listed(), &mut value);
+                used += if index.insert(&key, value.as_slice())?.is_some() { 0 } else { row_bytes(&value) };
             }
-            for rev in gone {
-                let before = table.remove(&key_of(*rev))?;
-                used -= before.map_or(0, |before| (size_of::<[u8; 16]>() + before.value().len()) as u64);
+            for key in gone.iter().map(|rev| key_of(*rev)) {
+                used -= table.remove(&key)?.map_or(0, |before| row_bytes(before.value()));
+                used -= index.remove(&key)?.map_or(0, |before| row_bytes(before.value()));
             }
             let mut table = transaction.open_table(SIDE)?;
             value.clear();
@@ -455,32 +495,9 @@ fn write_to<'a>(
     })
 }
 
-fn key_of(rev: Rev) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&rev.main.to_be_bytes());
-    key[8..].copy_from_slice(&rev.sub.to_be_bytes());
-    key
-}
-
-fn rev_of(key: &[u8; 16]) -> Rev {
-    let (main, sub) = key.split_first_chunk::<8>().expect("16 bytes");
-    let sub = sub.first_chunk::<8>().expect("8 more");
-    Rev { main: i64::from_be_bytes(*main), sub: i64::from_be_bytes(*sub) }
-}
-
-fn side_key(space: Space, key: &[u8]) -> Vec<u8> {
-    [&[space as u8], key].concat()
-}
-
-fn seal(key: &[u8], value: &mut Vec<u8>) {
-    let crc = crc32c(&[key, value]);
-    value.extend_from_slice(&crc.to_le_bytes());
-}
-
-/// The value without its checksum, when that is right.
-fn unsealed<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
-    let (value, crc) = value.split_last_chunk::<CRC_BYTES>()?;
-    (crc32c(&[key, value]) == u32::from_le_bytes(*crc)).then_some(value)
+/// What a row takes of the file, as far as that is said of it.
+fn row_bytes(value: &[u8]) -> u64 {
+    (size_of::<RowKey>() + value.len()) as u64
 }
 
 /// Runs work on the engine. It answers damage in its own pages with a panic in places: that ends the work and not the
@@ -501,6 +518,7 @@ fn failed(path: &Path, error: redb::Error) -> Error {
         }
         redb::Error::Io(error) => Error::io(text, error),
         redb::Error::Corrupted(what) => damaged(path, &what),
+        redb::Error::TableDoesNotExist(name) => damaged(path, &format!("it has no table {name}")),
         redb::Error::DatabaseAlreadyOpen => Error::new(Kind::Conflict, format!("{text}: another process has it open"))
             .hint("stop the member that runs on this directory"),
         error => Error::new(Kind::Failed, text).source(error),

@@ -4,15 +4,17 @@
 //! them in one transaction with the last position, so that a state on disk is always exactly what the log had made of it at
 //! some index. What compactions took out of the index is deleted in the same way, and after everything that came before.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
-use crate::store::backend::{Backend, SideChange, Space, Stored};
+use crate::snapshot::record::KeyValue;
+use crate::store::backend::{Backend, Brief, Revision, SideChange, Space, Stored};
 use crate::store::mvcc::recent::{Batch, Recent};
 
 /// Version of the layout in docs/formats/state.md that this program writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const FORMAT_KEY: &[u8] = b"format";
 const POSITION_KEY: &[u8] = b"position";
@@ -47,15 +49,7 @@ impl Meta {
             };
             match key.as_slice() {
                 FORMAT_KEY => {
-                    let format = value.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
-                    if format > FORMAT {
-                        let text = format!(
-                            "the state was written by a newer version (format {format}; this one reads {FORMAT})"
-                        );
-                        return Err(
-                            Error::new(Kind::Usage, text).hint("start this member with the version that wrote it")
-                        );
-                    }
+                    check(value.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?)?;
                 }
                 POSITION_KEY => {
                     let (index, term) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
@@ -77,6 +71,20 @@ impl Meta {
     }
 }
 
+/// Whether this program reads a format.
+fn check(format: u32) -> Result<()> {
+    let (who, hint) = match format.cmp(&FORMAT) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => ("a newer version", "start this member with the version that wrote it"),
+        Ordering::Less => (
+            "a version from before the first release",
+            "back its state up with the version that wrote it, and restore that with this one",
+        ),
+    };
+    let text = format!("the state was written by {who} (format {format}; this one reads {FORMAT})");
+    Err(Error::new(Kind::Usage, text).hint(hint))
+}
+
 fn entry(key: &[u8], value: Vec<u8>) -> SideChange {
     SideChange { space: Space::Meta, key: key.to_vec(), value: Some(value) }
 }
@@ -94,19 +102,57 @@ pub struct Cut {
     pub position: Position,
 }
 
+/// A revision with what its message tells the index.
+pub fn revision(stored: Stored<'_>) -> Result<Revision<'_>> {
+    let kv = KeyValue::parse(stored.message)?;
+    let (created, number) = (kv.create_revision, kv.version);
+    Ok(Revision { stored, brief: Brief { key: kv.key, created, number, lease: kv.lease } })
+}
+
 /// Writes cuts, which follow one another, and lets their batches leave memory.
 pub fn flush(backend: &Backend, recent: &Recent, cuts: &[Cut]) -> Result<()> {
     let Some(last) = cuts.last() else { return Ok(()) };
     let changes = cuts.iter().filter_map(|cut| cut.batch.as_deref()).flat_map(Batch::changes);
-    let mut stored =
-        changes.map(|change| Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message });
+    let mut revisions = changes.map(|change| {
+        let stored = Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message };
+        revision(stored).expect("what the writer made is a key value")
+    });
     let mut side: Vec<SideChange> = cuts.iter().flat_map(|cut| &cut.side).cloned().collect();
     let position = [last.position.index.to_be_bytes(), last.position.term.to_be_bytes()].concat();
     side.extend([entry(FORMAT_KEY, FORMAT.to_be_bytes().to_vec()), entry(POSITION_KEY, position)]);
     let gone: Vec<Rev> = cuts.iter().flat_map(|cut| &cut.gone).copied().collect();
-    backend.write(&mut stored, &side, &gone)?;
+    backend.write(&mut revisions, &side, &gone)?;
     if let Some(batch) = cuts.iter().rev().find_map(|cut| cut.batch.as_ref()) {
         recent.flushed(batch.last());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::CACHE_BYTES;
+
+    #[test]
+    fn states_of_other_formats_are_refused_with_what_to_do() {
+        for (format, expected) in [
+            (FORMAT, None),
+            (FORMAT + 1, Some(("a newer version (format 3; this one reads 2)", "the version that wrote it"))),
+            (1, Some(("before the first release (format 1; this one reads 2)", "back its state up"))),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap();
+            assert_eq!(Meta::read(&backend).unwrap(), Meta::default());
+            let side = [entry(FORMAT_KEY, format.to_be_bytes().to_vec()), Meta::compacted(7)];
+            backend.write(&mut std::iter::empty(), &side, &[]).unwrap();
+            match (Meta::read(&backend), expected) {
+                (Ok(meta), None) => assert_eq!(meta.compact_revision, 7),
+                (Err(error), Some((text, hint))) => {
+                    assert!(error.kind() == Kind::Usage && error.to_string().contains(text), "{error}");
+                    assert!(error.hint_text().unwrap().contains(hint), "{error:?}");
+                }
+                (read, _) => panic!("format {format}: {read:?}"),
+            }
+        }
+    }
 }

@@ -99,12 +99,13 @@ impl Machine {
         let meta = Meta::read(backend)?;
         let mut lessor = Lessor::load(backend.side(Space::Lease)?)?;
         let alarms = Alarms::load(backend.side(Space::Alarm)?)?;
-        let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |found| {
+        let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |index, listed| {
+            let (key, lease) = (listed.brief.key, listed.brief.lease);
             // A lease may have ended since, in history that was not compacted.
-            let is_held = !found.version.is_tombstone() && found.lease != 0 && lessor.get(found.lease).is_some();
+            let is_held = !listed.tombstone && lease != 0 && lessor.get(lease).is_some();
             match is_held {
-                true => lessor.attach(&found.key, found.lease),
-                false => lessor.detach(&found.key),
+                true => lessor.attach(index.key(key).expect("the index has what is shown"), lease),
+                false => lessor.detach(key),
             }
         })?;
         Ok(Machine { writer, lessor, alarms, position: meta.position, side: vec![] })

@@ -143,18 +143,15 @@ fn missing(rev: Rev) -> Error {
 mod tests {
     use super::*;
     use crate::base::rng::Seeded;
-    use crate::store::backend::{Backend, CACHE_BYTES, Stored};
+    use crate::store::backend::{Backend, CACHE_BYTES};
     use crate::store::mvcc::recent::{Batch, Change};
+    use crate::store::mvcc::testing::store;
     use crate::store::mvcc::write::Writer;
     use bytes::Bytes;
     use std::sync::Arc;
 
-    fn flush(backend: &Backend, writer: &Writer, batch: &Batch, gone: &[Rev]) {
-        let stored = |change: &Change| (change.rev, change.tombstone, change.message.clone());
-        let changes: Vec<_> = batch.changes().iter().map(stored).collect();
-        let mut rows =
-            changes.iter().map(|(rev, tombstone, message)| Stored { rev: *rev, tombstone: *tombstone, message });
-        backend.write(&mut rows, &[], gone).unwrap();
+    fn flush(backend: &Backend, writer: &Writer, batch: &Batch) {
+        store(backend, batch.changes());
         writer.recent().flushed(batch.last());
     }
 
@@ -182,7 +179,7 @@ mod tests {
         for seed in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
-            let mut writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
+            let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
             let mut rng = Seeded::new(seed);
             let mut changes = vec![];
             let mut waiting = std::collections::VecDeque::new();
@@ -208,7 +205,7 @@ mod tests {
                 if rng.below(2) == 0
                     && let Some(batch) = waiting.pop_front()
                 {
-                    flush(&backend, &writer, &batch, &[]);
+                    flush(&backend, &writer, &batch);
                 }
             }
             let view = writer.view();
@@ -241,7 +238,7 @@ mod tests {
             // Flushed and deleted meanwhile, it is still what the view shows.
             let chronicle = Chronicle::of(&view, &mut || Ok(())).unwrap();
             for batch in waiting {
-                flush(&backend, &writer, &batch, &[]);
+                flush(&backend, &writer, &batch);
             }
             assert_eq!(all(&chronicle, 1000), expected, "seed {seed}");
         }
@@ -251,13 +248,13 @@ mod tests {
     fn what_is_missing_is_damage_and_who_does_not_go_on_is_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
-        let mut writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
+        let mut writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
         for n in 0..10 {
             writer.put(&Bytes::from(format!("key-{n}")), &Bytes::from_static(b"x"), 0);
             writer.end();
         }
         let batch = writer.seal().unwrap();
-        flush(&backend, &writer, &batch, &[]);
+        flush(&backend, &writer, &batch);
         let chronicle = Chronicle::of(&writer.view(), &mut || Ok(())).unwrap();
         assert_eq!((chronicle.after(Rev::of(4)), chronicle.after(Rev::of(99))), (3, 10));
         backend.write(&mut std::iter::empty(), &[], &[Rev::of(7)]).unwrap();

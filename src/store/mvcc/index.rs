@@ -90,6 +90,11 @@ impl Index {
         self.keys.get(key)
     }
 
+    /// A key as everybody shares it.
+    pub fn key(&self, key: &[u8]) -> Option<&Key> {
+        self.keys.get_key_value(key).map(|(key, _)| key)
+    }
+
     /// The histories of some keys, in order.
     pub fn range<'a>(&'a self, keys: Keys<'_>) -> impl DoubleEndedIterator<Item = (&'a Key, &'a History)> + use<'a> {
         // Nearly every request is about one key: no walk is begun for it.
@@ -129,10 +134,10 @@ impl Index {
     }
 
     /// Notes what is already stored, in ascending order: how the index is built when a member starts.
-    pub fn load(&mut self, key: Key, version: Version, created: i64, number: i64) {
-        match self.keys.get_mut(&*key) {
+    pub fn load(&mut self, key: &[u8], version: Version, created: i64, number: i64) {
+        match self.keys.get_mut(key) {
             Some(history) => history.push(version, created, number),
-            None => drop(self.keys.insert(key, History::new(version, created, number))),
+            None => drop(self.keys.insert(key.into(), History::new(version, created, number))),
         }
     }
 

@@ -38,3 +38,5 @@ pub mod write;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod testing;

@@ -15,6 +15,7 @@ use crate::base::rng::Seeded;
 use crate::store::backend::{Backend, CACHE_BYTES, Stored};
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::read::{Found, range};
+use crate::store::mvcc::testing::store;
 use crate::store::mvcc::view::{Fault, View};
 use crate::store::mvcc::write::{FIRST_REVISION, Writer};
 
@@ -157,10 +158,7 @@ fn ask(model: &Model, view: &View, rng: &mut Seeded) -> &'static str {
 /// Writes the oldest batches into the backend, as the flusher does, and deletes what was pruned.
 fn flush(writer: &Writer, backend: &Backend, gone: &mut Vec<Rev>, all: bool) {
     let batches = writer.recent().oldest(if all { usize::MAX } else { 1000 });
-    let changes = batches.iter().flat_map(|batch| batch.changes());
-    let mut stored =
-        changes.map(|change| Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message });
-    backend.write(&mut stored, &[], &[]).unwrap();
+    store(backend, batches.iter().flat_map(|batch| batch.changes()));
     if let Some(last) = batches.last() {
         writer.recent().flushed(last.last());
     }
@@ -205,7 +203,7 @@ struct World {
 impl World {
     fn new(path: std::path::PathBuf) -> World {
         let backend = Arc::new(Backend::create(&path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
         let model = Model { states: [(FIRST_REVISION, State::new())].into(), compact_revision: 0 };
         World { path, backend, writer, model, kept: vec![], gone: vec![] }
     }
@@ -230,7 +228,7 @@ impl World {
         let World { path, backend, writer, model, .. } = self;
         drop((writer, backend));
         let backend = Arc::new(Backend::open(&path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), model.compact_revision, |_, _| {}).unwrap();
         World { path, backend, writer, model, kept: vec![], gone: vec![] }
     }
 

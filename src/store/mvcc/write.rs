@@ -15,10 +15,10 @@ use crate::api::Message;
 use crate::api::mvccpb::KeyValue;
 use crate::base::error::Result;
 use crate::base::revision::Rev;
-use crate::store::backend::Backend;
+use crate::store::backend::{Backend, Listed};
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::{Index, Key, Keys};
-use crate::store::mvcc::loading::{self, Found};
+use crate::store::mvcc::loading;
 use crate::store::mvcc::recent::{Batch, Change, Recent};
 use crate::store::mvcc::view::{Fault, Floors, Ground, View};
 
@@ -50,8 +50,8 @@ struct Pruning {
 
 impl Writer {
     /// The store in `backend`, whose last compaction was at `compact_revision`; 0 when there was none. `sees` is shown every
-    /// version on the way, in order.
-    pub fn open(backend: Arc<Backend>, compact_revision: i64, sees: impl FnMut(&Found)) -> Result<Self> {
+    /// revision on the way, in order, and the index that has it already.
+    pub fn open(backend: Arc<Backend>, compact_revision: i64, sees: impl FnMut(&Index, &Listed<'_>)) -> Result<Self> {
         let (index, last) = loading::load(&backend, sees)?;
         let least = FIRST_REVISION.max(compact_revision);
         let pruning = (compact_revision > 0).then_some(Pruning { compact_revision, after: None });

@@ -7,9 +7,9 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::revision::Rev;
 use crate::snapshot::entry;
 use crate::snapshot::forward::{Forward, Marks};
-use crate::snapshot::record::{Extra, Record};
+use crate::snapshot::record::{Extra, Record, Revision};
 use crate::store::backend::{Backend, SideChange, Space, Stored};
-use crate::store::machine::side;
+use crate::store::machine::{flush, side};
 
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 32 << 20;
@@ -56,9 +56,11 @@ impl<'a> Loader<'a> {
     pub(super) fn put(&mut self, record: &Record<'_>) -> Result<()> {
         match record {
             Record::Revision(revision) => {
+                let Revision { rev, tombstone, stored } = *revision;
+                flush::revision(Stored { rev, tombstone, message: stored })?;
                 let start = self.messages.len();
-                self.messages.extend_from_slice(revision.stored);
-                self.revisions.push((revision.rev, revision.tombstone, start..self.messages.len()));
+                self.messages.extend_from_slice(stored);
+                self.revisions.push((rev, tombstone, start..self.messages.len()));
             }
             // These are read back: what is proved is what is there.
             Record::Lease { .. } | Record::Alarm { .. } | Record::User { .. } | Record::Role { .. } => {
@@ -106,10 +108,9 @@ impl<'a> Loader<'a> {
     /// Writes what waits.
     pub(super) fn flush(&mut self) -> Result<()> {
         let messages = &self.messages;
-        let mut rows = self.revisions.iter().map(|(rev, tombstone, place)| Stored {
-            rev: *rev,
-            tombstone: *tombstone,
-            message: &messages[place.clone()],
+        let mut rows = self.revisions.iter().map(|(rev, tombstone, place)| {
+            let stored = Stored { rev: *rev, tombstone: *tombstone, message: &messages[place.clone()] };
+            flush::revision(stored).expect("it was read when it came")
         });
         self.backend.write(&mut rows, &self.side, &[])?;
         self.revisions.clear();

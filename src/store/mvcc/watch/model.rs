@@ -14,8 +14,9 @@ use crate::api::mvccpb::event::EventType;
 use crate::api::mvccpb::{Event, KeyValue};
 use crate::base::revision::Rev;
 use crate::base::rng::Seeded;
-use crate::store::backend::{Backend, CACHE_BYTES, Stored};
+use crate::store::backend::{Backend, CACHE_BYTES};
 use crate::store::mvcc::index::Keys;
+use crate::store::mvcc::testing::store;
 use crate::store::mvcc::view::{Fault, View};
 use crate::store::mvcc::watch::past::{Chunk, Limits, Past, Way};
 use crate::store::mvcc::watch::{Events, Spec};
@@ -51,7 +52,7 @@ fn key(rng: &mut Seeded) -> Bytes {
 impl World {
     fn new(path: &std::path::Path) -> World {
         let backend = Arc::new(Backend::create(path, CACHE_BYTES).unwrap());
-        let writer = Writer::open(Arc::clone(&backend), 0, |_| {}).unwrap();
+        let writer = Writer::open(Arc::clone(&backend), 0, |_, _| {}).unwrap();
         World { backend, writer, gone: vec![], state: BTreeMap::new(), all: vec![] }
     }
 
@@ -89,10 +90,7 @@ impl World {
 
     fn flush(&mut self) {
         let batches = self.writer.recent().oldest(1000);
-        let changes = batches.iter().flat_map(|batch| batch.changes());
-        let mut stored =
-            changes.map(|change| Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message });
-        self.backend.write(&mut stored, &[], &[]).unwrap();
+        store(&self.backend, batches.iter().flat_map(|batch| batch.changes()));
         if let Some(last) = batches.last() {
             self.writer.recent().flushed(last.last());
         }

@@ -454,7 +454,7 @@ mod tests {
         fn new() -> Store {
             let dir = tempfile::tempdir().unwrap();
             let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
-            let writer = Writer::open(backend, 0, |_| {}).unwrap();
+            let writer = Writer::open(backend, 0, |_, _| {}).unwrap();
             let hub = Hub::new(writer.revision(), hub::Limits::default());
             let limits = Limits::of(&crate::store::options::Tuning::default());
             Store { writer, hub, session: Session::new(limits, Arc::default()), _dir: dir }
