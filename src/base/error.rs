@@ -105,6 +105,10 @@ impl Error {
             _ => Kind::Failed,
         };
         let hint = match kind {
+            Kind::Denied if source.kind() == ErrorKind::ReadOnlyFilesystem => Some(
+                "that file system is read-only: mount it for writing (the kernel's log may say why it is not), or give \
+                      another path",
+            ),
             Kind::Full => Some("free some space on that file system, then run the command again"),
             Kind::Denied => Some("run as a user who may do this, or give another path"),
             _ => None,

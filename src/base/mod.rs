@@ -19,6 +19,7 @@ pub mod process;
 pub mod progress;
 pub mod revision;
 pub mod rng;
+pub mod socket;
 pub mod steps;
 pub mod stop;
 pub mod telemetry;

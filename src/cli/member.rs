@@ -21,6 +21,7 @@ use crate::recovery::plan::{Bump, Plan, parse_initial_cluster, render};
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records;
 use crate::store::offline::install::{Auth, Birth};
+use crate::store::options::value::Address;
 use crate::vault::admit::Admitted;
 
 /// Where etcd's peers reach a member that was told nothing.
@@ -140,6 +141,13 @@ pub(crate) async fn from_snapshot(args: SnapshotRestore, context: &Context) -> R
 
 impl NewMember {
     fn resolved(self) -> Result<Self> {
+        if self.name.is_empty() {
+            let error = Error::new(Kind::Usage, "--name: a member must be called something");
+            return Err(error.hint("give --name, as in --name=m1"));
+        }
+        for url in self.initial_advertise_peer_urls.iter().flatten() {
+            Address::parse(url).map_err(|error| error.during("--initial-advertise-peer-urls"))?;
+        }
         let data_dir = self.data_dir.as_deref().map(facts::absolute).transpose()?;
         let wal_dir = self.wal_dir.as_deref().map(facts::absolute).transpose()?;
         Ok(NewMember { data_dir, wal_dir, ..self })

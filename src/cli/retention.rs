@@ -172,7 +172,8 @@ fn minute(time: Time) -> String {
     time.format("%Y-%m-%d %H:%M").to_string()
 }
 
-fn share_text(share: &Share) -> String {
+/// Points, objects and bytes, for people.
+pub(crate) fn share_text(share: &Share) -> String {
     let (points, objects) = (units::count(share.points.len() as u64), units::count(share.objects));
     format!("{points} points, {objects} objects, {}", units::bytes(share.bytes))
 }

@@ -139,7 +139,7 @@ pub fn target(path: &Path) -> Result<TargetFacts> {
 
 /// Looks at the place of a new member's directory, which must be free.
 pub fn directory(data_dir: &Path, wal_dir: Option<&Path>) -> Result<TargetFacts> {
-    vacant(data_dir, wal_dir)?;
+    vacant(data_dir, wal_dir).map_err(|error| error.or_hint("give the path of a directory, there or not yet"))?;
     let there = data_dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
     Ok(TargetFacts { path: data_dir.to_owned(), exists: false, free_bytes: free_bytes(there)? })
 }

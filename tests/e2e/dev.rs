@@ -162,6 +162,34 @@ fn a_backup_that_fails_is_said_and_tried_again_and_the_member_serves_on() {
 }
 
 #[test]
+fn points_that_the_policy_does_not_keep_go_by_themselves() {
+    let mut dev = Dev::new();
+    let port = Port::claim();
+    let url = format!("http://{}", port.address());
+    dev.start(&["--listen-client-url", &url]);
+    assert!(dev.log().contains(" drill --policy dev/dev.toml"), "{}", dev.log());
+    for value in ["1", "2", "3"] {
+        etcdctl(&url, &["put", "a", value]).success();
+        dev.backs_up("a", value);
+    }
+    assert_eq!(dev.stop(), 0);
+    // Sixty points are kept, so none went.
+    assert!(!dev.log().contains("pruned: "), "{}", dev.log());
+    let before = dev.points().len();
+    let policy = fs::read_to_string(dev.policy()).unwrap();
+    fs::write(dev.policy(), policy.replace("last = 60\nhourly = 24\ndaily = 7", "last = 1")).unwrap();
+    dev.start(&[]);
+    dev.says("pruned: deleted 0 points, 0 objects, 0 B; condemned ");
+    assert_eq!(get(&port.address(), "/health").status, 200);
+    assert_eq!(dev.stop(), 0);
+    let points = dev.points();
+    let condemned = points.iter().filter(|point| point["condemned"] == true).count();
+    assert!(condemned > 0 && condemned < points.len() && before <= points.len(), "{points:?}");
+    // What was condemned can be taken back, and nothing is lost of what stays.
+    dev.with_policy(&["verify", "latest", "--level", "3"]).success();
+}
+
+#[test]
 fn a_port_in_use_is_passed_over_unless_it_was_asked_for() {
     // Of the kernel's own range: the ports after it are no other test's.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

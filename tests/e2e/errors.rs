@@ -222,6 +222,21 @@ fn members(book: &mut Book) {
     // What is no directory, and what is etcd's.
     book.place.write("file", "");
     start(book, 2, "file", &[]);
+    start(book, 1, "file/below", &[]);
+    start(book, 2, "out/new", &["--wal-dir=file"]);
+    let db = book.place.write("member.db", fixture("k8s-etcd-3.6.db"));
+    for (code, more) in [
+        (1, &["--data-dir=file"][..]),
+        (1, &["--data-dir=file/below"]),
+        (1, &["--data-dir=out/new", "--wal-dir=file"]),
+        (2, &["--data-dir=out/new", "--name="]),
+        (2, &["--data-dir=out/new", "--initial-cluster=m1"]),
+        (2, &["--data-dir=out/new", "--initial-advertise-peer-urls=127.0.0.1:2380"]),
+        (2, &["--data-dir=out/new", "--initial-advertise-peer-urls=ftp://127.0.0.1:2380"]),
+    ] {
+        book.case(code, &[&["restore", "--file", &db, "--yes"], more].concat());
+        book.case(code, &[&["snapshot", "restore", &db], more].concat());
+    }
     fs::create_dir_all(place.join("etcd/member/snap")).unwrap();
     fs::write(place.join("etcd/member/snap/db"), fixture("etcd-3.5-auth.db")).unwrap();
     start(book, 1, "etcd", &[]);
@@ -360,6 +375,7 @@ fn endpoints(book: &mut Book) {
     book.case(1, &["bench", "put", "--endpoints", &address]);
     book.case(2, &["bench", "put", "--endpoints", &address, "--clients", "2", "--connections", "3"]);
     book.case(2, &["bench", "put", "--endpoints", &address, "--key-size", "10"]);
+    book.case(2, &["bench", "put", "--endpoints", &address, "--duration", "0s"]);
     // A server that speaks something else.
     let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = web.local_addr().unwrap().to_string();

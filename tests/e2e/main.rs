@@ -17,6 +17,7 @@ mod support;
 mod thaw;
 
 mod clocks;
+mod connections;
 mod contract;
 mod copy;
 mod crash;
@@ -24,6 +25,7 @@ mod damage;
 mod dev;
 mod disk;
 mod errors;
+mod flips;
 mod frozen;
 mod frozen_member;
 mod imports;

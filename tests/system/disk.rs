@@ -3,12 +3,15 @@
 use holdfast::base::digest::Sha256;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::support::etcd::Etcd;
 use super::support::load;
-use super::support::run::{Outcome, Run};
+use super::support::member::LIMIT;
+use super::support::ports::Port;
+use super::support::run::{Outcome, Run, wait_until};
 
 /// A file system of its own, unmounted when dropped.
 struct Disk {
@@ -58,6 +61,42 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (u64, Sha256)> {
         }
     }
     found
+}
+
+#[test]
+fn a_member_on_a_read_only_disk_does_not_start_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(dir.path().join("disk"), "size=256m");
+    let port = Port::claim();
+    let url = format!("http://{}", port.address());
+    let serve = |data: &str| {
+        let flags = [
+            format!("--data-dir={}", disk.path.join(data).display()),
+            format!("--listen-client-urls={url}"),
+            format!("--advertise-client-urls={url}"),
+            "--log-level=error".to_owned(),
+        ];
+        Run::holdfast().args(&["serve"]).args(&flags)
+    };
+    let mut member = serve("old").start(dir.path().join("log"));
+    wait_until("it serves", LIMIT, || {
+        TcpStream::connect(port.address()).is_ok() && disk.path.join("old/member").is_dir()
+    });
+    assert_eq!(member.terminate(LIMIT).code(), Some(0));
+    let before = tree(&disk.path);
+    disk.remount("ro");
+    for data in ["new", "old"] {
+        let outcome = serve(data).run().exits(1);
+        assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
+        assert!(outcome.stderr.contains("\nhint: that file system is read-only"), "{outcome}");
+        assert_eq!(outcome.stderr.lines().count(), 2, "{outcome}");
+    }
+    assert_eq!(tree(&disk.path), before);
+    // Mounted for writing it goes on.
+    disk.remount("rw");
+    let mut member = serve("old").start(dir.path().join("log"));
+    wait_until("it serves", LIMIT, || TcpStream::connect(port.address()).is_ok());
+    assert_eq!(member.terminate(LIMIT).code(), Some(0));
 }
 
 const DISK_BYTES: u64 = 8 << 20;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::base::error::{Error, Kind, Result};
 use crate::base::units;
 use crate::bench::{CLIENTS_MAX, CLIENTS_PER_CONNECTION, End, Plan, VALUE_BYTES_MAX, Work};
 use crate::cli::args::Endpoints;
@@ -111,7 +112,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "N", conflicts_with = "duration")]
     total: Option<NonZeroU64>,
     /// End after so long; 10s unless said
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<Duration>,
     /// Requests due in a second, whatever the answers do: time counts from when a request was due. As fast as answers come
     /// when not said
@@ -157,6 +158,15 @@ impl Bench {
         };
         (load.plan(work, value_bytes), load)
     }
+}
+
+/// A time in which something can be measured.
+fn some_time(text: &str) -> Result<Duration> {
+    let time = units::parse_duration(text)?;
+    if time.is_zero() {
+        return Err(Error::new(Kind::Usage, "nothing can be measured in no time").hint("give a time, as in 10s"));
+    }
+    Ok(time)
 }
 
 impl Load {

@@ -7,6 +7,7 @@
 //! - A start that fails has changed nothing: ports are taken first, the directory is opened then, and the policy is
 //!   written when the member serves.
 
+mod prune;
 mod site;
 
 use std::net::IpAddr;
@@ -40,6 +41,8 @@ use crate::store::options::value::{Address, Scheme};
 const URL: &str = "http://127.0.0.1:2379";
 /// So many ports after that one are tried.
 const PORTS_MAX: u16 = 100;
+/// After the first backup, and then after so many, what is superfluous goes.
+const BACKUPS_PER_PRUNE: u64 = 30;
 /// Backups are no closer than this.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 /// Give up a backup when the member sends nothing for so long.
@@ -179,9 +182,15 @@ impl Run {
             hangup.recv().await;
             stop.stop();
         });
-        while !context.stop.is_stopped() {
+        for made in 0_u64.. {
+            if context.stop.is_stopped() {
+                break;
+            }
             let begun = Stopwatch::start();
             self.backup(context).await;
+            if made % BACKUPS_PER_PRUNE == 0 {
+                self.prune(context).await;
+            }
             tokio::select! {
                 () = context.stop.stopped() => {}
                 () = tokio::time::sleep(self.every.saturating_sub(begun.elapsed())) => {}
@@ -277,9 +286,18 @@ impl Run {
             ("in the last one", format!("{program} keys get greeting --policy {policy}")),
             ("restore it", format!("{program} restore --policy {policy} --point latest --data-dir {restored}")),
             ("and serve that", format!("{program} serve --data-dir {restored} {urls}")),
+            ("rehearse it", format!("{program} drill --policy {policy}{}", etcd())),
         ]);
         format!("\nTry next, in another terminal:\n{tries}Ctrl-C stops it; the same command goes on from there.\n")
     }
+}
+
+/// The flag that names an etcd to boot in a drill, where one is at hand: without one a drill ends at the file.
+fn etcd() -> String {
+    let path = std::env::vars_os().find(|(name, _)| name == "PATH").map(|(_, path)| path).unwrap_or_default();
+    let mut folders = std::env::split_paths(&path);
+    let found = folders.find(|folder| ["etcd", "etcdutl"].iter().all(|program| folder.join(program).is_file()));
+    found.map_or_else(String::new, |folder| format!(" --etcd {}", quote(&folder.join("etcd").display().to_string())))
 }
 
 /// A span as it is given to a flag.

@@ -163,7 +163,8 @@ url = "{repository}"
 # Restore points hold what the cluster holds, in the clear. docs/policy.md has the other ways.
 encryption = "none"
 
-# What `holdfast prune` keeps: by number, and then the last of each hour and of each day.
+# What is kept: by number, and then the last of each hour and of each day. `holdfast dev` prunes by it now and then, and what
+# it condemned can be taken back for an hour (`holdfast undelete`); without this table everything is kept.
 [retention]
 last = 60
 hourly = 24

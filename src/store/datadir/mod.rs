@@ -237,13 +237,17 @@ fn present(path: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
+fn no_directory(path: &Path) -> Error {
+    Error::new(Kind::Usage, format!("{} is no directory", path.display()))
+        .hint("give the path of a directory, there or not yet")
+}
+
 /// Makes a folder that only its owner may use, and those on the way; one that is there is left as it is.
 fn folder(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(there) if there.is_dir() => return Ok(()),
         Ok(_) => {
-            return Err(Error::new(Kind::Usage, format!("{} is no directory", path.display()))
-                .hint("give the path of a directory, there or not yet"));
+            return Err(no_directory(path));
         }
         Err(_) => {}
     }
@@ -292,6 +296,7 @@ fn refuse_foreign_log(wal: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(wal) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(no_directory(wal)),
         Err(error) => return Err(Error::io(format!("list {}", wal.display()), error).or_hint("give a directory")),
     };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();

@@ -16,6 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use crate::base::clock::Stopwatch;
 use crate::base::stop::Stop;
 use crate::base::telemetry::{Counter, Histogram, Page};
+use crate::store::server::peer::{self, Peer};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -160,7 +161,11 @@ impl Calls {
     pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Call> {
         let method = self.methods.iter().position(|method| method.path == path)?;
         self.methods[method].started.increment();
-        Some(Call { calls: Arc::clone(self), method, watch: Stopwatch::start(), ended: false })
+        let peer = peer::current();
+        if let Some(peer) = &peer {
+            peer.asks(self.methods[method].name);
+        }
+        Some(Call { calls: Arc::clone(self), method, peer, watch: Stopwatch::start(), ended: false })
     }
 
     /// A request's body, its bytes counted.
@@ -222,6 +227,7 @@ fn precise(n: u64) -> f64 {
 pub(super) struct Call {
     calls: Arc<Calls>,
     method: usize,
+    peer: Option<Arc<Peer>>,
     watch: Stopwatch,
     ended: bool,
 }
@@ -258,6 +264,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        if let Some(peer) = self.peer.as_ref().filter(|_| !self.ended) {
+            peer.gave_up(self.calls.methods[self.method].name);
+        }
         self.end(CANCELED);
     }
 }

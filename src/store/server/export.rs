@@ -29,6 +29,7 @@ use crate::base::units;
 use crate::store::machine::records::{Origin, Picture};
 use crate::store::node::Handle;
 use crate::store::server::pace::{Answered, BURST_BYTES, Pace};
+use crate::store::server::peer::{self, Peer};
 use crate::store::server::status;
 use crate::store::server::views::{Reading, Views};
 
@@ -136,6 +137,7 @@ impl fmt::Debug for Exports {
 pub(super) struct Outlet<T> {
     sender: mpsc::Sender<T>,
     stall: Duration,
+    reader: Option<Arc<Peer>>,
     handle: Handle,
     pace: Pace,
     /// Bytes since the last burst ended, and when that was: before the pause after it, and after it.
@@ -148,7 +150,7 @@ impl<T: Message> Outlet<T> {
     fn new(sender: mpsc::Sender<T>, handle: &Handle) -> Self {
         let (stall, pace) = (handle.tuning().export_stall, Pace::new(answered(handle)));
         let (ended, began) = (Stopwatch::start(), Stopwatch::start());
-        Outlet { sender, stall, handle: handle.clone(), pace, bytes: 0, ended, began }
+        Outlet { sender, stall, reader: peer::current(), handle: handle.clone(), pace, bytes: 0, ended, began }
     }
 
     /// Puts a piece, and waits as long as the reader has others to take first, or writers would feel it.
@@ -174,7 +176,13 @@ impl<T: Message> Outlet<T> {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(gone()),
                     Err(_) => {
-                        let text = format!("its reader took nothing for {}", units::duration(self.stall));
+                        let stall = units::duration(self.stall);
+                        let reader = peer::name(self.reader.as_ref());
+                        tracing::warn!(
+                            remote_addr = reader,
+                            "a reader of a snapshot took nothing for {stall} and was cut off"
+                        );
+                        let text = format!("its reader took nothing for {stall}");
                         Err(Error::new(Kind::Interrupted, text))
                     }
                 }

@@ -10,7 +10,8 @@
 //! nobody; etcd would end such a connection.
 //!
 //! Invariants:
-//! - A connection that does not finish its handshake, or its first request line, is cut after a while.
+//! - A connection that does not finish its handshake, or its first request line, is cut after a while; so is one whose other
+//!   end takes nothing of what it was sent.
 //! - There are never more connections than the limit on files allows, with a reserve for the member's own.
 
 use std::convert::Infallible;
@@ -36,13 +37,17 @@ use tower::ServiceExt as _;
 use crate::base::cork::Corked;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::process::files_max;
+use crate::base::socket::cut_when_unread;
 use crate::base::stop::Stop;
 use crate::base::tls::ServerTls;
+use crate::base::units;
 use crate::store::options::value::{Address, Scheme};
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
+use crate::store::server::lenient::Lenient;
+use crate::store::server::peer::{Noted, Peer};
 
 /// How long a client may take to greet.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -207,8 +212,8 @@ impl Listener {
                 () = stop.stopped() => return,
                 next = self.next() => next,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("take a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -217,10 +222,10 @@ impl Listener {
             };
             let (tls, shared, face, watcher) =
                 (self.tls.clone(), Arc::clone(&self.shared), self.face, self.graceful.watcher());
-            let stop = stop.clone();
+            let (stop, peer) = (stop.clone(), Peer::new(address));
             tokio::spawn(async move {
                 tokio::select! {
-                    () = greet(stream, tls, shared, face, watcher, &stop) => {}
+                    () = greet(stream, tls, shared, face, watcher, &peer, &stop) => {}
                     () = late(&stop) => {}
                 }
                 drop(permit);
@@ -242,11 +247,18 @@ async fn greet(
     shared: Arc<Shared>,
     face: Face,
     watcher: Watcher,
+    peer: &Arc<Peer>,
     stop: &Stop,
 ) {
     // Answers are written whole.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return converse(stream, shared, face, false, watcher).await };
+    let connections = &shared.connections;
+    if !connections.keepalive_interval.is_zero() && !connections.keepalive_timeout.is_zero() {
+        // A system that cannot is asked by HTTP/2 alone.
+        let _ = cut_when_unread(&stream, connections.keepalive_timeout);
+    }
+    let stream = Noted::new(stream, peer);
+    let Some(tls) = tls else { return converse(stream, shared, face, false, watcher, peer).await };
     let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream));
     let greeted = tokio::select! {
         // Whoever has not even greeted is not waited for.
@@ -254,10 +266,10 @@ async fn greet(
         greeted = handshake => greeted,
     };
     match greeted {
-        Ok(Ok(stream)) => converse(stream, shared, face, true, watcher).await,
+        Ok(Ok(stream)) => converse(stream, shared, face, true, watcher, peer).await,
         // etcd's words, which operators look for.
-        Ok(Err(error)) => tracing::warn!("rejected connection on client endpoint: {error}"),
-        Err(_) => tracing::debug!("a client did not finish its handshake"),
+        Ok(Err(error)) => tracing::warn!(remote_addr = %peer, "rejected connection on client endpoint: {error}"),
+        Err(_) => tracing::debug!(remote_addr = %peer, "a client did not finish its handshake"),
     }
 }
 
@@ -267,11 +279,14 @@ async fn converse(
     face: Face,
     secure: bool,
     watcher: Watcher,
+    peer: &Arc<Peer>,
 ) {
     let inside = Inside::default();
     let mut builder = Builder::new(inside.clone());
     let connections = &shared.connections;
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    let patience = connections.keepalive_timeout;
+    // Whoever closes its half when it has asked, as scripts do that pipe a request, is answered.
+    builder.http1().half_close(true).timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -282,9 +297,13 @@ async fn converse(
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(Corked::new(stream)), service).into_owned();
-    if let Err(error) = inside.drive(watcher.watch(connection)).await {
-        tracing::debug!("a connection ended: {error}");
+    let connection = builder.serve_connection(TokioIo::new(Corked::new(Lenient::new(stream))), service).into_owned();
+    let ended = peer.scope(inside.drive(watcher.watch(connection))).await;
+    if peer.was_cut(ended.as_ref().err().map(|error| &**error as _)) {
+        let (patience, doing) = (units::duration(patience), peer.doing());
+        tracing::warn!(remote_addr = %peer, calls = doing, "a client gave no sign of life for {patience} and was cut off");
+    } else if let Err(error) = ended {
+        tracing::debug!(remote_addr = %peer, "a connection ended: {error}");
     }
 }
 

@@ -23,6 +23,7 @@ use crate::store::machine::state::State;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::read;
 use crate::store::node::Handle;
+use crate::store::server::peer::{self, Peer};
 use crate::store::server::{convert, status};
 
 /// Keys of the first message.
@@ -65,7 +66,7 @@ pub fn chunks(
         request,
     };
     let (sender, receiver) = mpsc::channel(1);
-    let sending = tokio::spawn(send(handle.clone(), walk, sender, stall_max));
+    let sending = tokio::spawn(send(handle.clone(), walk, sender, stall_max, peer::current()));
     let messages = unfold((receiver, Some(sending)), |(mut receiver, mut sending)| async move {
         if let Some(message) = receiver.recv().await {
             return Some((message, (receiver, sending)));
@@ -84,7 +85,13 @@ pub fn chunks(
 
 type Sender = mpsc::Sender<Result<RangeStreamResponse, Status>>;
 
-async fn send(handle: Handle, mut walk: Walk, sender: Sender, stall_max: Duration) -> Result<(), Status> {
+async fn send(
+    handle: Handle,
+    mut walk: Walk,
+    sender: Sender,
+    stall_max: Duration,
+    reader: Option<Arc<Peer>>,
+) -> Result<(), Status> {
     loop {
         let (rest, outcome) = blocking(move || {
             let outcome = walk.chunk();
@@ -102,6 +109,11 @@ async fn send(handle: Handle, mut walk: Walk, sender: Sender, stall_max: Duratio
             // Sent, or nobody is there any more.
             Ok(_) => return Ok(()),
             Err(_) => {
+                let reader = peer::name(reader.as_ref());
+                tracing::warn!(
+                    remote_addr = reader,
+                    "a reader of a range took nothing for {stall_max:?} and was cut off"
+                );
                 return Err(Status::deadline_exceeded(format!(
                     "etcdserver: the client has read nothing of the range for {stall_max:?}"
                 )));

@@ -174,6 +174,41 @@ async fn metadata_must_make_sense_and_a_message_has_a_limit() {
 }
 
 #[tokio::test]
+async fn a_flood_is_refused_and_what_was_taken_is_done() {
+    const AT_ONCE: usize = 400;
+    let site = Site::start(Tuning { queue_max: 8, ..Tuning::default() }).await;
+    let (mut done, mut refusals) = (0, 0);
+    // Whether more than eight wait at once is the scheduler's: a few rounds, until some did.
+    for round in 0..100 {
+        let puts = (0..AT_ONCE).map(|n| {
+            let key = format!("{round}/{n}").into_bytes();
+            let mut kv = site.kv();
+            async move {
+                kv.put(pb::PutRequest { key: key.into(), value: vec![1; 1000].into(), ..Default::default() }).await
+            }
+        });
+        for outcome in futures::future::join_all(puts).await {
+            match outcome {
+                Ok(_) => done += 1,
+                Err(status) => {
+                    let told = (status.code(), status.message());
+                    assert_eq!(told, (Code::Unknown, "etcdserver: too many requests"));
+                    refusals += 1;
+                }
+            }
+        }
+        if refusals > 0 {
+            break;
+        }
+    }
+    assert!(refusals > 0 && done > 0, "{done} done, {refusals} refused");
+    // Nothing of the flood is left, and no refused one was done.
+    site.put("after", "it").await;
+    let all = pb::RangeRequest { count_only: true, ..a_range("\0", "\0") };
+    assert_eq!(site.kv().range(all).await.unwrap().into_inner().count, done + 1);
+}
+
+#[tokio::test]
 async fn an_unknown_sort_is_refused() {
     let site = Site::start(Tuning::default()).await;
     for (sort_order, sort_target) in [(3, 0), (0, 5), (-1, 1)] {

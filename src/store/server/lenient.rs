@@ -1,0 +1,433 @@
+//! Clients whose `:authority` begins with a scheme are let in.
+//!
+//! etcd's own client up to 3.4, and other programs with a grpc-go of its time, make the authority of the whole endpoint
+//! where they dial one member by its URL: etcdctl 3.4 does for `endpoint status`, `endpoint hashkv`, `defrag` and
+//! `move-leader`. `http://10.0.0.1:2379` is no authority; Go's servers do not look, the HTTP/2 library here refuses the
+//! request (PROTOCOL_ERROR), and has no setting for it. So the bytes are mended before they reach it.
+//!
+//! What is mended must not disturb HPACK, whose table of earlier fields both ends keep alike, by the length of each field.
+//! `http://` becomes `httpx--`, which a host's name may begin with: as many characters, and with Huffman's code, where
+//! `x` is as long as `:` and `-` as `/`, as many bits. No length changes anywhere, and later requests that name the field
+//! by its place in the table get the mended one. To find the field nothing is decoded: every representation says how
+//! long it is.
+//!
+//! A client whose first request has a proper authority is never looked at again, and its bytes pass uncopied.
+//!
+//! Invariants:
+//! - Nothing is changed but the first bytes of an authority that begins with `http://` or `https://`.
+//! - Nothing is held but a preface or the head of a request that has not arrived whole, which nobody could act on.
+
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What every connection over HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEAD_BYTES: usize = 9;
+/// The longest frame that the server allows: HTTP/2's own default, which it does not raise.
+const FRAME_BYTES_MAX: usize = 16_384;
+const HEADERS: u8 = 1;
+const FLAG_PADDED: u8 = 0x8;
+const FLAG_PRIORITY: u8 = 0x20;
+/// Where HPACK's fixed table has `:authority`.
+const AUTHORITY: usize = 1;
+/// So much is read at once while requests are looked at.
+const READ_BYTES: usize = 4096;
+
+/// How an authority may begin, and what that becomes.
+struct Scheme {
+    wrong: &'static [u8],
+    right: &'static [u8],
+    /// The bits of the last byte that are the scheme's; the others belong to what follows.
+    mask: u8,
+}
+
+/// `http://` and `https://`, as they are.
+const PLAIN: [Scheme; 2] = [
+    Scheme { wrong: b"http://", right: b"httpx--", mask: 0xff },
+    Scheme { wrong: b"https://", right: b"httpsx--", mask: 0xff },
+];
+/// The same in Huffman's code.
+const CODED: [Scheme; 2] = [
+    Scheme { wrong: b"\x9d\x29\xae\xe3\x0c\x00", right: b"\x9d\x29\xaf\xca\xcb\x00", mask: 0x80 },
+    Scheme { wrong: b"\x9d\x29\xad\x17\x18\x60", right: b"\x9d\x29\xad\x1e\x56\x58", mask: 0xfc },
+];
+
+/// What comes next of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Preface,
+    Frame,
+    /// So many bytes of a frame that are nothing to us.
+    Payload(usize),
+    /// Whatever it is, it is not looked at.
+    Anything,
+}
+
+impl Next {
+    /// Mends what has arrived whole; how many bytes may go on.
+    fn pass(&mut self, bytes: &mut [u8]) -> usize {
+        let mut at = 0;
+        while *self != Next::Anything {
+            match self.step(&mut bytes[at..]) {
+                Some(n) => at += n,
+                None => return at,
+            }
+        }
+        bytes.len()
+    }
+
+    /// The bytes of the next piece; nothing while it has not arrived.
+    fn step(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        match *self {
+            Next::Preface if bytes.starts_with(PREFACE) => {
+                *self = Next::Frame;
+                Some(PREFACE.len())
+            }
+            Next::Preface if PREFACE.starts_with(bytes) => None,
+            Next::Frame => self.frame(bytes),
+            Next::Payload(left) => {
+                let n = left.min(bytes.len());
+                *self = if n == left { Next::Frame } else { Next::Payload(left - n) };
+                (n > 0 || left == 0).then_some(n)
+            }
+            Next::Preface | Next::Anything => {
+                *self = Next::Anything;
+                Some(0)
+            }
+        }
+    }
+
+    fn frame(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        let (head, rest) = bytes.split_first_chunk_mut::<FRAME_HEAD_BYTES>()?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        if head[3] != HEADERS {
+            *self = Next::Payload(length);
+            return Some(FRAME_HEAD_BYTES);
+        }
+        if length <= FRAME_BYTES_MAX {
+            let mended = block(head[4], rest.get_mut(..length)?).and_then(authority).is_some_and(mend);
+            if mended {
+                return Some(FRAME_HEAD_BYTES + length);
+            }
+        }
+        *self = Next::Anything;
+        Some(0)
+    }
+}
+
+/// The fields of a HEADERS frame, between what else its flags say is there.
+fn block(flags: u8, payload: &mut [u8]) -> Option<&mut [u8]> {
+    let (mut start, mut end) = (0, payload.len());
+    if flags & FLAG_PADDED != 0 {
+        end = end.checked_sub(usize::from(*payload.first()?))?;
+        start += 1;
+    }
+    if flags & FLAG_PRIORITY != 0 {
+        start += 5;
+    }
+    payload.get_mut(start..end)
+}
+
+/// HPACK's representations, one after the other.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Fields<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// A number that begins in the low `bits` of a byte.
+    fn number(&mut self, bits: u32) -> Option<usize> {
+        let most = (1_usize << bits) - 1;
+        let mut value = usize::from(self.peek()?) & most;
+        self.at += 1;
+        if value < most {
+            return Some(value);
+        }
+        for shift in [0, 7, 14, 21] {
+            let byte = self.peek()?;
+            self.at += 1;
+            value += usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// Where a string is, and whether in Huffman's code.
+    fn string(&mut self) -> Option<(std::ops::Range<usize>, bool)> {
+        let coded = self.peek()? & 0x80 != 0;
+        let length = self.number(7)?;
+        let start = self.at;
+        self.at = start.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        Some((start..self.at, coded))
+    }
+}
+
+/// The value of the authority, where the block spells it out.
+fn authority(block: &mut [u8]) -> Option<(&mut [u8], bool)> {
+    let mut fields = Fields { bytes: block, at: 0 };
+    let (place, coded) = loop {
+        let name = match fields.peek()? {
+            // A field of the table; a new size of the table.
+            0x80.. => {
+                fields.number(7)?;
+                continue;
+            }
+            0x20..0x40 => {
+                fields.number(5)?;
+                continue;
+            }
+            0x40.. => fields.number(6)?,
+            0x00.. => fields.number(4)?,
+        };
+        if name == 0 {
+            fields.string()?;
+        }
+        let value = fields.string()?;
+        if name == AUTHORITY {
+            break value;
+        }
+    };
+    Some((block.get_mut(place)?, coded))
+}
+
+/// Takes a scheme out of an authority; whether there was one.
+fn mend((value, coded): (&mut [u8], bool)) -> bool {
+    let schemes = if coded { &CODED } else { &PLAIN };
+    schemes.iter().any(|scheme| {
+        let last = scheme.wrong.len() - 1;
+        let Some(begin) = value.get_mut(..=last) else { return false };
+        if begin[..last] != scheme.wrong[..last] || begin[last] & scheme.mask != scheme.wrong[last] {
+            return false;
+        }
+        let follows = begin[last] & !scheme.mask;
+        begin.copy_from_slice(scheme.right);
+        begin[last] |= follows;
+        true
+    })
+}
+
+/// A stream in which authorities are mended.
+#[derive(Debug)]
+pub(super) struct Lenient<S> {
+    stream: S,
+    next: Next,
+    /// What was read and not handed on.
+    held: Vec<u8>,
+    /// So much of it was handed on, and so much may be.
+    at: usize,
+    clear: usize,
+}
+
+impl<S> Lenient<S> {
+    /// Around a stream that nothing was read from.
+    pub(super) fn new(stream: S) -> Self {
+        Lenient { stream, next: Next::Preface, held: vec![], at: 0, clear: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Lenient<S> {
+    /// Reads on, and looks at what came.
+    fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let start = self.held.len();
+        self.held.resize(start + READ_BYTES, 0);
+        let mut into = ReadBuf::new(&mut self.held[start..]);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut into);
+        let n = into.filled().len();
+        self.held.truncate(start + n);
+        ready!(read)?;
+        if n == 0 {
+            // The end: what is not whole will never be.
+            self.next = Next::Anything;
+        }
+        self.clear = self.next.pass(&mut self.held);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        while self.at == self.clear {
+            if self.next == Next::Anything && self.held.is_empty() {
+                return Pin::new(&mut self.stream).poll_read(context, into);
+            }
+            ready!(self.poll_more(context))?;
+        }
+        let n = into.remaining().min(self.clear - self.at);
+        into.put_slice(&self.held[self.at..self.at + n]);
+        self.at += n;
+        if self.at == self.clear {
+            // What is left is the beginning of something; most often there is nothing, and no more is wanted.
+            let at = self.at;
+            self.held = self.held.split_off(at);
+            (self.at, self.clear) = (0, 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::Authority;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::base::rng::Seeded;
+
+    /// Gives a few bytes at a time.
+    struct Dripping {
+        bytes: Vec<u8>,
+        at: usize,
+        rng: Seeded,
+        at_most: u64,
+    }
+
+    impl AsyncRead for Dripping {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+            if self.at_most < 1000 && self.rng.below(3) == 0 {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let at_most = self.at_most;
+            let n = usize::try_from(1 + self.rng.below(at_most)).unwrap();
+            let n = n.min(into.remaining()).min(self.bytes.len() - self.at);
+            into.put_slice(&self.bytes[self.at..self.at + n]);
+            self.at += n;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What the server reads of what a client sent.
+    async fn read(sent: &[u8], seed: u64, at_most: u64) -> Vec<u8> {
+        let stream = Dripping { bytes: sent.to_vec(), at: 0, rng: Seeded::new(seed), at_most };
+        let (mut lenient, mut got) = (Lenient::new(stream), vec![]);
+        let mut piece = [0; 24];
+        loop {
+            let n = lenient.read(&mut piece).await.unwrap();
+            if n == 0 {
+                assert!(lenient.held.is_empty());
+                return got;
+            }
+            got.extend_from_slice(&piece[..n]);
+        }
+    }
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// A request's fields: method, scheme, a path that is spelt out, the authority, and a field with a name of its own.
+    fn fields(authority: &[u8], coded: bool) -> Vec<u8> {
+        let length = u8::try_from(authority.len()).unwrap() | if coded { 0x80 } else { 0 };
+        let long = [&[0x45, 0x7f, 0x49][..], &[b'/'; 200]].concat();
+        [b"\x3f\xe1\x1f\x83\x86", &long[..], &[0x41, length], authority, b"\x40\x02te\x08trailers", b"\xbe"].concat()
+    }
+
+    fn sent(frames: &[Vec<u8>]) -> Vec<u8> {
+        [PREFACE, &frame(4, 0, &[0; 6]), &frames.concat()].concat()
+    }
+
+    #[tokio::test]
+    async fn a_scheme_becomes_part_of_the_host_and_no_length_changes() {
+        for (wrong, right) in [
+            ("http://127.0.0.1:2379", "httpx--127.0.0.1:2379"),
+            ("https://etcd-0.example:2379", "httpsx--etcd-0.example:2379"),
+            ("http://[::1]:2379", "httpx--[::1]:2379"),
+        ] {
+            assert!(Authority::try_from(wrong).is_err() && Authority::try_from(right).is_ok(), "{right}");
+            let padded = |authority: &str| {
+                frame(1, 0x2c, &[&[3, 0, 0, 0, 0, 9][..], &fields(authority.as_bytes(), false), &[0; 3]].concat())
+            };
+            let plain = |authority: &str| frame(1, 4, &fields(authority.as_bytes(), false));
+            let all =
+                |authority| sent(&[plain(authority), frame(0, 1, &[7; 9000]), frame(0, 1, &[]), padded(authority)]);
+            for (seed, at_most) in [(0, 100_000), (1, 1), (2, 7), (3, 30), (4, 5000)] {
+                assert!(read(&all(wrong), seed, at_most).await == all(right), "{wrong} {at_most}");
+            }
+        }
+    }
+
+    /// What etcdctl 3.4 sends for `endpoint status` at `http://127.0.0.1:23790`; then with TLS; and the same values mended.
+    #[tokio::test]
+    async fn huffmans_code_is_mended_as_it_stands() {
+        let http = b"\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x09\x97\x5f\x07";
+        let mended = b"\x9d\x29\xaf\xca\xcb\x04\x4e\xae\x05\xc0\xb8\x6e\x09\x97\x5f\x07";
+        let https = b"\x9d\x29\xad\x17\x18\x60\x89\xd5\xc0\xb8\x17\x0d\xc1\x32\xeb\xe0\xff";
+        let mended_s = b"\x9d\x29\xad\x1e\x56\x58\x89\xd5\xc0\xb8\x17\x0d\xc1\x32\xeb\xe0\xff";
+        for (wrong, right) in [(&http[..], &mended[..]), (https, mended_s)] {
+            let all = |authority| sent(&[frame(1, 4, &fields(authority, true)), frame(1, 4, &fields(authority, true))]);
+            assert!(read(&all(wrong), 1, 11).await == all(right));
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_else_passes_as_it_is() {
+        let proper = frame(1, 4, &fields(b"127.0.0.1:2379", false));
+        let late = frame(1, 4, &fields(b"http://127.0.0.1:2379", false));
+        for bytes in [
+            b"GET http://127.0.0.1/health HTTP/1.1\r\nHost: http://x\r\n\r\n".to_vec(),
+            b"PRI * HTTP/2.0\r\n\r\nSM".to_vec(),
+            b"P".to_vec(),
+            vec![],
+            sent(&[proper.clone(), late.clone()]),
+            sent(&[frame(1, 4, b"\x83\x86"), late.clone()]),
+            sent(&[frame(0, 0, &late)]),
+            sent(&[frame(1, 4, &fields(b"http:", false))]),
+            sent(&[frame(1, 4, &fields(b"http:2379", false))]),
+            sent(&[late[..40].to_vec()]),
+            sent(&[frame(1, 4, &[0; FRAME_BYTES_MAX + 1]), late.clone()]),
+        ] {
+            for (seed, at_most) in [(0, 100_000), (1, 1), (2, 9)] {
+                assert!(read(&bytes, seed, at_most).await == bytes, "{:?}", String::from_utf8_lossy(&bytes));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_bytes_neither_stop_it_nor_change_their_number() {
+        let good = sent(&[frame(1, 0x2c, &[&[3, 0, 0, 0, 0, 9][..], &fields(b"http://a", false), &[0; 3]].concat())]);
+        for seed in 0..10_000 {
+            let (mut rng, mut bytes) = (Seeded::new(seed), good.clone());
+            for _ in 0..=rng.below(4) {
+                let at = PREFACE.len() + usize::try_from(rng.below((good.len() - PREFACE.len()) as u64)).unwrap();
+                bytes[at] = u8::try_from(rng.below(256)).unwrap();
+            }
+            assert_eq!(read(&bytes, seed, 4000).await.len(), bytes.len(), "seed {seed}");
+        }
+    }
+}

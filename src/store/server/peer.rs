@@ -1,0 +1,176 @@
+//! Who is at the other end of a connection, and what is told of it when it is cut off.
+//!
+//! A connection and all its requests are one task (decisions/0029), so the peer is a value of that task: whoever works for
+//! a request can name it without having been handed it.
+//!
+//! A client that is stopped, or gone with its network, holds memory here for as long as nobody notices. HTTP/2 asks it for
+//! a sign of life now and then, and closes the connection without an answer; where so much was sent already that nothing
+//! more goes out, neither does that question, and the system ends the connection (`base::socket`), as grpc-go has it do
+//! for etcd. Neither says whose connection that was, and what it was waiting for. This module does.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What was called by a client that called nothing.
+const NOTHING: &str = "nothing";
+
+tokio::task_local! {
+    static PEER: Arc<Peer>;
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    address: SocketAddr,
+    /// The system cut it off.
+    cut: AtomicBool,
+    /// What it asked last.
+    last: Mutex<&'static str>,
+    /// What it asked and was not answered to the end, and how often.
+    unanswered: Mutex<BTreeMap<&'static str, u32>>,
+}
+
+impl Peer {
+    /// At this address.
+    pub(super) fn new(address: SocketAddr) -> Arc<Peer> {
+        let (cut, unanswered) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Peer { address, cut, last: Mutex::new(NOTHING), unanswered })
+    }
+
+    /// Runs the connection of this peer.
+    pub(super) async fn scope<T>(self: &Arc<Self>, connection: impl Future<Output = T>) -> T {
+        PEER.scope(Arc::clone(self), connection).await
+    }
+
+    /// Whether the connection ended, as this error says, because it gave no sign of life.
+    pub(super) fn was_cut(&self, ended: Option<&(dyn StdError + 'static)>) -> bool {
+        let silent = ended.and_then(|error| error.downcast_ref::<hyper::Error>()).is_some_and(hyper::Error::is_timeout);
+        // Pages are asked for over HTTP/1.1, where whoever has nothing more to ask is let go the same way.
+        let called = *self.last.lock().unwrap_or_else(PoisonError::into_inner) != NOTHING;
+        self.cut.load(Ordering::Relaxed) || silent && called
+    }
+
+    /// It asks for something.
+    pub(super) fn asks(&self, method: &'static str) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = method;
+    }
+
+    /// A call of it was given up.
+    pub(super) fn gave_up(&self, method: &'static str) {
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).entry(method).or_default() += 1;
+    }
+
+    /// What it was doing: the calls that were not answered to their end, or else the last that was.
+    pub(super) fn doing(&self) -> String {
+        let unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls: Vec<String> = unanswered.iter().map(|(method, n)| format!("{n} x {method}")).collect();
+        if calls.is_empty() {
+            return format!("1 x {}", self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        calls.join(", ")
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// The peer of the connection that this task is.
+pub(super) fn current() -> Option<Arc<Peer>> {
+    PEER.try_with(Arc::clone).ok()
+}
+
+/// Its name in a log; of a task that is no connection, what it is.
+pub(super) fn name(peer: Option<&Arc<Peer>>) -> String {
+    peer.map_or_else(|| "this process".to_owned(), ToString::to_string)
+}
+
+/// A connection's stream, which notes that the system cut it.
+#[derive(Debug)]
+pub(super) struct Noted<S> {
+    stream: S,
+    peer: Arc<Peer>,
+}
+
+impl<S> Noted<S> {
+    /// The stream of this peer.
+    pub(super) fn new(stream: S, peer: &Arc<Peer>) -> Self {
+        Noted { stream, peer: Arc::clone(peer) }
+    }
+
+    fn note<T>(&self, polled: Poll<Result<T>>) -> Poll<Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled
+            && Error::kind(error) == ErrorKind::TimedOut
+        {
+            self.peer.cut.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, into);
+        self.note(polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.note(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_is_named_with_what_it_waited_for() {
+        let peer = Peer::new("127.0.0.1:7".parse().unwrap());
+        peer.asks("KV/Range");
+        assert_eq!((peer.to_string().as_str(), peer.doing().as_str()), ("127.0.0.1:7", "1 x KV/Range"));
+        peer.gave_up("Watch/Watch");
+        peer.gave_up("Watch/Watch");
+        peer.gave_up("Maintenance/Snapshot");
+        assert_eq!(peer.doing(), "1 x Maintenance/Snapshot, 2 x Watch/Watch");
+        assert!(!peer.was_cut(None) && !peer.was_cut(Some(&Error::other("x"))));
+        peer.cut.store(true, Ordering::Relaxed);
+        assert!(peer.was_cut(None));
+        assert!(current().is_none());
+        peer.scope(async { assert_eq!(name(current().as_ref()), "127.0.0.1:7") }).await;
+    }
+}
