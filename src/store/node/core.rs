@@ -361,12 +361,14 @@ impl Core {
                 _ => {}
             }
             self.leases.answered(id);
-            if let Some(waiting) = self.waiting.remove(&id) {
+            if let Some(Waiting { reply, ticket }) = self.waiting.remove(&id) {
                 // Whoever compares the two sees no answer that took no time.
-                self.shared.counters.answered_us.add(waiting.ticket.age().as_micros().try_into().unwrap_or(u64::MAX));
+                self.shared.counters.answered_us.add(ticket.age().as_micros().try_into().unwrap_or(u64::MAX));
                 self.shared.counters.answered.increment();
+                // Whoever is answered has made room.
+                drop(ticket);
                 // Whoever asked may have gone.
-                let _ = waiting.reply.send(outcome.map_err(Fault::Refused));
+                let _ = reply.send(outcome.map_err(Fault::Refused));
             }
         }
         // Of one voter: nobody else asks for entries that are applied.
