@@ -26,10 +26,6 @@ use support::run::{Outcome, Run};
 /// About 1.1 GiB of keys and values.
 const OBJECTS: u64 = 400_000;
 const ROUNDS: usize = 3;
-/// What the program itself allocates with: the server that does nothing has no handicap.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const LIMIT: Duration = Duration::from_mins(10);
 const QUOTA: &str = "--quota-backend-bytes=8589934592";
 

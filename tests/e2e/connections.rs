@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,6 +22,8 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// How long a member without a sign of life waits: long enough for a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Megabytes of values in these tests.
 const MEGABYTES: usize = 40;
 /// More than that a member with those values, and with clients that stand still, does not hold.
@@ -99,7 +101,8 @@ fn fill(member: &Member) {
 
 /// A member that soon misses a sign of life, with values.
 fn impatient() -> Member {
-    let member = Member::start(&["--grpc-keepalive-interval=1s", "--grpc-keepalive-timeout=2s"]);
+    let timeout = format!("--grpc-keepalive-timeout={}s", PATIENCE.as_secs());
+    let member = Member::start(&["--grpc-keepalive-interval=1s", &timeout]);
     fill(&member);
     member
 }
@@ -208,11 +211,14 @@ fn a_client_that_takes_nothing_of_a_huge_answer_is_cut_off_by_name() {
     // Whoever reads slowly, and reads, is answered to the end.
     let mut connection = greeted(&member);
     connection.write_all(&call(1, "/etcdserverpb.KV/Range", b"\x41\x01a", range)).unwrap();
-    let (mut taken, mut piece) = (0, vec![0; 1 << 20]);
+    let (mut taken, mut piece, begun) = (0, vec![0; 4 << 20], Instant::now());
     while taken < MEGABYTES * 1_000_000 {
-        taken += connection.read(&mut piece).unwrap();
-        thread::sleep(Duration::from_millis(20));
+        let wanted = piece.len().min(MEGABYTES * 1_000_000 - taken);
+        connection.read_exact(&mut piece[..wanted]).unwrap();
+        taken += wanted;
+        thread::sleep(PATIENCE / 6);
     }
+    assert!(begun.elapsed() > PATIENCE * 3 / 2, "it was slower than a client that stands still may be");
 }
 
 #[test]

@@ -296,6 +296,8 @@ fn a_member_that_finds_damage_ends_and_its_clients_are_told_nothing_wrong() {
     member.wait();
     let dir = TempDir::with_prefix_in("clients-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut watch = etcdctl(&["watch", "key-", "--prefix", "--rev=2"]).start(dir.path().join("watch"));
+    let watched = || fs::metadata(dir.path().join("watch")).map_or(0, |seen| seen.len());
+    wait_until("the watcher reads", LIMIT, || watched() > LARGE_BYTES as u64);
     let file = File::options().read(true).write(true).open(member.data_dir().join(STATE)).unwrap();
     for at in (1 << 20..file.metadata().unwrap().len()).step_by(LARGE_BYTES / 4) {
         let mut byte = [0];
@@ -323,7 +325,9 @@ fn a_member_that_finds_damage_ends_and_its_clients_are_told_nothing_wrong() {
     assert_ne!(etcdctl(&["put", "a", "b", "--dial-timeout=1s"]).run().code(), 0);
     watch.kill();
     let seen = fs::read_to_string(dir.path().join("watch")).unwrap();
-    for (i, value) in seen.lines().filter(|line| line.len() == LARGE_BYTES).enumerate() {
+    let values: Vec<&str> = seen.lines().filter(|line| line.len() == LARGE_BYTES).collect();
+    assert!(!values.is_empty(), "the watch was told nothing");
+    for (i, value) in values.into_iter().enumerate() {
         assert!(value == large(i), "the watch was told another value of key {i}");
     }
 }

@@ -56,7 +56,12 @@ impl Backend {
         }
         let (db, used) = copied?;
         self.steps.during("put the copy in place", || give_name(&path, &self.path))?;
-        *self.db.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Engine(Some(db)));
+        let old = std::mem::replace(
+            &mut *self.db.write().unwrap_or_else(PoisonError::into_inner),
+            Arc::new(Engine(Some(db))),
+        );
+        // Closing takes its time, and nobody waits for it.
+        drop(old);
         self.used.store(used, Ordering::Relaxed);
         self.size.store(self.file_bytes()?, Ordering::Relaxed);
         Ok(())

@@ -224,7 +224,8 @@ impl Backend {
 
     fn noted_use(&self) -> Result<u64> {
         let found = guarded(&self.path, || {
-            let table = self.db().begin_read()?.open_table(SIDE)?;
+            let db = self.db();
+            let table = db.begin_read()?.open_table(SIDE)?;
             Ok(table.get(USED_KEY.as_slice())?.map(|value| value.value().to_vec()))
         })?;
         let used = found.as_deref().and_then(|value| unsealed(&USED_KEY, value));
@@ -232,6 +233,7 @@ impl Backend {
         used.ok_or_else(|| damaged(&self.path, "it does not say how much it holds"))
     }
 
+    /// The open file. Whoever reads holds it until their transaction is over: one that is closed ends them with an error.
     fn db(&self) -> Arc<Engine> {
         Arc::clone(&self.db.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -276,7 +278,8 @@ impl Backend {
     pub fn get(&self, rev: Rev) -> Result<Option<(bool, Vec<u8>)>> {
         let key = key_of(rev);
         let found = guarded(&self.path, || {
-            let table = self.db().begin_read()?.open_table(REVISIONS)?;
+            let db = self.db();
+            let table = db.begin_read()?.open_table(REVISIONS)?;
             let form = |stored: Stored<'_>| (stored.tombstone, stored.message.to_vec());
             Ok(table.get(&key)?.map(|value| rows::stored(&key, value.value()).map(form)))
         })?;
@@ -295,7 +298,8 @@ impl Backend {
             // An error of the sink is not one of redb's: it leaves through the side door.
             let mut outcome = Ok(());
             next = guarded(&self.path, || {
-                let transaction = self.db().begin_read()?;
+                let db = self.db();
+                let transaction = db.begin_read()?;
                 let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
                 let (from, until) = (key_of(from), key_of(until));
                 let mut rows = index.range::<&RowKey>(&from..&until)?;
@@ -332,7 +336,8 @@ impl Backend {
         // An error of the sink is not one of redb's: it leaves through the side door.
         let mut outcome = Ok(());
         guarded(&self.path, || {
-            let transaction = self.db().begin_read()?;
+            let db = self.db();
+            let transaction = db.begin_read()?;
             let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
             // Both know how many rows they have.
             if index.len()? != revisions.len()? {
@@ -362,7 +367,8 @@ impl Backend {
     /// The last revision that is stored.
     pub fn last(&self) -> Result<Option<Rev>> {
         guarded(&self.path, || {
-            let table = self.db().begin_read()?.open_table(REVISIONS)?;
+            let db = self.db();
+            let table = db.begin_read()?.open_table(REVISIONS)?;
             let last = table.last()?;
             Ok(last.map(|(key, _)| rev_of(key.value())))
         })
@@ -371,7 +377,8 @@ impl Backend {
     /// The entries of a side table, in order of their keys.
     pub fn side(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let entries = guarded(&self.path, || {
-            let table = self.db().begin_read()?.open_table(SIDE)?;
+            let db = self.db();
+            let table = db.begin_read()?.open_table(SIDE)?;
             let (first, end) = ([space as u8], [space as u8 + 1]);
             let mut entries = vec![];
             for entry in table.range::<&[u8]>(first.as_slice()..end.as_slice())? {

@@ -50,6 +50,35 @@ fn scanned(backend: &Backend, from: i64, until: i64) -> Vec<i64> {
     found
 }
 
+/// Whoever reads while the file is written anew reads on in the old one, to the end of their transaction.
+#[test]
+fn a_reader_outlives_the_file_that_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    // A cache for a few pages: the next ones are read from the file.
+    let backend = Backend::create(&dir.path().join("db"), 64 << 10).unwrap();
+    write(&backend, 2..302, 3 * SCAN_BYTES / 300);
+    let mut found = vec![];
+    let mut sink = |stored: Stored<'_>| {
+        if found.len() % 90 == 1 {
+            backend.defragment()?;
+        }
+        found.push(stored.rev.main);
+        Ok(())
+    };
+    backend.scan(Rev::default(), Rev::of(i64::MAX), &mut sink).unwrap();
+    assert_eq!(found, (2..302).collect::<Vec<_>>());
+    let mut listed = 0;
+    let mut sink = |_: Listed<'_>| {
+        if listed == 7 {
+            backend.defragment()?;
+        }
+        listed += 1;
+        Ok(())
+    };
+    backend.list(&mut sink).unwrap();
+    assert_eq!(listed, 300);
+}
+
 #[test]
 fn revisions_come_back_in_order_across_transactions_and_after_opening_again() {
     let (dir, backend) = backend();

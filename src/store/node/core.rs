@@ -56,8 +56,12 @@ pub(super) enum Event {
     Stop,
 }
 
-/// Goes to the end of the queue, where another worker may find it: tokio's `yield_now` would wait until this one has
-/// nothing else to do.
+/// Goes to the end of the queue, before this worker waits for the disk.
+///
+/// A worker that is woken for a single task wakes no other: sockets, timers and signals would be looked after by nobody until
+/// the disk is done. A task that goes on at once, as this one asks to, wakes one. What the last turn answered goes out
+/// first, for nobody else may take what this worker is to do next; and what comes in meanwhile is in this turn. (tokio's
+/// `yield_now` is another thing: it waits until this worker has nothing else to do.)
 async fn next_in_line() {
     let mut is_first = true;
     poll_fn(|context| {
@@ -166,6 +170,12 @@ impl Core {
         loop {
             self.drive()?;
             self.beat()?;
+            if self.may_propose() {
+                next_in_line().await;
+                if !self.listen(events)? {
+                    return Ok(());
+                }
+            }
             if self.propose() {
                 self.drive()?;
             }
@@ -178,16 +188,21 @@ impl Core {
 
     /// Waits for events, as long as there is nothing else to do; false when the member is to end.
     async fn hear(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<bool> {
-        let mut next = if self.may_propose() {
-            // What the last turn answered goes out first, and what comes in meanwhile is in the next one.
-            next_in_line().await;
-            events.try_recv()
-        } else {
-            let event = timeout(self.patience(), events.recv()).await;
-            event.map_or(Err(TryRecvError::Empty), |event| event.ok_or(TryRecvError::Disconnected))
-        };
+        if !self.may_propose() {
+            // Without an event it is time for something else.
+            let Ok(event) = timeout(self.patience(), events.recv()).await else { return Ok(true) };
+            let Some(event) = event else { return Ok(false) };
+            if !self.on(event)? {
+                return Ok(false);
+            }
+        }
+        self.listen(events)
+    }
+
+    /// Takes the events that are there; false when the member is to end.
+    fn listen(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<bool> {
         for _ in 0..EVENTS_MAX {
-            match next {
+            match events.try_recv() {
                 Ok(event) => {
                     if !self.on(event)? {
                         return Ok(false);
@@ -196,9 +211,8 @@ impl Core {
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
             }
-            next = events.try_recv();
         }
-        next.map_or(Ok(true), |event| self.on(event))
+        Ok(true)
     }
 
     /// How long there is nothing to do but wait.

@@ -1,19 +1,24 @@
 //! A member at work, with limits so small that each path is taken.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
 };
+use crate::base::clock::Stopwatch;
 use crate::base::error::Kind;
+use crate::base::steps::{Edge, Steps};
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::{Reply, range};
 use crate::store::node::testing::{self, paths};
-use crate::store::node::{Fault, Handle, Member, Paths};
+use crate::store::node::{Fault, Handle, Member, Paths, create};
 use crate::store::options::Tuning;
 
 fn small() -> Tuning {
@@ -207,6 +212,51 @@ async fn views_outlive_compactions_flushes_and_a_new_file() {
     let used = handle.status().used_bytes;
     handle.defragment().await.unwrap();
     assert_eq!((handle.status().used_bytes, everything(&handle).len()), (used, 1));
+    handle.stop().await;
+}
+
+/// While the disk takes its time, timers and sockets are looked after and reads are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn whoever_does_not_wait_for_the_disk_does_not_wait() {
+    const SLOW: Duration = Duration::from_millis(600);
+    let (dir, writing) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
+    let disk = Arc::clone(&writing);
+    let steps = Steps::heard_by(move |step| {
+        if step.name == "append to the log" && step.edge == Edge::Before && disk.load(Ordering::SeqCst) {
+            std::thread::sleep(SLOW);
+        }
+        Ok(())
+    });
+    std::fs::create_dir_all(dir.path().join("wal")).unwrap();
+    create(&paths(dir.path()), &member(), &small()).unwrap();
+    let handle = Handle::start_heard(&paths(dir.path()), member(), small(), &steps).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            stream.write_all(&byte).await.unwrap();
+        }
+    });
+    writing.store(true, Ordering::SeqCst);
+    for n in 0..3 {
+        // As a server does it: from a task, so that the core is woken by a worker.
+        let proposed = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.propose(put(&format!("{n}"), "v")).await }
+        });
+        let waited = Stopwatch::start();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"?").await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        handle.linearized().await.unwrap();
+        let waited = waited.elapsed();
+        assert!(!proposed.is_finished() && waited < SLOW / 2, "{waited:?}");
+        proposed.await.unwrap().unwrap();
+    }
+    writing.store(false, Ordering::SeqCst);
     handle.stop().await;
 }
 

@@ -11,7 +11,9 @@
 //! by its place in the table get the mended one. To find the field nothing is decoded: every representation says how
 //! long it is.
 //!
-//! A client whose first request has a proper authority is never looked at again, and its bytes pass uncopied.
+//! A client whose first request has a proper authority is never looked at again, and its bytes pass uncopied. One that was
+//! mended is looked at for as long as it spells out none that is proper: the table forgets, and what is mended once is
+//! spelt out again.
 //!
 //! Invariants:
 //! - Nothing is changed but the first bytes of an authority that begins with `http://` or `https://`.
@@ -66,11 +68,19 @@ enum Next {
     Anything,
 }
 
-impl Next {
+/// How far a connection was looked at.
+#[derive(Debug)]
+struct Course {
+    next: Next,
+    /// An authority was mended: this client may spell it out again.
+    has_mended: bool,
+}
+
+impl Course {
     /// Mends what has arrived whole; how many bytes may go on.
     fn pass(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
-        while *self != Next::Anything {
+        while self.next != Next::Anything {
             match self.step(&mut bytes[at..]) {
                 Some(n) => at += n,
                 None => return at,
@@ -81,20 +91,20 @@ impl Next {
 
     /// The bytes of the next piece; nothing while it has not arrived.
     fn step(&mut self, bytes: &mut [u8]) -> Option<usize> {
-        match *self {
+        match self.next {
             Next::Preface if bytes.starts_with(PREFACE) => {
-                *self = Next::Frame;
+                self.next = Next::Frame;
                 Some(PREFACE.len())
             }
             Next::Preface if PREFACE.starts_with(bytes) => None,
             Next::Frame => self.frame(bytes),
             Next::Payload(left) => {
                 let n = left.min(bytes.len());
-                *self = if n == left { Next::Frame } else { Next::Payload(left - n) };
+                self.next = if n == left { Next::Frame } else { Next::Payload(left - n) };
                 (n > 0 || left == 0).then_some(n)
             }
             Next::Preface | Next::Anything => {
-                *self = Next::Anything;
+                self.next = Next::Anything;
                 Some(0)
             }
         }
@@ -104,16 +114,19 @@ impl Next {
         let (head, rest) = bytes.split_first_chunk_mut::<FRAME_HEAD_BYTES>()?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         if head[3] != HEADERS {
-            *self = Next::Payload(length);
+            self.next = Next::Payload(length);
             return Some(FRAME_HEAD_BYTES);
         }
         if length <= FRAME_BYTES_MAX {
-            let mended = block(head[4], rest.get_mut(..length)?).and_then(authority).is_some_and(mend);
-            if mended {
+            let authority = block(head[4], rest.get_mut(..length)?).and_then(authority);
+            // Named by its place in the table it says nothing: the table forgets, and then it is spelt out again.
+            let is_named = authority.is_none() && self.has_mended;
+            if is_named || authority.is_some_and(mend) {
+                self.has_mended = true;
                 return Some(FRAME_HEAD_BYTES + length);
             }
         }
-        *self = Next::Anything;
+        self.next = Next::Anything;
         Some(0)
     }
 }
@@ -219,7 +232,7 @@ fn mend((value, coded): (&mut [u8], bool)) -> bool {
 #[derive(Debug)]
 pub(super) struct Lenient<S> {
     stream: S,
-    next: Next,
+    course: Course,
     /// What was read and not handed on.
     held: Vec<u8>,
     /// So much of it was handed on, and so much may be.
@@ -230,7 +243,8 @@ pub(super) struct Lenient<S> {
 impl<S> Lenient<S> {
     /// Around a stream that nothing was read from.
     pub(super) fn new(stream: S) -> Self {
-        Lenient { stream, next: Next::Preface, held: vec![], at: 0, clear: 0 }
+        let course = Course { next: Next::Preface, has_mended: false };
+        Lenient { stream, course, held: vec![], at: 0, clear: 0 }
     }
 }
 
@@ -246,9 +260,9 @@ impl<S: AsyncRead + Unpin> Lenient<S> {
         ready!(read)?;
         if n == 0 {
             // The end: what is not whole will never be.
-            self.next = Next::Anything;
+            self.course.next = Next::Anything;
         }
-        self.clear = self.next.pass(&mut self.held);
+        self.clear = self.course.pass(&mut self.held);
         Poll::Ready(Ok(()))
     }
 }
@@ -256,7 +270,7 @@ impl<S: AsyncRead + Unpin> Lenient<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         while self.at == self.clear {
-            if self.next == Next::Anything && self.held.is_empty() {
+            if self.course.next == Next::Anything && self.held.is_empty() {
                 return Pin::new(&mut self.stream).poll_read(context, into);
             }
             ready!(self.poll_more(context))?;
@@ -376,6 +390,9 @@ mod tests {
             let plain = |authority: &str| frame(1, 4, &fields(authority.as_bytes(), false));
             let all =
                 |authority| sent(&[plain(authority), frame(0, 1, &[7; 9000]), frame(0, 1, &[]), padded(authority)]);
+            // By its place in the table in between, as most requests name it; and then spelt out again.
+            let named = || frame(1, 5, b"\x83\x86\xbe");
+            let all = |authority| [all(authority), named(), named(), plain(authority)].concat();
             for (seed, at_most) in [(0, 100_000), (1, 1), (2, 7), (3, 30), (4, 5000)] {
                 assert!(read(&all(wrong), seed, at_most).await == all(right), "{wrong} {at_most}");
             }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures::FutureExt as _;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -298,7 +299,8 @@ async fn converse(
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(Corked::new(Lenient::new(stream))), service).into_owned();
-    let ended = peer.scope(inside.drive(watcher.watch(connection))).await;
+    let connection = watcher.watch(connection).inspect(|_| peer.ends());
+    let ended = peer.scope(inside.drive(connection)).await;
     if peer.was_cut(ended.as_ref().err().map(|error| &**error as _)) {
         let (patience, doing) = (units::duration(patience), peer.doing());
         tracing::warn!(remote_addr = %peer, calls = doing, "a client gave no sign of life for {patience} and was cut off");

@@ -35,15 +35,17 @@ pub(super) struct Peer {
     cut: AtomicBool,
     /// What it asked last.
     last: Mutex<&'static str>,
-    /// What it asked and was not answered to the end, and how often.
+    /// Nothing is read or written any more.
+    ended: AtomicBool,
+    /// What was not answered to its end when the connection ended, and how often. What a client gives up by itself is not.
     unanswered: Mutex<BTreeMap<&'static str, u32>>,
 }
 
 impl Peer {
     /// At this address.
     pub(super) fn new(address: SocketAddr) -> Arc<Peer> {
-        let (cut, unanswered) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Peer { address, cut, last: Mutex::new(NOTHING), unanswered })
+        let (cut, ended, unanswered) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+        Arc::new(Peer { address, cut, ended, last: Mutex::new(NOTHING), unanswered })
     }
 
     /// Runs the connection of this peer.
@@ -64,8 +66,16 @@ impl Peer {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = method;
     }
 
+    /// Its connection is over; requests that are left are let go after this.
+    pub(super) fn ends(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
     /// A call of it was given up.
     pub(super) fn gave_up(&self, method: &'static str) {
+        if !self.ended.load(Ordering::Relaxed) {
+            return;
+        }
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).entry(method).or_default() += 1;
     }
 
@@ -163,6 +173,8 @@ mod tests {
         let peer = Peer::new("127.0.0.1:7".parse().unwrap());
         peer.asks("KV/Range");
         assert_eq!((peer.to_string().as_str(), peer.doing().as_str()), ("127.0.0.1:7", "1 x KV/Range"));
+        peer.gave_up("Lease/LeaseKeepAlive");
+        peer.ends();
         peer.gave_up("Watch/Watch");
         peer.gave_up("Watch/Watch");
         peer.gave_up("Maintenance/Snapshot");
