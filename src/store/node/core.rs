@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
@@ -30,6 +31,7 @@ use crate::store::node::compactor::Compactor;
 use crate::store::node::flusher::{Behind, Flushed};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
+use crate::store::node::relief::Relief;
 
 /// Where an answer to a command goes.
 pub(super) type Waiter = oneshot::Sender<std::result::Result<Reply, Fault>>;
@@ -56,12 +58,11 @@ pub(super) enum Event {
     Stop,
 }
 
-/// Goes to the end of the queue, before this worker waits for the disk.
-///
-/// A worker that is woken for a single task wakes no other: sockets, timers and signals would be looked after by nobody until
-/// the disk is done. A task that goes on at once, as this one asks to, wakes one. What the last turn answered goes out
-/// first, for nobody else may take what this worker is to do next; and what comes in meanwhile is in this turn. (tokio's
-/// `yield_now` is another thing: it waits until this worker has nothing else to do.)
+/// A wait for the disk that is longer is worth another worker's waking.
+const SLOW_APPEND: Duration = Duration::from_millis(1);
+
+/// Goes to the end of the queue, which wakes another worker, if all are asleep: it will look after the runtime (`relief`).
+/// tokio's `yield_now` wakes nobody.
 async fn next_in_line() {
     let mut is_first = true;
     poll_fn(|context| {
@@ -94,6 +95,7 @@ pub(super) struct Parts {
     pub(super) driver: Driver,
     pub(super) log: Log,
     pub(super) behind: Behind,
+    pub(super) relief: Arc<Relief>,
     /// Where ids of commands begin: a new start must not be answered for an old one.
     pub(super) first_id: u64,
     /// Told once the member leads.
@@ -107,6 +109,9 @@ pub(super) struct Core {
     driver: Driver,
     log: Log,
     behind: Behind,
+    relief: Arc<Relief>,
+    /// The last append took long.
+    disk_is_slow: bool,
     started: Stopwatch,
     next_id: u64,
     ready: Option<oneshot::Sender<()>>,
@@ -135,7 +140,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shared, machine, driver, log, behind, first_id, ready } = parts;
+        let Parts { shared, machine, driver, log, behind, relief, first_id, ready } = parts;
         let started = Stopwatch::start();
         let compactor = Compactor::new(shared.tuning.auto_compaction, 0);
         let leases = Leases::new(&shared.tuning);
@@ -145,6 +150,8 @@ impl Core {
             driver,
             log,
             behind,
+            relief,
+            disk_is_slow: false,
             started,
             next_id: first_id,
             ready: Some(ready),
@@ -170,7 +177,7 @@ impl Core {
         loop {
             self.drive()?;
             self.beat()?;
-            if self.may_propose() {
+            if self.disk_is_slow && self.may_propose() {
                 next_in_line().await;
                 if !self.listen(events)? {
                     return Ok(());
@@ -188,7 +195,10 @@ impl Core {
 
     /// Waits for events, as long as there is nothing else to do; false when the member is to end.
     async fn hear(&mut self, events: &mut UnboundedReceiver<Event>) -> Result<bool> {
-        if !self.may_propose() {
+        if self.may_propose() || !events.is_empty() {
+            // What the last turn answered goes out first: what this worker is to do next nobody else may take.
+            yield_now().await;
+        } else {
             // Without an event it is time for something else.
             let Ok(event) = timeout(self.patience(), events.recv()).await else { return Ok(true) };
             let Some(event) = event else { return Ok(false) };
@@ -345,8 +355,10 @@ impl Core {
             return Ok(());
         }
         let (watch, counters) = (Stopwatch::start(), &self.shared.counters);
-        self.log.append(&append.entries, hard_state)?;
-        counters.log_sync.observe(watch.elapsed());
+        self.relief.during(|| self.log.append(&append.entries, hard_state))?;
+        let took = watch.elapsed();
+        self.disk_is_slow = took > SLOW_APPEND;
+        counters.log_sync.observe(took);
         counters.log_bytes.add(append.entries.iter().map(|entry| entry.data.len() as u64).sum());
         self.driver.persisted(append.number);
         Ok(())

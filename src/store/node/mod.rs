@@ -12,7 +12,8 @@
 //! **flusher**, waits for the disk of the state.
 //!
 //! The core waits for the log's disk on the worker of the runtime that it happens to be on: who asks and who answers are then
-//! often on the same one, and nothing is handed from thread to thread. A runtime that serves has a worker more for that.
+//! often on the same one, and nothing is handed from thread to thread. A runtime that serves has a worker more for that, and
+//! `relief` sees to it that somebody looks after the sockets meanwhile.
 //!
 //! A server sees the member through a `Handle`. Reads do not come by here: each batch publishes a state that anybody may
 //! read for as long as they like.
@@ -30,6 +31,7 @@ mod crash;
 mod flusher;
 mod handle;
 mod leases;
+mod relief;
 mod start;
 #[cfg(test)]
 pub(crate) mod testing;

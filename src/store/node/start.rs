@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -21,6 +22,7 @@ use crate::store::node::Member;
 use crate::store::node::core::{Core, Event, Parts};
 use crate::store::node::flusher::{Behind, Flusher};
 use crate::store::node::handle::{Handle, Shared};
+use crate::store::node::relief::Relief;
 use crate::store::options::Tuning;
 
 /// Where a member keeps what it must not lose.
@@ -108,7 +110,11 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
             let _ = failing.send(Event::Failed(panicked()));
         }
     })?;
+    let relief = Arc::new(Relief::default());
+    let (core, runtime) = (Arc::downgrade(&relief), runtime::Handle::current());
+    thread("relief", move || Relief::watch(&core, &runtime))?;
     let parts = Parts {
+        relief,
         shared: Arc::clone(&shared),
         machine,
         driver,
