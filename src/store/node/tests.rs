@@ -1,5 +1,7 @@
 //! A member at work, with limits so small that each path is taken.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -215,7 +217,19 @@ async fn views_outlive_compactions_flushes_and_a_new_file() {
     handle.stop().await;
 }
 
-/// While the disk takes its time, timers and sockets are looked after and reads are answered.
+/// Answers each byte with itself; before a `p` it has something written.
+async fn answer(mut stream: tokio::net::TcpStream, handle: Handle) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).await.is_ok() {
+        if byte == *b"p" {
+            handle.propose(put("key", "v")).await.unwrap();
+        }
+        stream.write_all(&byte).await.unwrap();
+    }
+}
+
+/// While the disk takes its time, sockets are looked after. Whoever asks is outside of the runtime, all of whose workers
+/// sleep: one is woken to write, and must not be the last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn whoever_does_not_wait_for_the_disk_does_not_wait() {
     const SLOW: Duration = Duration::from_millis(600);
@@ -231,32 +245,40 @@ async fn whoever_does_not_wait_for_the_disk_does_not_wait() {
     create(&paths(dir.path()), &member(), &small()).unwrap();
     let handle = Handle::start_heard(&paths(dir.path()), member(), small(), &steps).await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (address, serving) = (listener.local_addr().unwrap(), handle.clone());
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.unwrap();
-            stream.write_all(&byte).await.unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, serving.clone()));
         }
     });
-    writing.store(true, Ordering::SeqCst);
-    for n in 0..3 {
-        // As a server does it: from a task, so that the core is woken by a worker.
-        let proposed = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.propose(put(&format!("{n}"), "v")).await }
-        });
-        let waited = Stopwatch::start();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"?").await.unwrap();
-        stream.read_exact(&mut [0]).await.unwrap();
-        handle.linearized().await.unwrap();
-        let waited = waited.elapsed();
-        assert!(!proposed.is_finished() && waited < SLOW / 2, "{waited:?}");
-        proposed.await.unwrap().unwrap();
-    }
-    writing.store(false, Ordering::SeqCst);
+    let (done, waits) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let (mut writer, mut reader) = (TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap());
+        let ask = |stream: &mut TcpStream, what: &[u8]| {
+            stream.write_all(what).unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        };
+        ask(&mut writer, b"?");
+        let waits: Vec<Duration> = (0..4)
+            .map(|_| {
+                writing.store(false, Ordering::SeqCst);
+                ask(&mut reader, b"p");
+                // Until everybody sleeps.
+                std::thread::sleep(Duration::from_millis(100));
+                writing.store(true, Ordering::SeqCst);
+                writer.write_all(b"p").unwrap();
+                std::thread::sleep(Duration::from_millis(30));
+                let waited = Stopwatch::start();
+                ask(&mut reader, b"?");
+                let waited = waited.elapsed();
+                writer.read_exact(&mut [0]).unwrap();
+                waited
+            })
+            .collect();
+        done.send(waits).unwrap();
+    });
+    let waits = waits.await.unwrap();
+    assert!(waits.iter().all(|wait| *wait < SLOW / 3), "{waits:?}");
     handle.stop().await;
 }
 
