@@ -59,6 +59,13 @@ pub(super) enum Event {
 
 /// A wait for the disk that is longer is worth another worker's waking.
 const SLOW_APPEND: Duration = Duration::from_millis(1);
+/// Events that are looked at before anything else is done: more than wait in practice, for what waited must be seen before
+/// it is decided that a lease has ended.
+const EVENTS_MAX: usize = 1 << 16;
+/// Between two looks at the room that is left on the disk.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two slices of what a compaction takes out of the index.
+const PRUNING_PAUSE: Duration = Duration::from_millis(1);
 
 /// Goes to the end of the queue, which wakes another worker, if all are asleep: it will look after the runtime (`relief`).
 /// tokio's `yield_now` wakes nobody, and lets nobody else take what waits: a connection that always has more to send would
@@ -74,14 +81,6 @@ async fn next_in_line() {
     })
     .await;
 }
-
-/// Events that are looked at before anything else is done: more than wait in practice, for what waited must be seen before
-/// it is decided that a lease has ended.
-const EVENTS_MAX: usize = 1 << 16;
-/// Between two looks at the room that is left on the disk.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two slices of what a compaction takes out of the index.
-const PRUNING_PAUSE: Duration = Duration::from_millis(1);
 
 struct Waiting {
     reply: Waiter,

@@ -5,8 +5,8 @@
 //! one before every wait costs a third of the writes where the disk is fast. So the core does that where the last wait was
 //! long, and a thread that sees it wait longer than usual does it from outside, once.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Relief {
     /// Looks, until there is no core any more.
     pub(super) fn watch(core: &Weak<Relief>, runtime: &Handle) {
         let (mut seen, mut relieved) = (0, 0);
-        while let Some(turns) = core.upgrade().map(|core: Arc<Relief>| core.turns.load(Ordering::Relaxed)) {
+        while let Some(turns) = core.upgrade().map(|core| core.turns.load(Ordering::Relaxed)) {
             let waits = turns % 2 == 1;
             if waits && turns == seen && turns != relieved {
                 // From outside any work wakes a worker, which then stays with the sockets.
