@@ -37,6 +37,8 @@ use crate::vault::repository::Repository;
 
 /// Messages of about 1 MiB that wait to be stored.
 const QUEUE_PIECES: usize = 4;
+/// Of a member's lineage, for people.
+const LINEAGE_DIGITS: usize = 16;
 
 /// Stored and proved records.
 #[derive(Debug)]
@@ -64,6 +66,10 @@ pub(crate) async fn look(spool: &Spool, newest: Option<Manifest>) -> Result<(Fac
             let moment = moment.clone();
             blocking(move || {
                 let facts = facts(&moment)?;
+                let born = newest.as_ref().and_then(|newest| newest.descriptor.member_lineage);
+                if let Some(contradiction) = born_again(born, moment.descriptor()?.lineage) {
+                    return Ok((facts, Kinship { alike: 0, contradiction: Some(contradiction) }));
+                }
                 let network = runtime::Handle::current();
                 let kin =
                     kin(&facts, newest, &mut |first, last, each| network.block_on(part(&moment, first, last, each)))?;
@@ -79,6 +85,13 @@ fn kin(facts: &Facts, newest: Option<Manifest>, range: &mut Range<'_>) -> Result
     let memory = Memory { tail: &newest.tail, samples: &newest.samples };
     let last = newest.descriptor.revision.min(facts.revision);
     kinship(memory, last, facts.compact_revision, range)
+}
+
+/// What tells that the member was born since the newest point: its branch of history is another one.
+fn born_again(then: Option<Sha256>, now: Option<Sha256>) -> Option<String> {
+    let ((then, now), digits) = (then.zip(now).filter(|(then, now)| then != now)?, LINEAGE_DIGITS);
+    let (then, now) = (then.to_string(), now.to_string());
+    Some(format!("the member's lineage changed from {} to {}", &then[..digits], &now[..digits]))
 }
 
 fn facts(moment: &Moment) -> Result<Facts> {
@@ -234,5 +247,21 @@ async fn ask(client: &Client, job: &Job, spool: &Spool, scope: Scope) -> Asked {
             hash.reaches_to()
         )),
         answer => Asked::Answer(answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_was_born_anew_is_told_by_its_lineage() {
+        let [one, other] = [b"one", b"two"].map(|born| Some(Sha256::of(born)));
+        for (then, now) in [(None, None), (None, one), (one, None), (one, one)] {
+            assert_eq!(born_again(then, now), None);
+        }
+        let told = born_again(one, other).unwrap();
+        let [one, other] = [one, other].map(|lineage| lineage.unwrap().to_string()[..LINEAGE_DIGITS].to_owned());
+        assert_eq!(told, format!("the member's lineage changed from {one} to {other}"));
     }
 }

@@ -99,8 +99,8 @@ fn identity(facts: &Facts, request: &Request) -> Result<Identity> {
     let members: Vec<_> =
         request.members.iter().map(|member| (member.name.clone(), member.peer_urls.clone())).collect();
     let origin = Origin {
-        // The clusters that points are taken from do not tell theirs.
-        parent: None,
+        parent: facts.source.member_lineage,
+        // A point tells no more than that.
         ancestry: &[],
         source: &request.source_id,
         fork_revision: Some(facts.source.revision),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 use crate::base::clock::Time;
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::file::free_bytes;
 use crate::base::id::EtcdId;
@@ -46,6 +47,8 @@ pub struct SourceFacts {
     pub name: String,
     /// Cluster it was taken from; 0 when unknown.
     pub cluster_id: EtcdId,
+    /// The branch of history that the member it was taken from was born on, when that is known.
+    pub member_lineage: Option<Sha256>,
     /// Its revision.
     pub revision: i64,
     /// Its compaction; 0 for none.
@@ -213,6 +216,7 @@ pub fn of_point(admitted: &Admitted, side: &Side, verified: Option<(u8, bool)>, 
     SourceFacts {
         name: format!("point {} of cluster {}", manifest.attempt, manifest.cluster),
         cluster_id: descriptor.cluster_id,
+        member_lineage: descriptor.member_lineage,
         revision: descriptor.revision,
         compact_revision: descriptor.compact_revision,
         time: Some(manifest.started),
@@ -240,6 +244,7 @@ pub fn of_file<P: crate::snapshot::bbolt::Pages>(
     let source = SourceFacts {
         name: format!("file {name}"),
         cluster_id: EtcdId(0),
+        member_lineage: None,
         revision: facts.revision,
         compact_revision: facts.compact_revision,
         time: None,

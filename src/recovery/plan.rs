@@ -398,6 +398,7 @@ mod tests {
             let source = SourceFacts {
                 name: "point 3f2a91c07d5e8b46 of cluster prod".to_owned(),
                 cluster_id: EtcdId(0xcdf8_1819_4e3a_8c32),
+                member_lineage: None,
                 revision: 5_000,
                 compact_revision: 4_200,
                 time: Some(time("2026-05-15T02:00:00Z")),

@@ -3,6 +3,7 @@
 //! Unknown fields of known kinds are passed over, as protobuf readers do; an unknown kind is refused, because a restore
 //! that leaves out a fact it does not understand is not a restore.
 
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::encode::{FULL, INCREMENTAL};
@@ -175,6 +176,7 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (10, field) => descriptor.page_size = narrow(field.number()?)?,
             (11, field) => descriptor.base_revision = field.signed()?,
             (12, field) => descriptor.kept_listed = field.number()? != 0,
+            (13, field) => descriptor.lineage = Some(Sha256(digest(field)?)),
             _ => {}
         }
     }
@@ -190,6 +192,10 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             .hint("the data was written by a newer version of holdfast: use that version to read it"));
     }
     Ok(descriptor)
+}
+
+fn digest(field: Field<'_>) -> Result<[u8; 32]> {
+    field.bytes()?.try_into().map_err(|error| Error::damaged("a digest has another length").source(error))
 }
 
 fn narrow(value: u64) -> Result<u32> {

@@ -202,6 +202,7 @@ fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     wire::put_number(out, 10, u64::from(descriptor.page_size));
     wire::put_number(out, 11, descriptor.base_revision.cast_unsigned());
     wire::put_number(out, 12, u64::from(descriptor.kept_listed));
+    wire::put_bytes(out, 13, descriptor.lineage.as_ref().map_or(&[], |lineage| &lineage.0));
 }
 
 fn put_extra(out: &mut Vec<u8>, extra: &Extra<'_>) {

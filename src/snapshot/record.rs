@@ -3,6 +3,7 @@
 //! `stored` fields hold a message byte for byte as etcd stores it. They are protobuf messages in the schema
 //! (proto/holdfast/v1/records.proto) and opaque here, so that nothing an etcd version adds is lost on the way through.
 
+use crate::base::digest::Sha256;
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 pub use crate::base::revision::Rev;
@@ -147,6 +148,8 @@ pub struct Descriptor<'a> {
     pub base_revision: i64,
     /// Whether an incremental stream lists the older revisions that are still there; otherwise all are.
     pub kept_listed: bool,
+    /// The branch of history that a Holdfast member was born on; none of an etcd.
+    pub lineage: Option<Sha256>,
 }
 
 /// A compaction: history before `revision` may be missing.

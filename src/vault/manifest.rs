@@ -174,6 +174,9 @@ pub struct Descriptor {
     /// SHA-256 of that file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub db_sha256: Option<Sha256>,
+    /// The branch of history that the member was born on, if it is a Holdfast member: not the repository's branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_lineage: Option<Sha256>,
 }
 
 impl Descriptor {
@@ -190,6 +193,7 @@ impl Descriptor {
             page_size: descriptor.page_size,
             db_bytes: db.map(|db| db.0),
             db_sha256: db.map(|db| db.1),
+            member_lineage: descriptor.lineage,
         }
     }
 }

@@ -122,6 +122,7 @@ pub(crate) fn manifest(cluster: &str, objects: &[ObjectEntry]) -> Manifest {
             page_size: 4096,
             db_bytes: Some(20_480),
             db_sha256: Some(Sha256::of(b"db")),
+            member_lineage: None,
         },
         counts: Counts {
             records,

@@ -2,6 +2,7 @@
 
 use holdfast::api::records as schema;
 use holdfast::api::records::record::Fact;
+use holdfast::base::digest::Sha256;
 use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
@@ -36,6 +37,7 @@ fn every_kind() -> Vec<Record<'static>> {
         page_size: 4096,
         base_revision: 250,
         kept_listed: true,
+        lineage: Some(Sha256::of(b"lineage")),
     };
     let extra = |key, value| Record::Extra(Extra { bucket: b"future", key, value, sequence: 0 });
     let revision =

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use holdfast::base::digest::Sha256;
 use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
@@ -138,6 +139,7 @@ fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
         number("page_size", d.page_size.into()),
         number("base_revision", d.base_revision.into()),
         flag("kept_listed", d.kept_listed),
+        bytes("lineage", d.lineage.as_ref().map_or(&[], |lineage| &lineage.0)),
     ]
 }
 
@@ -346,6 +348,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         page_size: 4096,
         base_revision: 5,
         kept_listed: true,
+        lineage: Some(Sha256::of(b"lineage")),
     };
     let revision =
         |main, sub, tombstone, stored| Record::Revision(Revision { rev: Rev { main, sub }, tombstone, stored });

@@ -64,6 +64,12 @@ impl Values {
         bytes
     }
 
+    /// What names a branch of history, or nothing.
+    fn digest(&mut self) -> Vec<u8> {
+        let first = u8::try_from(self.0.below(256)).unwrap();
+        if self.flag() { (0..32).map(|n| first.wrapping_add(n)).collect() } else { vec![] }
+    }
+
     fn text(&mut self) -> String {
         let letter = |byte: u8| char::from_u32(u32::from(byte) * 31 + 1).unwrap_or('x');
         self.bytes().into_iter().take(300).map(letter).collect()
@@ -115,6 +121,7 @@ impl Values {
                 raft_index: self.unsigned(),
                 storage_version: self.text(),
                 page_size: self.small(),
+                lineage: self.digest().into(),
             }),
             2 => Fact::Extra(records::Extra {
                 // An entry of no bucket is damage.
@@ -179,6 +186,7 @@ fn generated(record: &Record<'_>) -> Fact {
             raft_index: d.raft_index,
             storage_version: d.storage_version.to_owned(),
             page_size: d.page_size,
+            lineage: d.lineage.map(|lineage| bytes(&lineage.0)).unwrap_or_default(),
         }),
         Record::Extra(Extra { bucket, key, value, sequence }) => {
             let (bucket, key, value) = (bytes(bucket), key.map(bytes), bytes(value));

@@ -157,6 +157,7 @@ fn member(identity: &Identity, options: &Options) -> Member {
     Member {
         cluster_id: identity.cluster_id.0,
         member_id: identity.member_id.0,
+        lineage: identity.lineage.id,
         name: options.name.clone(),
         peer_urls: identity.peer_urls.clone(),
         client_urls: options.advertised.clone(),

@@ -56,6 +56,7 @@ mod tests {
         AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, alarm_request::AlarmAction,
     };
     use crate::api::holdfast::v1::Command;
+    use crate::base::digest::Sha256;
     use crate::base::rng::Seeded;
     use crate::base::stop::Stop;
     use crate::snapshot::bbolt::read::Db;
@@ -100,7 +101,8 @@ mod tests {
         fn picture(&self) -> Picture {
             let urls = |port: u16| vec![format!("http://127.0.0.1:{port}")];
             let (peer_urls, client_urls) = (urls(2380), urls(2379));
-            let origin = Origin { cluster_id: 7, member_id: 0xfedc, name: "one".into(), peer_urls, client_urls };
+            let (name, lineage) = ("one".into(), Sha256::of(b"born"));
+            let origin = Origin { cluster_id: 7, member_id: 0xfedc, lineage, name, peer_urls, client_urls };
             Picture::of(&self.machine.state(), origin, &mut || Ok(())).unwrap()
         }
     }
@@ -142,7 +144,8 @@ mod tests {
         let source = Source::open(&db).unwrap();
         let descriptor = picture.descriptor();
         let (ids, page_size) = ((descriptor.cluster_id, descriptor.member_id), u32::try_from(sizes.page).unwrap());
-        let expected = crate::snapshot::record::Descriptor { page_size, ..descriptor };
+        // A file tells nothing of who streamed it.
+        let expected = crate::snapshot::record::Descriptor { page_size, lineage: None, ..descriptor };
         assert_eq!(source.descriptor(ids.0, ids.1), expected);
         let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
         let mut builder = Builder::start(sizes, &mut |_| Ok(())).unwrap();

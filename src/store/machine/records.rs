@@ -11,6 +11,7 @@ use std::sync::mpsc;
 
 use crate::api::Message;
 use crate::api::leasepb;
+use crate::base::digest::Sha256;
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::revision::Rev;
@@ -35,6 +36,8 @@ pub struct Origin {
     pub cluster_id: u64,
     /// Itself.
     pub member_id: u64,
+    /// The branch of history that it was born on.
+    pub lineage: Sha256,
     /// What it is called.
     pub name: String,
     /// Where other members reach it.
@@ -82,6 +85,7 @@ impl Picture {
             page_size: 0,
             base_revision: 0,
             kept_listed: false,
+            lineage: Some(self.origin.lineage),
         }
     }
 

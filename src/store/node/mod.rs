@@ -41,6 +41,8 @@ mod tests;
 pub use handle::{Fault, Handle, Status};
 pub use start::{Paths, create};
 
+use crate::base::digest::Sha256;
+
 /// Who this member is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
@@ -48,6 +50,8 @@ pub struct Member {
     pub cluster_id: u64,
     /// Itself.
     pub member_id: u64,
+    /// The branch of history that it was born on.
+    pub lineage: Sha256,
     /// What it is called.
     pub name: String,
     /// Where other members reach it.

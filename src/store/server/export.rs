@@ -77,6 +77,7 @@ impl Exports {
         Origin {
             cluster_id: member.cluster_id,
             member_id: member.member_id,
+            lineage: member.lineage,
             name: member.name,
             peer_urls: member.peer_urls,
             client_urls: member.client_urls,

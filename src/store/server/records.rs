@@ -186,6 +186,7 @@ impl<'a> Sending<'a> {
 mod tests {
     use super::*;
     use crate::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest};
+    use crate::base::digest::Sha256;
     use crate::snapshot::arrival::Arrival;
     use crate::snapshot::decode;
     use crate::snapshot::forward::{Forward, Marks};
@@ -200,7 +201,8 @@ mod tests {
 
     async fn member(tuning: Tuning) -> (tempfile::TempDir, Handle) {
         let dir = tempfile::tempdir().unwrap();
-        let member = Member { cluster_id: 7, member_id: 8, name: "one".into(), ..Member::default() };
+        let lineage = Sha256::of(b"born");
+        let member = Member { cluster_id: 7, member_id: 8, lineage, name: "one".into(), ..Member::default() };
         let paths = Paths { state: dir.path().join("db"), log: dir.path().join("wal") };
         std::fs::create_dir(&paths.log).unwrap();
         create(&paths, &member, &tuning).unwrap();
@@ -256,6 +258,7 @@ mod tests {
             marks.finish().unwrap();
         }
         assert!(arrival.is_ended());
+        assert_eq!(arrival.descriptor().unwrap().lineage, Some(Sha256::of(b"born")));
         let proof = forward.unwrap().finish().unwrap();
         let hashed = hash_kv(&handle.state(), 0).unwrap();
         assert_eq!((proof.hash_kv, proof.scope), (hashed.hash, hashed.scope));
