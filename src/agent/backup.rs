@@ -31,10 +31,10 @@ use crate::policy::HashOnLeader;
 use crate::snapshot::bbolt::records::Facts;
 use crate::snapshot::witness::Kinship;
 use crate::vault::chain::Segment;
-use crate::vault::intake::{Base, Intake, Taken};
+use crate::vault::intake::{Base, Intake};
 use crate::vault::layout::{Attempt, Lineage, PointKind, PointName};
 use crate::vault::lineage::LineageDocument;
-use crate::vault::manifest::{self, Fidelity, HashAtSource, Manifest, ObjectEntry};
+use crate::vault::manifest::{self, Fidelity, Manifest, ObjectEntry};
 use crate::vault::publish::{Published, look as look_at, publish};
 use crate::vault::put::{Limits, PutStats};
 use crate::vault::repository::Repository;
@@ -121,11 +121,11 @@ pub async fn backup(client: &Client, repository: &Repository, job: &Job) -> Resu
     let plan = plan(repository, job, &spool, &history, attempt, &mut warnings).await?;
     let context = Context { started, attempt, spool: &spool, plan: &plan };
     let intake = Intake { started, sample_seed: attempt.seed(), base: plan.base };
-    let Stored { taken, compared, descriptor } = store(client, repository, job, &spool, plan.lineage, intake).await?;
-    warnings.extend(taken.written.warnings());
+    let stored = store(client, repository, job, &spool, plan.lineage, intake).await?;
+    warnings.extend(stored.taken.written.warnings());
     stages.end("store and prove");
-    let stats = taken.written.stats.clone();
-    let manifest = manifest_of(repository, job, &context, taken, compared, descriptor);
+    let stats = stored.taken.written.stats.clone();
+    let manifest = manifest_of(repository, job, &context, stored);
     let publishing = publish(repository, plan.opened.as_ref(), &manifest, &job.steps);
     let Published { name, doubts } = job.stop.or(publishing).await?;
     warnings.extend(doubts);
@@ -245,14 +245,8 @@ struct Context<'a> {
     plan: &'a Plan,
 }
 
-fn manifest_of(
-    repository: &Repository,
-    job: &Job,
-    context: &Context<'_>,
-    taken: Taken,
-    hash_at_source: HashAtSource,
-    descriptor: manifest::Descriptor,
-) -> Manifest {
+fn manifest_of(repository: &Repository, job: &Job, context: &Context<'_>, stored: Stored) -> Manifest {
+    let Stored { taken, compared, digests, descriptor } = stored;
     let Context { started, attempt, spool, plan } = *context;
     let objects = [&plan.objects[..], &taken.written.objects].concat();
     Manifest {
@@ -272,7 +266,7 @@ fn manifest_of(
         fidelity: Fidelity::Full,
         descriptor,
         counts: manifest::Counts::of(&taken.proof.counts, &objects),
-        proofs: manifest::Proofs::of(&taken.proof, hash_at_source),
+        proofs: manifest::Proofs { digest_at_source: digests, ..manifest::Proofs::of(&taken.proof, compared) },
         sample_seed: EtcdId(attempt.seed()),
         samples: taken.proof.samples,
         tail: taken.proof.tail,

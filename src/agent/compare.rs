@@ -4,9 +4,9 @@
 //! hashed again under the reply's compaction. Where that cannot be done, the answer is "not compared" with the reason,
 //! never "equal", and nothing is tried in a loop.
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::client::maintenance::HashAnswer;
-use crate::snapshot::hash::Scope;
+use crate::snapshot::hash::{Scope, StateDigest};
 use crate::snapshot::proof::Proof;
 use crate::vault::manifest::{Comparison, HashAtSource};
 
@@ -62,6 +62,19 @@ pub fn compare(
     Ok(result(Comparison::Differs, Some(reason), Some(ours)))
 }
 
+/// Holds the state digest that a member keeps against that of the records which it sent; none where it keeps none. When they
+/// differ, one of the two is not its state: nothing is made of that.
+pub fn compare_digests(kept: Option<StateDigest>, proof: &Proof) -> Result<Option<Comparison>> {
+    let Some(kept) = kept else { return Ok(None) };
+    if kept == proof.state_digest {
+        return Ok(Some(Comparison::Equal));
+    }
+    let (text, ours) = ("the member's state digest is not that of its records", proof.state_digest);
+    Err(Error::damaged(format!("{text}: {kept} and {ours}"))
+        .hint("take the backup from another member; of the only one, save a file with `holdfast snapshot save`, verify that, and \
+               restore it as a new member"))
+}
+
 /// The verdict where nothing was compared.
 pub fn not_compared(reason: String) -> HashAtSource {
     HashAtSource {
@@ -77,10 +90,9 @@ pub fn not_compared(reason: String) -> HashAtSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::error::{Error, Kind};
+    use crate::base::error::Kind;
     use crate::base::id::EtcdId;
     use crate::client::maintenance::KvHash;
-    use crate::snapshot::hash::StateDigest;
     use crate::snapshot::proof::Counts;
     use crate::snapshot::tail::Tail;
 
@@ -112,6 +124,15 @@ mod tests {
     fn verdict(answer: Result<HashAnswer>, proof_: &Proof, again: Option<u32>) -> Comparison {
         let again = |scope: Scope| Ok(again.map(|hash| proof(hash, scope.compact_revision)));
         compare(answer, proof_, again).unwrap().verdict
+    }
+
+    #[test]
+    fn a_digest_that_is_not_that_of_the_records_is_damage() {
+        let proof = proof(7, 30);
+        assert_eq!(compare_digests(None, &proof).unwrap(), None);
+        assert_eq!(compare_digests(Some(proof.state_digest), &proof).unwrap(), Some(Comparison::Equal));
+        let error = compare_digests(Some(StateDigest::from_bytes([1; 32])), &proof).unwrap_err();
+        assert_eq!((error.kind(), error.hint_text().is_some()), (Kind::Damaged, true), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc as pipe, oneshot};
 
 use crate::agent::backup::Job;
-use crate::agent::compare::{compare, not_compared};
+use crate::agent::compare::{compare, compare_digests, not_compared};
 use crate::agent::spool::{Content, Spool};
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
@@ -31,7 +31,7 @@ use crate::snapshot::record::Record;
 use crate::snapshot::witness::{Each, Kinship, Memory, Range, kinship};
 use crate::vault::intake::{self, Intake, Taken};
 use crate::vault::layout::Lineage;
-use crate::vault::manifest::{self, HashAtSource, Manifest};
+use crate::vault::manifest::{self, Comparison, HashAtSource, Manifest};
 use crate::vault::put::{Destination, Writer};
 use crate::vault::repository::Repository;
 
@@ -45,6 +45,8 @@ const LINEAGE_DIGITS: usize = 16;
 pub(crate) struct Stored {
     pub(crate) taken: Taken,
     pub(crate) compared: HashAtSource,
+    /// How the state digest compares with the one that the member keeps, if it keeps one.
+    pub(crate) digests: Option<Comparison>,
     pub(crate) descriptor: manifest::Descriptor,
 }
 
@@ -191,7 +193,7 @@ impl Work {
             intake::prove_under(&source, &descriptor, scope, intake.sample_seed, &stop).map(Some)
         })?;
         let descriptor = manifest::Descriptor::of(&descriptor, Some(spooled));
-        Ok(Stored { taken, compared, descriptor })
+        Ok(Stored { taken, compared, digests: None, descriptor })
     }
 
     fn stream(self, moment: &Moment, mut pieces: pipe::Receiver<Result<Option<Piece>>>) -> Result<Stored> {
@@ -205,10 +207,11 @@ impl Work {
             Ok(piece.map(|piece| (piece.records, piece.superseded)))
         };
         let taken = intake::store_stream(&descriptor, &mut next, intake, writer, &progress, &stop)?;
+        let digests = compare_digests(descriptor.state_digest, &taken.proof)?;
         progress.stage("comparing with the cluster", 0);
         let compared = meet(&answer, &taken.proof, |_| Ok(None))?;
         let descriptor = manifest::Descriptor::of(&descriptor, None);
-        Ok(Stored { taken, compared, descriptor })
+        Ok(Stored { taken, compared, digests, descriptor })
     }
 }
 

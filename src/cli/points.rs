@@ -81,6 +81,11 @@ pub(crate) fn comparison_text(manifest: &Manifest) -> String {
     }
 }
 
+fn digest_text(manifest: &Manifest) -> String {
+    let (digest, same) = (manifest.proofs.state_digest, manifest.proofs.digest_at_source.is_some());
+    format!("{digest}{}", if same { ", as the member itself keeps it" } else { "" })
+}
+
 pub(crate) async fn list(args: args::List, context: &Context) -> Result<Ended> {
     #[derive(Serialize)]
     struct Listed<'a> {
@@ -296,7 +301,7 @@ fn describe(manifest: &Manifest, standing: Standing, verdict: Option<&Verdict>) 
         ("raft", format!("term {}, index {}", descriptor.raft_term, descriptor.raft_index)),
         ("compared", comparison_text(manifest)),
         ("HashKV", format!("{} at revision {}, compacted to {}", kv.hash, kv.revision, kv.compact_revision)),
-        ("state digest", manifest.proofs.state_digest.to_string()),
+        ("state digest", digest_text(manifest)),
         ("verified", verified),
         ("live keys", units::count(counts.live_keys)),
         ("revisions", format!("{} ({} tombstones)", units::count(counts.revisions), units::count(counts.tombstones))),

@@ -7,6 +7,7 @@ use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
 use crate::snapshot::encode::{FULL, INCREMENTAL};
+use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::{
     Compacted, Descriptor, End, Extra, FORMAT, KeptRun, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
 };
@@ -177,6 +178,7 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             (11, field) => descriptor.base_revision = field.signed()?,
             (12, field) => descriptor.kept_listed = field.number()? != 0,
             (13, field) => descriptor.lineage = Some(Sha256(digest(field)?)),
+            (14, field) => descriptor.state_digest = Some(StateDigest::from_bytes(digest(field)?)),
             _ => {}
         }
     }

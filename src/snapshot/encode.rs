@@ -203,6 +203,9 @@ fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     wire::put_number(out, 11, descriptor.base_revision.cast_unsigned());
     wire::put_number(out, 12, u64::from(descriptor.kept_listed));
     wire::put_bytes(out, 13, descriptor.lineage.as_ref().map_or(&[], |lineage| &lineage.0));
+    if let Some(digest) = descriptor.state_digest {
+        wire::put_bytes(out, 14, &digest.to_bytes());
+    }
 }
 
 fn put_extra(out: &mut Vec<u8>, extra: &Extra<'_>) {

@@ -40,6 +40,25 @@ impl StateDigest {
         }
     }
 
+    /// Adds all that another one is the sum of.
+    pub fn merge(&mut self, other: &StateDigest) {
+        self.add(&Sha256(other.to_bytes()));
+    }
+
+    /// The number in 32 bytes, the highest first.
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (place, limb) in bytes.chunks_exact_mut(8).zip(self.0.iter().rev()) {
+            place.copy_from_slice(&limb.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The number that stands in these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        StateDigest(limbs(&Sha256(bytes)))
+    }
+
     /// Takes a fact away again.
     pub fn remove(&mut self, fact: &Sha256) {
         let mut borrow = false;
@@ -72,7 +91,7 @@ impl std::str::FromStr for StateDigest {
         if !from_hex(text, &mut bytes) {
             return Err(Error::damaged(format!("{text:?} is not a state digest")));
         }
-        Ok(StateDigest(limbs(&Sha256(bytes))))
+        Ok(StateDigest::from_bytes(bytes))
     }
 }
 
@@ -87,6 +106,11 @@ impl<'de> serde::Deserialize<'de> for StateDigest {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// The digest of a live fact that is a key value: the newest version of its key, and no tombstone.
+pub fn key_value_fact(stored: &[u8]) -> Sha256 {
+    StateDigest::fact(16, stored)
 }
 
 /// The digest of a live fact that is no key value; `None` for records that are no live facts.
@@ -245,6 +269,14 @@ mod tests {
         assert_eq!(wrap, StateDigest::default());
         wrap.remove(&one);
         assert_eq!(wrap, StateDigest([u64::MAX; 4]));
+        // In parts, and as bytes.
+        let (mut first, mut second) = (StateDigest::default(), StateDigest::default());
+        facts[..30].iter().for_each(|fact| first.add(fact));
+        facts[30..].iter().for_each(|fact| second.add(fact));
+        first.merge(&second);
+        assert_eq!(first, backward);
+        assert_eq!(StateDigest::from_bytes(first.to_bytes()), first);
+        assert_eq!(hex(&first.to_bytes()), first.to_string());
     }
 
     /// The same numbers stand in docs/formats/records.md, where `sha256sum` makes them.

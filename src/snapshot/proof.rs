@@ -7,7 +7,7 @@ use crate::base::digest::Sha256;
 use crate::base::error::Result;
 use crate::snapshot::entry::RevisionKey;
 use crate::snapshot::fold::{Fingerprint, Fold, Place, key_digest};
-use crate::snapshot::hash::{HashKv, Scope, StateDigest, side_fact};
+use crate::snapshot::hash::{HashKv, Scope, StateDigest, key_value_fact, side_fact};
 use crate::snapshot::kept::Kept;
 use crate::snapshot::record::{KeyValue, Record, Rev, Revision};
 use crate::snapshot::tail::{Print, TAIL_MAX, Tail};
@@ -203,7 +203,7 @@ impl Tally {
     }
 
     fn live(&mut self, key_sha256: Sha256, revision: &Revision<'_>) -> Result<()> {
-        let fact_sha256 = StateDigest::fact(16, revision.stored);
+        let fact_sha256 = key_value_fact(revision.stored);
         self.digest.add(&fact_sha256);
         self.counts.live_keys += 1;
         // The keys with the smallest seeded fingerprints are a uniform sample, whatever order they are met in.

@@ -7,6 +7,7 @@ use crate::base::digest::Sha256;
 use crate::base::error::{Error, Result};
 use crate::base::id::EtcdId;
 pub use crate::base::revision::Rev;
+use crate::snapshot::hash::StateDigest;
 use crate::snapshot::wire;
 use crate::snapshot::wire::Fields;
 
@@ -150,6 +151,8 @@ pub struct Descriptor<'a> {
     pub kept_listed: bool,
     /// The branch of history that a Holdfast member was born on; none of an etcd.
     pub lineage: Option<Sha256>,
+    /// The state digest of the moment as a Holdfast member keeps it; none of an etcd.
+    pub state_digest: Option<StateDigest>,
 }
 
 /// A compaction: history before `revision` may be missing.

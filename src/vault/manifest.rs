@@ -257,6 +257,9 @@ pub struct Proofs {
     pub hash_kv: HashKv,
     /// The sum modulo 2^256 of the SHA-256 of every live fact.
     pub state_digest: StateDigest,
+    /// How that compares with the digest that the member keeps itself; absent where it keeps none, as etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_at_source: Option<Comparison>,
 }
 
 impl Proofs {
@@ -264,7 +267,7 @@ impl Proofs {
     pub fn of(proof: &Proof, hash_at_source: HashAtSource) -> Self {
         let Scope { revision, compact_revision } = proof.scope;
         let hash_kv = HashKv { hash: proof.hash_kv, revision, compact_revision };
-        Proofs { hash_at_source, hash_kv, state_digest: proof.state_digest }
+        Proofs { hash_at_source, hash_kv, state_digest: proof.state_digest, digest_at_source: None }
     }
 }
 
@@ -462,6 +465,10 @@ impl Proofs {
             _ => false,
         };
         ensure(fits, || "its hash_at_source does not bear out its verdict".to_owned())?;
+        // A point whose digests differ is not made.
+        ensure(self.digest_at_source != Some(Comparison::Differs), || {
+            "its state digest is not that of the member".to_owned()
+        })?;
         let kv = &self.hash_kv;
         ensure(kv.revision == descriptor.revision && kv.compact_revision == descriptor.compact_revision, || {
             "its hash_kv is of another state than its descriptor".to_owned()

@@ -143,6 +143,7 @@ pub(crate) fn manifest(cluster: &str, objects: &[ObjectEntry]) -> Manifest {
             },
             hash_kv: HashKv { hash: 7, revision, compact_revision: 0 },
             state_digest: StateDigest::default(),
+            digest_at_source: None,
         },
         sample_seed: EtcdId(42),
         samples: vec![Sample { key_sha256: Sha256::of(b"k"), fact_sha256: Sha256::of(b"f"), mod_revision: 1 }],

@@ -6,6 +6,7 @@ use holdfast::base::digest::Sha256;
 use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
+use holdfast::snapshot::hash::StateDigest;
 use holdfast::snapshot::record::{Compacted, Descriptor, End, Extra, FORMAT, KeptRun, Record, Rev, Revision};
 use prost::Message;
 
@@ -38,6 +39,7 @@ fn every_kind() -> Vec<Record<'static>> {
         base_revision: 250,
         kept_listed: true,
         lineage: Some(Sha256::of(b"lineage")),
+        state_digest: Some(StateDigest::default()),
     };
     let extra = |key, value| Record::Extra(Extra { bucket: b"future", key, value, sequence: 0 });
     let revision =

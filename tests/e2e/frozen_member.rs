@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use serde_json::{Value, json};
 
+use crate::place::Place;
 use crate::support::member::{LIMIT, Member};
 use crate::support::run::wait_until;
 use crate::thaw::{NEWEST, thaw};
@@ -68,6 +69,23 @@ fn everything() -> Vec<(String, String, [i64; 4])> {
         kv(b"later", b"one", [13, 13, 1, 0x77]),
         kv(b"leased", b"", [5, 5, 1, 0x1234]),
     ]
+}
+
+/// What it was before the state said its digest is worked out once, and then said.
+#[test]
+fn a_state_from_before_the_digest_gets_it_and_a_backup_holds_it_against_the_records() {
+    let (mut member, place) = (thawed(), Place::new());
+    place.policy_at(&member.client.address());
+    let mut backup = || {
+        start(&mut member);
+        let outcome = place.with_policy(&["backup", "--kind", "full", "-o", "json"]);
+        assert!([0, 5].contains(&outcome.code()), "{outcome}");
+        assert_eq!(member.stop(), 0);
+        outcome.json()["manifest"].clone()
+    };
+    let [first, again] = [backup(), backup()];
+    assert_eq!((&first["proofs"]["digest_at_source"], &first["counts"]["alarms"]), (&json!("equal"), &json!(1)));
+    assert_eq!(first["proofs"], again["proofs"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use holdfast::base::digest::Sha256;
 use holdfast::base::id::EtcdId;
 use holdfast::snapshot::decode::Records;
 use holdfast::snapshot::encode::Encoder;
+use holdfast::snapshot::hash::StateDigest;
 use holdfast::snapshot::record::{
     Compacted, Descriptor, Extra, FORMAT, KeptRun, KeyValue, Record, Rev, Revision, lease_of, name_of,
 };
@@ -140,6 +141,7 @@ fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
         number("base_revision", d.base_revision.into()),
         flag("kept_listed", d.kept_listed),
         bytes("lineage", d.lineage.as_ref().map_or(&[], |lineage| &lineage.0)),
+        bytes("state_digest", &d.state_digest.map_or(vec![], |digest| digest.to_bytes().to_vec())),
     ]
 }
 
@@ -349,6 +351,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         base_revision: 5,
         kept_listed: true,
         lineage: Some(Sha256::of(b"lineage")),
+        state_digest: Some(StateDigest::from_bytes([7; 32])),
     };
     let revision =
         |main, sub, tombstone, stored| Record::Revision(Revision { rev: Rev { main, sub }, tombstone, stored });

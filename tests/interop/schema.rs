@@ -122,6 +122,7 @@ impl Values {
                 storage_version: self.text(),
                 page_size: self.small(),
                 lineage: self.digest().into(),
+                state_digest: self.digest().into(),
             }),
             2 => Fact::Extra(records::Extra {
                 // An entry of no bucket is damage.
@@ -187,6 +188,7 @@ fn generated(record: &Record<'_>) -> Fact {
             storage_version: d.storage_version.to_owned(),
             page_size: d.page_size,
             lineage: d.lineage.map(|lineage| bytes(&lineage.0)).unwrap_or_default(),
+            state_digest: d.state_digest.map(|digest| bytes(&digest.to_bytes())).unwrap_or_default(),
         }),
         Record::Extra(Extra { bucket, key, value, sequence }) => {
             let (bucket, key, value) = (bytes(bucket), key.map(bytes), bytes(value));

@@ -73,6 +73,12 @@ fn compact(member: &Member, revision: i64) {
     member.etcdctl(&["compaction", &revision.to_string()]).success();
 }
 
+/// The branch of history that a member was born on.
+fn lineage(member: &Member) -> Value {
+    let identity = fs::read(member.data_dir().join("member/identity.json")).unwrap();
+    serde_json::from_slice::<Value>(&identity).unwrap()["lineage"].clone()
+}
+
 /// What both answer alike: revision, every key, leases with what they own, HashKV.
 #[track_caller]
 fn same(ours: &Look, theirs: &Look) {
@@ -127,6 +133,8 @@ fn a_backup_of_a_store_takes_its_records_and_they_become_an_etcd_and_a_store() {
     let manifest = &full["manifest"];
     assert_eq!((&manifest["kind"], &manifest["fidelity"]), (&json!("full"), &json!("full")));
     assert_eq!(manifest["proofs"]["hash_at_source"]["verdict"], "equal");
+    assert_eq!(manifest["proofs"]["digest_at_source"], "equal");
+    assert_eq!(manifest["descriptor"]["member_lineage"], lineage(&store)["id"]);
     assert!(manifest["descriptor"].get("db_bytes").is_none_or(Value::is_null));
     fill(&store, 1);
     compact(&store, revision(&store) - 100);
@@ -159,6 +167,7 @@ fn a_backup_of_a_store_takes_its_records_and_they_become_an_etcd_and_a_store() {
         assert_eq!((&answer["report"]["live_keys"], &answer["plan"]["bump"]), (&json!(live_keys), &json!(0)));
     });
     same(&look(&store), &look(&restored));
+    assert_eq!(lineage(&restored)["parent"], lineage(&store)["id"]);
 }
 
 #[test]

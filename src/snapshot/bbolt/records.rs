@@ -90,6 +90,7 @@ impl<'db, P: Pages> Source<'db, P> {
             base_revision: 0,
             kept_listed: false,
             lineage: None,
+            state_digest: None,
         }
     }
 

@@ -36,8 +36,8 @@ use crate::store::mvcc::chronicle::Chronicle;
 use crate::store::mvcc::recent::{Batch, Recent};
 use crate::store::mvcc::view::{View, message};
 
-/// Facts whose digests are remembered, twice: about 50 bytes each.
-const REMEMBERED_MAX: usize = 7 << 14;
+/// Facts whose digests are remembered, twice: about 56 bytes each.
+const REMEMBERED_MAX: usize = 7 << 15;
 
 type Value = Arc<OnceLock<StateDigest>>;
 
@@ -97,7 +97,6 @@ enum Step {
     Change(Option<Arc<Batch>>, StateDigest),
 }
 
-#[derive(Default)]
 struct Sum {
     total: StateDigest,
     facts: Remembered,
@@ -112,7 +111,8 @@ impl Ledger {
         all: impl FnOnce() -> (View, Lessor, Alarms),
     ) -> (Arc<Self>, Digest) {
         let (recent, backend) = (Arc::clone(recent), Arc::clone(backend));
-        let sum = Mutex::new(Sum { total: known.unwrap_or_default(), ..Sum::default() });
+        let facts = Remembered::new(REMEMBERED_MAX);
+        let sum = Mutex::new(Sum { total: known.unwrap_or_default(), facts });
         let ledger = Arc::new(Ledger { recent, backend, waiting: Mutex::default(), sum });
         let digest = known.map_or_else(|| ledger.note(Step::All(Box::new(all()))), Digest::known);
         (ledger, digest)
@@ -173,16 +173,22 @@ impl Ledger {
 }
 
 /// The digests of the newest facts by their revisions, in two halves: when the younger one is full, the older is forgotten.
-#[derive(Default)]
 struct Remembered {
+    most: usize,
     young: HashMap<Rev, Sha256>,
     old: HashMap<Rev, Sha256>,
 }
 
 impl Remembered {
+    /// Each half has so many.
+    fn new(most: usize) -> Self {
+        Remembered { most, young: HashMap::new(), old: HashMap::new() }
+    }
+
     fn put(&mut self, rev: Rev, fact: Sha256) {
-        if self.young.len() >= REMEMBERED_MAX {
-            self.old = std::mem::take(&mut self.young);
+        if self.young.len() >= self.most {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
         }
         self.young.insert(rev, fact);
     }
@@ -235,4 +241,18 @@ pub(super) fn alarm_fact(stored: &[u8]) -> Sha256 {
 
 fn fact(record: &Record<'_>) -> Sha256 {
     side_fact(record).ok().flatten().expect("leases, alarms, users and roles are facts, and what is stored can be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_remembered_once_and_what_is_old_is_not() {
+        let mut facts = Remembered::new(4);
+        let fact = |main: i64| Sha256::of(&main.to_be_bytes());
+        (0..10).for_each(|main| facts.put(Rev::of(main), fact(main)));
+        let found = |main| facts.take(Rev::of(main));
+        assert_eq!([0, 3, 4, 9, 9].map(found), [None, None, Some(fact(4)), Some(fact(9)), None]);
+    }
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
+use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::KeyValue;
 use crate::store::backend::{Backend, Brief, Revision, SideChange, Space, Stored};
+use crate::store::machine::digest::Digest;
 use crate::store::mvcc::recent::{Batch, Recent};
 
 /// Version of the layout in docs/formats/state.md that this program writes.
@@ -19,6 +21,7 @@ pub const FORMAT: u32 = 2;
 const FORMAT_KEY: &[u8] = b"format";
 const POSITION_KEY: &[u8] = b"position";
 const COMPACT_KEY: &[u8] = b"compact_revision";
+const DIGEST_KEY: &[u8] = b"digest";
 
 /// A place in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +39,14 @@ pub struct Meta {
     pub position: Position,
     /// The last compaction; 0 when there was none.
     pub compact_revision: i64,
+    /// The state digest, where what is stored says it of this position.
+    pub digest: Option<StateDigest>,
 }
 
 impl Meta {
     /// What is stored; nothing yet is the beginning.
     pub fn read(backend: &Backend) -> Result<Self> {
-        let mut meta = Meta::default();
+        let (mut meta, mut digest) = (Meta::default(), None);
         for (key, value) in backend.side(Space::Meta)? {
             let damaged = || {
                 Error::damaged(format!("the state's {} cannot be read", String::from_utf8_lossy(&key)))
@@ -59,9 +64,16 @@ impl Meta {
                 COMPACT_KEY => {
                     meta.compact_revision = value.try_into().map(i64::from_be_bytes).map_err(|_| damaged())?;
                 }
+                DIGEST_KEY => {
+                    let (index, sum) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+                    let sum = StateDigest::from_bytes(sum.try_into().map_err(|_| damaged())?);
+                    digest = Some((u64::from_be_bytes(*index), sum));
+                }
                 _ => {}
             }
         }
+        // A version that does not know it moves the position and leaves it as it is.
+        meta.digest = digest.filter(|(index, _)| *index == meta.position.index).map(|(_, sum)| sum);
         Ok(meta)
     }
 
@@ -100,6 +112,8 @@ pub struct Cut {
     pub gone: Vec<Rev>,
     /// The position after it.
     pub position: Position,
+    /// The state digest after it.
+    pub digest: Digest,
 }
 
 /// A revision with what its message tells the index.
@@ -112,14 +126,20 @@ pub fn revision(stored: Stored<'_>) -> Result<Revision<'_>> {
 /// Writes cuts, which follow one another, and lets their batches leave memory.
 pub fn flush(backend: &Backend, recent: &Recent, cuts: &[Cut]) -> Result<()> {
     let Some(last) = cuts.last() else { return Ok(()) };
+    // Before anything that was superseded is deleted.
+    let digest = last.digest.get()?;
     let changes = cuts.iter().filter_map(|cut| cut.batch.as_deref()).flat_map(Batch::changes);
     let mut revisions = changes.map(|change| {
         let stored = Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message };
         revision(stored).expect("what the writer made is a key value")
     });
     let mut side: Vec<SideChange> = cuts.iter().flat_map(|cut| &cut.side).cloned().collect();
-    let position = [last.position.index.to_be_bytes(), last.position.term.to_be_bytes()].concat();
-    side.extend([entry(FORMAT_KEY, FORMAT.to_be_bytes().to_vec()), entry(POSITION_KEY, position)]);
+    let (index, term) = (last.position.index.to_be_bytes(), last.position.term.to_be_bytes());
+    side.extend([
+        entry(FORMAT_KEY, FORMAT.to_be_bytes().to_vec()),
+        entry(POSITION_KEY, [index, term].concat()),
+        entry(DIGEST_KEY, [&index[..], &digest.to_bytes()].concat()),
+    ]);
     let gone: Vec<Rev> = cuts.iter().flat_map(|cut| &cut.gone).copied().collect();
     backend.write(&mut revisions, &side, &gone)?;
     if let Some(batch) = cuts.iter().rev().find_map(|cut| cut.batch.as_ref()) {

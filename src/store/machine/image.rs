@@ -145,7 +145,8 @@ mod tests {
         let descriptor = picture.descriptor();
         let (ids, page_size) = ((descriptor.cluster_id, descriptor.member_id), u32::try_from(sizes.page).unwrap());
         // A file tells nothing of who streamed it.
-        let expected = crate::snapshot::record::Descriptor { page_size, lineage: None, ..descriptor };
+        let expected =
+            crate::snapshot::record::Descriptor { page_size, lineage: None, state_digest: None, ..descriptor };
         assert_eq!(source.descriptor(ids.0, ids.1), expected);
         let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
         let mut builder = Builder::start(sizes, &mut |_| Ok(())).unwrap();
@@ -188,6 +189,7 @@ mod tests {
         assert_eq!(found, records(picture));
         let proof = prover.finish();
         assert_eq!(proof.hash_kv, hash_kv(picture), "{scope:?}");
+        assert_eq!(Some(proof.state_digest), descriptor.state_digest);
         status::status(&db, &Stop::new()).unwrap()
     }
 

@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod command;
+pub mod digest;
 pub mod flush;
 mod guard;
 pub mod image;
@@ -34,14 +35,17 @@ use crate::api::etcdserverpb::{
 };
 use crate::api::holdfast::v1::Command;
 use crate::base::error::Result;
+use crate::base::revision::Rev;
+use crate::snapshot::hash::StateDigest;
 use crate::store::backend::{Backend, SideChange, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::command::Operation;
+use crate::store::machine::digest::{Digest, Ledger, alarm_fact, lease_fact};
 use crate::store::machine::flush::{Cut, Meta, Position};
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::{Alarms, State};
 use crate::store::mvcc::index::Keys;
-use crate::store::mvcc::recent::Recent;
+use crate::store::mvcc::recent::{Batch, Recent};
 use crate::store::mvcc::view::Ground;
 use crate::store::mvcc::write::Writer;
 
@@ -91,6 +95,11 @@ pub struct Machine {
     position: Position,
     /// Changes of side tables since the last batch ended.
     side: Vec<SideChange>,
+    /// By how much they change the state digest. Users and roles will count here, too.
+    side_facts: StateDigest,
+    ledger: Arc<Ledger>,
+    /// The state's, after the last batch.
+    digest: Digest,
 }
 
 impl Machine {
@@ -108,7 +117,10 @@ impl Machine {
                 false => lessor.detach(key),
             }
         })?;
-        Ok(Machine { writer, lessor, alarms, position: meta.position, side: vec![] })
+        let all = || (writer.view(), lessor.clone(), alarms.clone());
+        let (ledger, digest) = Ledger::open(backend, writer.recent(), meta.digest, all);
+        let (side, side_facts) = (vec![], StateDigest::default());
+        Ok(Machine { writer, lessor, alarms, position: meta.position, side, side_facts, ledger, digest })
     }
 
     /// Up to where in the log everything is applied.
@@ -123,6 +135,7 @@ impl Machine {
             lessor: self.lessor.clone(),
             alarms: self.alarms.clone(),
             position: self.position,
+            digest: self.digest.clone(),
         })
     }
 
@@ -146,8 +159,11 @@ impl Machine {
         }
         self.position = position;
         let batch = self.writer.seal();
-        let side = std::mem::take(&mut self.side);
-        Ok(Applied { replies, cut: Cut { batch, side, gone: vec![], position }, state: self.state() })
+        let (side, side_facts) = (std::mem::take(&mut self.side), std::mem::take(&mut self.side_facts));
+        if batch.is_some() || side_facts != StateDigest::default() {
+            self.digest = self.ledger.change(batch.as_ref(), side_facts);
+        }
+        Ok(Applied { replies, cut: self.cut(batch, side, vec![]), state: self.state() })
     }
 
     /// Whether compactions have left something in the index.
@@ -159,7 +175,11 @@ impl Machine {
     /// still looks at some of it.
     pub fn prune(&mut self) -> Option<Cut> {
         let gone = self.writer.prune(PRUNE_KEYS)?;
-        Some(Cut { batch: None, side: vec![], gone, position: self.position })
+        Some(self.cut(None, vec![], gone))
+    }
+
+    fn cut(&self, batch: Option<Arc<Batch>>, side: Vec<SideChange>, gone: Vec<Rev>) -> Cut {
+        Cut { batch, side, gone, position: self.position, digest: self.digest.clone() }
     }
 
     fn apply_one(&mut self, operation: Operation) -> Result<Reply, Failure> {
@@ -190,6 +210,7 @@ impl Machine {
                     return Err(Refusal::LeaseExists.into());
                 }
                 self.side.push(self.lessor.grant(request.id, request.ttl));
+                self.side_facts.add(&lease_fact(request.id, request.ttl));
                 let (id, ttl) = (request.id, request.ttl);
                 Ok(Reply::LeaseGrant(LeaseGrantResponse { header: self.header(), id, ttl, error: String::new() }))
             }
@@ -202,6 +223,11 @@ impl Machine {
             }
             Operation::Alarm(request) => {
                 let (alarms, change) = self.alarms.apply(&request);
+                match &change {
+                    Some(SideChange { key, value: Some(_), .. }) => self.side_facts.add(&alarm_fact(key)),
+                    Some(SideChange { key, value: None, .. }) => self.side_facts.remove(&alarm_fact(key)),
+                    None => {}
+                }
                 self.side.extend(change);
                 Ok(Reply::Alarm(AlarmResponse { header: self.header(), alarms }))
             }
@@ -212,8 +238,9 @@ impl Machine {
 
     fn revoke(&mut self, id: i64) -> Result<Reply, Failure> {
         let lease = self.lessor.get(id).ok_or(Refusal::LeaseNotFound)?;
-        let keys = lease.keys.clone();
+        let (keys, ttl_s) = (lease.keys.clone(), lease.ttl_s);
         self.side.push(self.lessor.revoke(id));
+        self.side_facts.remove(&lease_fact(id, ttl_s));
         for key in &keys {
             self.writer.delete(Keys::of(key, &[]));
         }

@@ -16,6 +16,7 @@ use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::revision::Rev;
 use crate::snapshot::entry::{self, RevisionKey};
+use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::{Descriptor, FORMAT, Record, Revision};
 use crate::store::backend::Space;
 use crate::store::lease::lessor::{Lease, Lessor};
@@ -58,6 +59,7 @@ type Bucket = BTreeMap<Vec<u8>, Vec<u8>>;
 pub struct Picture {
     origin: Origin,
     position: Position,
+    digest: StateDigest,
     buckets: BTreeMap<Vec<u8>, Bucket>,
     lessor: Lessor,
     chronicle: Chronicle,
@@ -66,9 +68,10 @@ pub struct Picture {
 impl Picture {
     /// The picture of a state. `go_on` is asked now and then whether anybody still wants it.
     pub fn of(state: &State, origin: Origin, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
+        let digest = state.digest.get()?;
         let chronicle = Chronicle::of(&state.view, go_on)?;
-        let buckets = buckets(state, &origin)?;
-        Ok(Picture { origin, position: state.position, buckets, lessor: state.lessor.clone(), chronicle })
+        let (position, buckets, lessor) = (state.position, buckets(state, &origin)?, state.lessor.clone());
+        Ok(Picture { origin, position, digest, buckets, lessor, chronicle })
     }
 
     /// What it is a picture of.
@@ -86,6 +89,7 @@ impl Picture {
             base_revision: 0,
             kept_listed: false,
             lineage: Some(self.origin.lineage),
+            state_digest: Some(self.digest),
         }
     }
 

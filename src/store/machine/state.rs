@@ -8,6 +8,7 @@ use crate::api::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::store::backend::{SideChange, Space};
 use crate::store::lease::lessor::Lessor;
+use crate::store::machine::digest::Digest;
 use crate::store::machine::flush::Position;
 use crate::store::mvcc::view::View;
 
@@ -22,6 +23,8 @@ pub struct State {
     pub alarms: Alarms,
     /// Up to where in the log it is applied.
     pub position: Position,
+    /// The digest of all its facts.
+    pub digest: Digest,
 }
 
 /// The alarms that are active: of which member, and which.

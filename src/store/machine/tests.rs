@@ -9,8 +9,12 @@ use crate::api::etcdserverpb::{
     PutRequest, RequestOp,
 };
 use crate::base::rng::Seeded;
+use crate::snapshot::hash::Scope;
+use crate::snapshot::proof::Prover;
+use crate::snapshot::record::{Record, Rev as Place};
 use crate::store::backend::CACHE_BYTES;
 use crate::store::machine::flush::flush;
+use crate::store::machine::records::{self, Origin};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -307,4 +311,154 @@ fn picture(member: &Member) -> Picture {
     let keys = |lease: &crate::store::lease::lessor::Lease| lease.keys.iter().map(|key| key.to_vec()).collect();
     let leases = state.lessor.all().map(|(id, lease)| (id, keys(lease))).collect();
     (revision, compact_revision, history, leases)
+}
+
+/// The digest of a state as whoever reads its records works it out.
+fn proved(state: &State) -> StateDigest {
+    let picture = records::Picture::of(state, Origin::default(), &mut || Ok(())).unwrap();
+    let mut stored = vec![];
+    let last = Place { main: i64::MAX, sub: i64::MAX };
+    picture
+        .revisions(Place::default(), last, &mut |_, revision| {
+            stored.push((revision.rev, revision.tombstone, revision.stored.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    let revisions: Vec<_> = stored
+        .iter()
+        .map(|(rev, tombstone, stored)| {
+            Record::Revision(crate::snapshot::record::Revision { rev: *rev, tombstone: *tombstone, stored })
+        })
+        .collect();
+    let (revision, compact_revision) = (state.view.revision(), state.view.compact_revision());
+    let mut prover = Prover::new(Scope { revision, compact_revision }, 1);
+    prover.batch(&revisions).unwrap();
+    picture.leases(&mut |record| prover.batch(&[*record])).unwrap();
+    prover.batch(&picture.side_records()).unwrap();
+    prover.finish().state_digest
+}
+
+/// What the state says of its digest, and at which index.
+fn note(sum: Option<(u64, [u8; 32])>) -> SideChange {
+    let value = sum.map(|(index, sum)| [&index.to_be_bytes()[..], &sum].concat());
+    SideChange { space: Space::Meta, key: b"digest".to_vec(), value }
+}
+
+/// Whenever it is asked for, of whatever state: now, or when later ones were asked for, flushed, compacted and deleted.
+#[test]
+fn the_digest_is_that_of_the_records_whatever_happened() {
+    let mut told = BTreeMap::<&str, u64>::new();
+    for seed in 0..6 {
+        let (dir, mut rng) = (tempfile::tempdir().unwrap(), Seeded::new(100 + seed));
+        let path = dir.path().join("db");
+        let mut member = Member::create(&path);
+        let (mut log, mut kept): (Vec<Vec<Operation>>, Vec<Arc<State>>) = (vec![], vec![]);
+        for _ in 0..250 {
+            let alarm = |rng: &mut Seeded| {
+                let (action, member_id) = (1 + i32::try_from(rng.below(2)).unwrap(), rng.below(2));
+                Operation::Alarm(AlarmRequest { action, member_id, alarm: AlarmType::Nospace as i32 })
+            };
+            let operations: Vec<_> = (0..=rng.below(4))
+                .map(|_| if rng.below(9) == 0 { alarm(&mut rng) } else { random(&mut rng) })
+                .collect();
+            member.apply(operations.clone());
+            log.push(operations);
+            let what = match rng.below(12) {
+                0 => {
+                    let state = member.machine.state();
+                    assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
+                    "asked"
+                }
+                1..4 => {
+                    kept.push(member.machine.state());
+                    "kept"
+                }
+                4 if !kept.is_empty() => {
+                    let at = usize::try_from(rng.below(kept.len() as u64)).unwrap();
+                    let state = kept.remove(at);
+                    assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
+                    "asked late"
+                }
+                5..8 => {
+                    let some = usize::try_from(rng.below(member.cuts.len() as u64 + 1)).unwrap();
+                    member.flush(some);
+                    "flushed"
+                }
+                8 => match member.machine.prune() {
+                    Some(cut) => {
+                        member.cuts.push(cut);
+                        "pruned"
+                    }
+                    None => "not pruned",
+                },
+                9 => {
+                    let all = member.cuts.len();
+                    member.flush(all);
+                    member.backend.defragment().unwrap();
+                    "defragmented"
+                }
+                10 if rng.below(3) == 0 => {
+                    kept.clear();
+                    let Member { backend, machine, cuts } = member;
+                    drop((machine, cuts));
+                    let how = match (rng.below(3), Meta::read(&backend).unwrap().position.index) {
+                        (0, index) if index > 0 => {
+                            // As an older version leaves it: the position moved, and what is said of the digest did not.
+                            let change = if rng.below(2) == 0 { None } else { Some((index - 1, [9; 32])) };
+                            backend.write(&mut std::iter::empty(), &[note(change)], &[]).unwrap();
+                            "opened after an older version"
+                        }
+                        _ => "opened",
+                    };
+                    drop(Arc::into_inner(backend).expect("nobody else has it"));
+                    member = Member::on(Backend::open(&path, CACHE_BYTES).unwrap());
+                    while let Some(operations) = log.get(usize::try_from(member.machine.position().index).unwrap()) {
+                        member.apply(operations.clone());
+                    }
+                    how
+                }
+                _ => continue,
+            };
+            *told.entry(what).or_default() += 1;
+        }
+        let state = member.machine.state();
+        assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
+    }
+    let expected = [
+        "asked",
+        "asked late",
+        "defragmented",
+        "flushed",
+        "kept",
+        "not pruned",
+        "opened",
+        "opened after an older version",
+        "pruned",
+    ];
+    assert_eq!(told.keys().copied().collect::<Vec<_>>(), expected, "{told:?}");
+}
+
+/// The sum is written with each flush, so that a start works nothing out; and because it is believed then, whoever reads the
+/// records must find out when it is wrong.
+#[test]
+fn a_sum_that_is_stored_is_believed_and_found_out_when_it_is_wrong() {
+    let (_dir, mut member) = member();
+    member.one(put("a", "one")).unwrap();
+    member.one(Operation::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 60 })).unwrap();
+    member.flush(2);
+    let digest = member.machine.state().digest.get().unwrap();
+    let meta = Meta::read(&member.backend).unwrap();
+    assert_eq!((meta.digest, meta.position.index), (Some(digest), 2));
+    let opened = || Machine::open(&member.backend).unwrap().state();
+    assert_eq!(proved(&opened()), digest);
+    let mut wrong = digest.to_bytes();
+    wrong[17] ^= 1;
+    member.backend.write(&mut std::iter::empty(), &[note(Some((2, wrong)))], &[]).unwrap();
+    let state = opened();
+    assert_eq!(state.digest.get().unwrap(), StateDigest::from_bytes(wrong));
+    assert_ne!(state.digest.get().unwrap(), proved(&state));
+    let cut = SideChange { value: Some(vec![1; 39]), ..note(None) };
+    member.backend.write(&mut std::iter::empty(), &[cut], &[]).unwrap();
+    let error = Machine::open(&member.backend).unwrap_err();
+    assert!(error.to_string().contains("the state's digest cannot be read"), "{error}");
 }

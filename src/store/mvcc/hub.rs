@@ -177,7 +177,7 @@ mod tests {
 
     fn batch(mains: std::ops::RangeInclusive<i64>) -> Arc<Batch> {
         let change = |main| Change { rev: Rev::of(main), tombstone: false, message: Bytes::from(vec![0; 100]) };
-        Arc::new(Batch::new(mains.map(change).collect()))
+        Arc::new(Batch::new(mains.map(change).collect(), vec![]))
     }
 
     fn told(hub: &Hub, after: i64, bytes_max: usize) -> Option<Vec<i64>> {

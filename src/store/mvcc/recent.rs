@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use crate::base::revision::Rev;
+use crate::store::mvcc::history::Version;
 
 /// A key's value, or its end, at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,23 +26,32 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Batch {
     changes: Vec<Change>,
+    superseded: Vec<Version>,
     bytes: usize,
 }
 
 impl Batch {
+    /// Changes, and the versions that keys were alive with before them.
+    ///
     /// # Panics
     ///
     /// When there is no change, or they are not in order.
-    pub fn new(changes: Vec<Change>) -> Self {
+    pub fn new(changes: Vec<Change>, superseded: Vec<Version>) -> Self {
         assert!(!changes.is_empty(), "a batch has a change");
         assert!(changes.is_sorted_by(|a, b| a.rev < b.rev), "a batch is in order");
-        let bytes = changes.iter().map(|change| size_of::<Change>() + change.message.len()).sum();
-        Batch { changes, bytes }
+        let bytes: usize = changes.iter().map(|change| size_of::<Change>() + change.message.len()).sum();
+        let bytes = bytes + superseded.len() * size_of::<Version>();
+        Batch { changes, superseded, bytes }
     }
 
     /// The changes.
     pub fn changes(&self) -> &[Change] {
         &self.changes
+    }
+
+    /// The versions that are not the newest of their keys any more because of it, in no order; some of them may be its own.
+    pub fn superseded(&self) -> &[Version] {
+        &self.superseded
     }
 
     /// Its first revision.
@@ -140,7 +150,7 @@ mod tests {
 
     fn batch(mains: std::ops::Range<i64>) -> Arc<Batch> {
         let change = |main| Change { rev: Rev::of(main), tombstone: false, message: Bytes::from(vec![0; 100]) };
-        Arc::new(Batch::new(mains.map(change).collect()))
+        Arc::new(Batch::new(mains.map(change).collect(), vec![]))
     }
 
     #[test]

@@ -183,17 +183,23 @@ impl Ground<'_> {
         if let Some(change) = find(self.unpublished, rev) {
             return Ok(change.message.clone());
         }
-        if let Some(change) = self.recent.find(rev) {
-            return Ok(change.message);
+        message(self.recent, self.backend, version)
+    }
+}
+
+/// The message of a version that was published and is not deleted.
+pub fn message(recent: &Recent, backend: &Backend, version: &Version) -> Result<Bytes> {
+    let rev = version.rev();
+    if let Some(change) = recent.find(rev) {
+        return Ok(change.message);
+    }
+    match backend.get(rev)? {
+        Some((tombstone, message))
+            if tombstone == version.is_tombstone() && message.len() == version.message_bytes() =>
+        {
+            Ok(message.into())
         }
-        match self.backend.get(rev)? {
-            Some((tombstone, message))
-                if tombstone == version.is_tombstone() && message.len() == version.message_bytes() =>
-            {
-                Ok(message.into())
-            }
-            _ => Err(missing(rev)),
-        }
+        _ => Err(missing(rev)),
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Writer {
     compact_revision: i64,
     /// Changes since the last publication, those of an open transaction included.
     changes: Vec<Change>,
+    /// What they superseded.
+    superseded: Vec<Version>,
     /// Steps of the open transaction.
     steps: i64,
     recent: Arc<Recent>,
@@ -60,6 +62,7 @@ impl Writer {
             revision: last.map_or(least, |last| last.main.max(least)),
             compact_revision,
             changes: vec![],
+            superseded: vec![],
             steps: 0,
             recent: Arc::default(),
             backend,
@@ -106,12 +109,14 @@ impl Writer {
             message.len()
         });
         self.changes.push(Change { rev, tombstone: false, message });
+        self.superseded.extend(before);
         before
     }
 
     /// Ends keys, one step of the open transaction each, in their order; what they were before.
     pub fn delete(&mut self, keys: Keys<'_>) -> Vec<(Key, Version)> {
         let alive: Vec<_> = self.index.alive(keys, i64::MAX).map(|(key, version)| (key.clone(), *version)).collect();
+        self.superseded.extend(alive.iter().map(|(_, version)| *version));
         for (key, _) in &alive {
             let rev = self.step();
             let kv = KeyValue { key: Bytes::copy_from_slice(key), ..KeyValue::default() };
@@ -155,7 +160,7 @@ impl Writer {
         if self.changes.is_empty() {
             return None;
         }
-        let batch = Arc::new(Batch::new(std::mem::take(&mut self.changes)));
+        let batch = Arc::new(Batch::new(std::mem::take(&mut self.changes), std::mem::take(&mut self.superseded)));
         self.recent.push(Arc::clone(&batch));
         Some(batch)
     }

@@ -21,6 +21,7 @@ use crate::store::consensus::log::{HardState, Identity as LogIdentity, Log, Plac
 use crate::store::datadir::identity::Identity;
 use crate::store::datadir::{Datadir, Places};
 use crate::store::machine::Machine;
+use crate::store::machine::digest::Digest;
 use crate::store::machine::flush::{Cut, Meta, Position, flush};
 use crate::store::mvcc::chronicle::Chronicle;
 use crate::store::mvcc::recent::Recent;
@@ -152,7 +153,10 @@ fn make(
     let revision = expected.scope.revision + birth.raise;
     let compact_revision = if birth.raise > 0 { revision } else { compacted };
     let side = if compact_revision > 0 { vec![Meta::compacted(compact_revision)] } else { vec![] };
-    flush(&backend, &Recent::default(), &[Cut { batch: None, side, gone: vec![], position: BEGINNING }])?;
+    // Raising the revision changes no fact.
+    let digest = Digest::known(proof.state_digest);
+    let cut = Cut { batch: None, side, gone: vec![], position: BEGINNING, digest };
+    flush(&backend, &Recent::default(), &[cut])?;
     let state_bytes = backend.file_bytes()?;
     drop(backend);
     let Position { index, term } = BEGINNING;

@@ -260,7 +260,7 @@ impl<'a> Gathered<'a> {
         let looked_at = if way == Way::Index { self.changes.len() as u64 } else { self.looked_at };
         let mut events = Events::new(Arc::from([]), before);
         if !self.changes.is_empty() {
-            let source = Arc::new(Published::new(Arc::new(Batch::new(self.changes))));
+            let source = Arc::new(Published::new(Arc::new(Batch::new(self.changes, vec![]))));
             if before {
                 for (at, change) in source.changes().iter().enumerate() {
                     source.note(at, read_before(self.ground, change)?);
