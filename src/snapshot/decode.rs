@@ -6,7 +6,7 @@
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::id::EtcdId;
-use crate::snapshot::encode::{FULL, INCREMENTAL};
+use crate::snapshot::encode::{FULL, INCREMENTAL, LIVE};
 use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::{
     Compacted, Descriptor, End, Extra, FORMAT, KeptRun, RECORD_BYTES_MAX, Record, Rev, Revision, check_message,
@@ -115,6 +115,7 @@ fn read_record(body: &[u8]) -> Result<Record<'_>> {
         16 => read_revision(fact).map(Record::Revision),
         17 => read_end(fact).map(Record::End),
         18 => read_kept(fact).map(Record::Kept),
+        19 => Ok(Record::AlarmGone { stored: message(first()?)? }),
         other => Err(Error::new(Kind::Usage, format!("records of kind {other} are not known to this version"))
             .hint("the data was written by a newer version of holdfast: use that version to read it")),
     }
@@ -182,13 +183,15 @@ fn read_descriptor(fact: &[u8]) -> Result<Descriptor<'_>> {
             _ => {}
         }
     }
-    if kind == (if descriptor.base_revision > 0 { FULL } else { INCREMENTAL }) {
+    descriptor.is_live = kind == LIVE;
+    let follows = descriptor.base_revision > 0;
+    if kind == FULL && follows || (kind == INCREMENTAL || kind == LIVE) && !follows {
         return Err(Error::damaged(format!(
             "a stream that follows revision {} contradicts its kind",
             descriptor.base_revision
         )));
     }
-    if descriptor.format != FORMAT || ![FULL, INCREMENTAL].contains(&kind) {
+    if descriptor.format != FORMAT || ![FULL, INCREMENTAL, LIVE].contains(&kind) {
         let kind = String::from_utf8_lossy(kind);
         return Err(Error::new(Kind::Usage, format!("a {kind:?} stream of format {} is not known", descriptor.format))
             .hint("the data was written by a newer version of holdfast: use that version to read it"));

@@ -10,6 +10,8 @@ use crate::snapshot::wire;
 pub(crate) const FULL: &[u8] = b"full";
 /// How a descriptor calls what came after a base.
 pub(crate) const INCREMENTAL: &[u8] = b"incremental";
+/// How a descriptor calls a step of a stream that goes on.
+pub(crate) const LIVE: &[u8] = b"live";
 /// The longest block, in bytes; only a single record that is longer has a longer block, of its own.
 pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 
@@ -154,7 +156,11 @@ fn put_fact(out: &mut Vec<u8>, record: &Record<'_>) {
             wire::put_bytes(out, 2, json);
         }
         Record::MemberGone(id) => wire::put_number(out, 1, id.0),
-        Record::Alarm { stored } | Record::User { stored } | Record::Role { stored } | Record::Lease { stored } => {
+        Record::Alarm { stored }
+        | Record::AlarmGone { stored }
+        | Record::User { stored }
+        | Record::Role { stored }
+        | Record::Lease { stored } => {
             wire::put_message(out, 1, stored);
         }
         Record::AuthConfig { enabled, revision } => {
@@ -188,10 +194,18 @@ fn put_fact(out: &mut Vec<u8>, record: &Record<'_>) {
     }
 }
 
+fn kind_of(descriptor: &Descriptor<'_>) -> &'static [u8] {
+    match descriptor {
+        Descriptor { is_live: true, .. } => LIVE,
+        Descriptor { base_revision: 0, .. } => FULL,
+        _ => INCREMENTAL,
+    }
+}
+
 fn put_descriptor(out: &mut Vec<u8>, descriptor: &Descriptor<'_>) {
     assert_eq!(descriptor.format, FORMAT, "only the current format is written");
     wire::put_number(out, 1, u64::from(descriptor.format));
-    wire::put_bytes(out, 2, if descriptor.base_revision == 0 { FULL } else { INCREMENTAL });
+    wire::put_bytes(out, 2, kind_of(descriptor));
     wire::put_number(out, 3, descriptor.cluster_id.0);
     wire::put_number(out, 4, descriptor.member_id.0);
     wire::put_number(out, 5, descriptor.revision.cast_unsigned());

@@ -246,9 +246,11 @@ pub fn entries(record: &Record<'_>, put: &mut Put<'_>) -> Result<()> {
         Record::Revision(revision) => {
             put(KEY, RevisionKey::new(revision.rev, revision.tombstone).as_bytes(), revision.stored)
         }
-        Record::UserGone(_) | Record::RoleGone(_) | Record::LeaseGone(_) | Record::Kept(_) => {
-            Err(Error::damaged("a record of a change cannot stand in a full snapshot"))
-        }
+        Record::AlarmGone { .. }
+        | Record::UserGone(_)
+        | Record::RoleGone(_)
+        | Record::LeaseGone(_)
+        | Record::Kept(_) => Err(Error::damaged("a record of a change cannot stand in a full snapshot")),
     }
 }
 

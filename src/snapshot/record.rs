@@ -45,6 +45,11 @@ pub enum Record<'a> {
         /// The message's bytes.
         stored: &'a [u8],
     },
+    /// An alarm that is over: `etcdserverpb.AlarmMember`.
+    AlarmGone {
+        /// The message's bytes.
+        stored: &'a [u8],
+    },
     /// Whether authentication is on, and the revision of its rules. `None`: etcd stored no such entry.
     AuthConfig {
         /// Whether authentication is on.
@@ -110,16 +115,17 @@ impl Record<'_> {
             Record::Revision(_) => 16,
             Record::End(_) => 17,
             Record::Kept(_) => 18,
+            Record::AlarmGone { .. } => 19,
         }
     }
 
     /// The place of the record's kind in a stream: the order of the numbers, but for `Kept`, which stands right before
-    /// the revisions.
+    /// the revisions, and for `AlarmGone`, which stands right behind the alarms.
     pub fn rank(&self) -> u32 {
         match self.number() {
-            number @ 0..=15 => number,
-            18 => 16,
-            number => number + 1,
+            18 => 2 * 16 - 1,
+            19 => 2 * 7 + 1,
+            number => 2 * number,
         }
     }
 }
@@ -149,6 +155,8 @@ pub struct Descriptor<'a> {
     pub base_revision: i64,
     /// Whether an incremental stream lists the older revisions that are still there; otherwise all are.
     pub kept_listed: bool,
+    /// Whether the stream is a step of one that goes on: only what became different since the base revision.
+    pub is_live: bool,
     /// The branch of history that a Holdfast member was born on; none of an etcd.
     pub lineage: Option<Sha256>,
     /// The state digest of the moment as a Holdfast member keeps it; none of an etcd.

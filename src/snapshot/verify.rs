@@ -146,6 +146,9 @@ impl Verifier {
         if self.lists && !descriptor.kept_listed {
             return Err(Error::damaged("the stream lists older revisions and does not say so"));
         }
+        if descriptor.is_live {
+            return Err(Error::damaged("the stream is a step of one that goes on, and no part of a restore point"));
+        }
         if descriptor.base_revision != self.base_revision {
             let (said, base) = (descriptor.base_revision, self.base_revision);
             return Err(Error::damaged(format!("the stream follows revision {said}, not {base}")));

@@ -38,6 +38,7 @@ fn every_kind() -> Vec<Record<'static>> {
         page_size: 4096,
         base_revision: 250,
         kept_listed: true,
+        is_live: false,
         lineage: Some(Sha256::of(b"lineage")),
         state_digest: Some(StateDigest::default()),
     };
@@ -55,6 +56,7 @@ fn every_kind() -> Vec<Record<'static>> {
         Record::Member { id: member_id, json: b"{\"name\":\"m1\"}" },
         Record::MemberGone(EtcdId(3)),
         Record::Alarm { stored: b"\x08\x01\x10\x01" },
+        Record::AlarmGone { stored: b"\x08\x02\x10\x01" },
         Record::AuthConfig { enabled: Some(false), revision: Some(0) },
         Record::User { stored: b"\x0a\x03bob" },
         Record::UserGone(b"eve"),

@@ -126,10 +126,18 @@ fn flag(name: &'static str, on: bool) -> Field {
     (name, if on { "true".to_owned() } else { String::new() })
 }
 
+fn kind(d: &Descriptor<'_>) -> &'static str {
+    match d {
+        Descriptor { is_live: true, .. } => "live",
+        Descriptor { base_revision: 0, .. } => "full",
+        _ => "incremental",
+    }
+}
+
 fn descriptor_fields(d: &Descriptor<'_>) -> Vec<Field> {
     vec![
         number("format", d.format.into()),
-        bytes("kind", if d.base_revision == 0 { &b"full"[..] } else { b"incremental" }),
+        bytes("kind", kind(d).as_bytes()),
         number("cluster_id", d.cluster_id.0.into()),
         number("member_id", d.member_id.0.into()),
         number("revision", d.revision.into()),
@@ -164,11 +172,12 @@ fn expected(record: &Record<'_>) -> (&'static str, Vec<Field>) {
         Record::ClusterVersion(version) => ("cluster_version", vec![bytes("version", version.as_bytes())]),
         Record::Member { id, json } => ("member", vec![number("id", id.0.into()), bytes("json", json)]),
         Record::MemberGone(id) => ("member_gone", vec![number("id", id.0.into())]),
-        Record::Alarm { stored } => {
+        Record::Alarm { stored } | Record::AlarmGone { stored } => {
             // Both fields are numbers below 128 here: tag, number, tag, number.
             assert_eq!((stored.len(), stored[0], stored[2]), (4, 8, 16));
             let kind = if stored[3] == 1 { "NOSPACE" } else { "CORRUPT" };
-            ("alarm", vec![number("alarm.memberID", stored[1].into()), ("alarm.alarm", kind.to_owned())])
+            let what = if matches!(record, Record::Alarm { .. }) { "alarm" } else { "alarm_gone" };
+            (what, vec![number("alarm.memberID", stored[1].into()), ("alarm.alarm", kind.to_owned())])
         }
         Record::AuthConfig { enabled, revision } => (
             "auth_config",
@@ -350,6 +359,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         page_size: 4096,
         base_revision: 5,
         kept_listed: true,
+        is_live: false,
         lineage: Some(Sha256::of(b"lineage")),
         state_digest: Some(StateDigest::from_bytes([7; 32])),
     };
@@ -364,6 +374,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
         Record::Member { id: EtcdId(1), json: b"{\"id\":1}" },
         Record::MemberGone(EtcdId(0xdead_beef_dead_beef)),
         Record::Alarm { stored: b"\x08\x05\x10\x01" },
+        Record::AlarmGone { stored: b"\x08\x06\x10\x02" },
         Record::AuthConfig { enabled: Some(false), revision: Some(0) },
         Record::User { stored: b"\x0a\x03bob\x12\x01x\x1a\x04role" },
         Record::UserGone(b"eve"),
@@ -390,7 +401,7 @@ fn protoc_reads_records_of_every_kind_as_we_do() {
     compare(&found, &stream);
     let mut kinds: Vec<_> = found.iter().map(|words| words.kind.as_str()).collect();
     kinds.dedup();
-    assert_eq!(kinds.len(), 18, "{kinds:?}");
+    assert_eq!(kinds.len(), 19, "{kinds:?}");
     // A few of them spelt out, so that two wrongs cannot agree.
     let one = |kind: &str, path: &str| found.iter().find(|words| words.kind == kind).unwrap().get(path).to_owned();
     assert_eq!(one("descriptor", "cluster_id"), "18446744073709551615");

@@ -12,7 +12,7 @@ use prost::Message;
 
 /// Rounds of one record of each kind.
 const ROUNDS: u64 = 300;
-const KINDS: u32 = 18;
+const KINDS: u32 = 19;
 /// A value as large as etcd takes by default, for the largest records.
 const LARGE_BYTES: usize = 1_500_000;
 
@@ -112,7 +112,8 @@ impl Values {
                 format: FORMAT,
                 base_revision,
                 kept_listed: self.flag(),
-                kind: if base_revision == 0 { "full" } else { "incremental" }.to_owned(),
+                kind: if base_revision == 0 { "full" } else { ["incremental", "live"][usize::from(self.flag())] }
+                    .to_owned(),
                 cluster_id: self.unsigned(),
                 member_id: self.unsigned(),
                 revision: self.signed(),
@@ -160,6 +161,10 @@ impl Values {
                 tombstone: self.flag(),
                 kv: Some(self.key_value()),
             }),
+            19 => {
+                let (member_id, alarm) = (self.unsigned(), i32::try_from(self.0.below(3)).unwrap());
+                Fact::AlarmGone(records::AlarmGone { alarm: Some(etcdserverpb::AlarmMember { member_id, alarm }) })
+            }
             17 => Fact::End(records::End { records: self.unsigned(), crc32c: self.small() }),
             _ => Fact::Kept(records::Kept {
                 main: (self.signed() & i64::MAX).max(1),
@@ -176,7 +181,8 @@ fn generated(record: &Record<'_>) -> Fact {
     match *record {
         Record::Descriptor(d) => Fact::Descriptor(records::Descriptor {
             format: d.format,
-            kind: if d.base_revision == 0 { "full" } else { "incremental" }.to_owned(),
+            kind: if d.is_live { "live" } else { ["incremental", "full"][usize::from(d.base_revision == 0)] }
+                .to_owned(),
             base_revision: d.base_revision,
             kept_listed: d.kept_listed,
             cluster_id: d.cluster_id.0,
@@ -203,6 +209,7 @@ fn generated(record: &Record<'_>) -> Fact {
         Record::Member { id, json } => Fact::Member(records::Member { id: id.0, json: bytes(json) }),
         Record::MemberGone(id) => Fact::MemberGone(records::MemberGone { id: id.0 }),
         Record::Alarm { stored } => Fact::Alarm(records::Alarm { alarm: Some(message(stored)) }),
+        Record::AlarmGone { stored } => Fact::AlarmGone(records::AlarmGone { alarm: Some(message(stored)) }),
         Record::AuthConfig { enabled, revision } => Fact::AuthConfig(records::AuthConfig { enabled, revision }),
         Record::User { stored } => Fact::User(records::User { user: Some(message(stored)) }),
         Record::UserGone(name) => Fact::UserGone(records::UserGone { name: bytes(name) }),
@@ -261,7 +268,7 @@ fn the_schema_reads_what_our_encoder_writes() {
     let mut values = Values(Seeded::new(2027));
     for round in 0..ROUNDS {
         // Ours are made of what the generated code encoded, so that stored messages are real ones.
-        let facts: Vec<_> = (1..=15).chain([18, 16]).map(|kind| values.fact(kind)).collect();
+        let facts: Vec<_> = (1..=7).chain([19]).chain(8..=15).chain([18, 16]).map(|kind| values.fact(kind)).collect();
         let source: Vec<_> = facts
             .iter()
             .map(|fact| records::Record { fact: Some(fact.clone()) }.encode_length_delimited_to_vec())
@@ -303,6 +310,7 @@ fn empty_records_of_every_kind_are_the_same_to_both() {
         Record::Member { id: EtcdId(0), json: b"" },
         Record::MemberGone(EtcdId(0)),
         Record::Alarm { stored: b"" },
+        Record::AlarmGone { stored: b"" },
         Record::AuthConfig { enabled: None, revision: None },
         Record::AuthConfig { enabled: Some(false), revision: Some(0) },
         Record::User { stored: b"" },

@@ -89,6 +89,7 @@ impl<'db, P: Pages> Source<'db, P> {
             page_size: self.db.meta().page_size,
             base_revision: 0,
             kept_listed: false,
+            is_live: false,
             lineage: None,
             state_digest: None,
         }

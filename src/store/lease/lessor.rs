@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use crate::api::Message;
@@ -56,6 +57,19 @@ impl Lessor {
         self.leases.iter().map(|(id, lease)| (*id, lease))
     }
 
+    /// What became different since an earlier moment: leases as they are, and none for those that are gone.
+    pub fn since<'a>(&'a self, before: &'a Lessor) -> impl Iterator<Item = (i64, Option<&'a Lease>)> {
+        before.leases.diff(&self.leases).filter_map(|item| match item {
+            DiffItem::Add(id, lease) => Some((*id, Some(lease))),
+            DiffItem::Remove(id, _) => Some((*id, None)),
+            // That a key came or went is told by the key.
+            DiffItem::Update { old, new } => {
+                let times = |lease: &Lease| (lease.ttl_s, lease.remaining_s);
+                (times(old.1) != times(new.1)).then_some((*new.0, Some(new.1)))
+            }
+        })
+    }
+
     /// The lease that owns a key; 0 for none.
     pub fn owner(&self, key: &[u8]) -> i64 {
         self.owners.get(key).copied().unwrap_or_default()
@@ -64,10 +78,10 @@ impl Lessor {
     /// Grants a lease; what to store. The id must be free.
     pub fn grant(&mut self, id: i64, ttl_s: i64) -> SideChange {
         let lease = Lease { ttl_s, ..Lease::default() };
-        let stored = stored(id, &lease);
+        let change = kept(id, &lease);
         let before = self.leases.insert(id, lease);
         assert!(before.is_none(), "a lease is granted once");
-        stored
+        change
     }
 
     /// Ends a lease that has no keys any more, or is about to lose them; what to store.
@@ -83,7 +97,7 @@ impl Lessor {
     pub fn checkpoint(&mut self, id: i64, remaining_s: i64) -> Option<SideChange> {
         let lease = self.leases.get_mut(&id)?;
         lease.remaining_s = remaining_s;
-        Some(stored(id, lease))
+        Some(kept(id, lease))
     }
 
     /// Gives a key to a lease, or to none with 0; it leaves the one that owned it. The lease must exist.
@@ -112,9 +126,13 @@ impl Lessor {
     }
 }
 
-fn stored(id: i64, lease: &Lease) -> SideChange {
-    let stored = leasepb::Lease { id, ttl: lease.ttl_s, remaining_ttl: lease.remaining_s };
-    SideChange { space: Space::Lease, key: id.to_be_bytes().to_vec(), value: Some(stored.encode_to_vec()) }
+/// A lease as etcd stores it.
+pub fn stored(id: i64, lease: &Lease) -> Vec<u8> {
+    leasepb::Lease { id, ttl: lease.ttl_s, remaining_ttl: lease.remaining_s }.encode_to_vec()
+}
+
+fn kept(id: i64, lease: &Lease) -> SideChange {
+    SideChange { space: Space::Lease, key: id.to_be_bytes().to_vec(), value: Some(stored(id, lease)) }
 }
 
 fn damaged(what: &str) -> Error {

@@ -11,6 +11,7 @@
 //! - A refusal is a reply like any other, and changes nothing.
 //! - What only one member has (a disk that fails, a checksum that does not match) is no reply: it ends the machine.
 
+pub mod changes;
 pub mod check;
 pub mod command;
 pub mod digest;

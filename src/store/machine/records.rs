@@ -10,17 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 use crate::api::Message;
-use crate::api::leasepb;
 use crate::base::digest::Sha256;
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::revision::Rev;
 use crate::snapshot::entry::{self, RevisionKey};
-use crate::snapshot::hash::StateDigest;
 use crate::snapshot::record::{Descriptor, FORMAT, Record, Revision};
 use crate::store::backend::Space;
-use crate::store::lease::lessor::{Lease, Lessor};
-use crate::store::machine::flush::Position;
+use crate::store::lease::lessor::{Lessor, stored};
 use crate::store::machine::side;
 use crate::store::machine::state::State;
 use crate::store::mvcc::chronicle::{Chronicle, Entry};
@@ -57,9 +54,7 @@ type Bucket = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A state, ready to be streamed.
 #[derive(Debug)]
 pub struct Picture {
-    origin: Origin,
-    position: Position,
-    digest: StateDigest,
+    descriptor: Descriptor<'static>,
     buckets: BTreeMap<Vec<u8>, Bucket>,
     lessor: Lessor,
     chronicle: Chronicle,
@@ -68,29 +63,15 @@ pub struct Picture {
 impl Picture {
     /// The picture of a state. `go_on` is asked now and then whether anybody still wants it.
     pub fn of(state: &State, origin: Origin, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
-        let digest = state.digest.get()?;
+        let descriptor = describe(state, &origin)?;
         let chronicle = Chronicle::of(&state.view, go_on)?;
-        let (position, buckets, lessor) = (state.position, buckets(state, &origin)?, state.lessor.clone());
-        Ok(Picture { origin, position, digest, buckets, lessor, chronicle })
+        let (buckets, lessor) = (buckets(state, &origin)?, state.lessor.clone());
+        Ok(Picture { descriptor, buckets, lessor, chronicle })
     }
 
     /// What it is a picture of.
     pub fn descriptor(&self) -> Descriptor<'static> {
-        Descriptor {
-            format: FORMAT,
-            cluster_id: EtcdId(self.origin.cluster_id),
-            member_id: EtcdId(self.origin.member_id),
-            revision: self.chronicle.view().revision(),
-            compact_revision: self.chronicle.view().compact_revision(),
-            raft_term: self.position.term,
-            raft_index: self.position.index,
-            storage_version: STORAGE_VERSION,
-            page_size: 0,
-            base_revision: 0,
-            kept_listed: false,
-            lineage: Some(self.origin.lineage),
-            state_digest: Some(self.digest),
-        }
+        self.descriptor
     }
 
     /// Everything beside history and leases, in the fixed order.
@@ -106,11 +87,9 @@ impl Picture {
     pub fn leases(&self, each: &mut Each<'_>) -> Result<()> {
         let mut ids: Vec<i64> = self.lessor.all().map(|(id, _)| id).collect();
         ids.sort_unstable_by_key(|id| id.cast_unsigned());
-        ids.into_iter().filter_map(|id| Some((id, self.lessor.get(id)?))).try_for_each(|(id, lease)| {
-            let Lease { ttl_s, remaining_s, .. } = lease;
-            let stored = leasepb::Lease { id, ttl: *ttl_s, remaining_ttl: *remaining_s }.encode_to_vec();
-            each(&Record::Lease { stored: &stored })
-        })
+        ids.into_iter()
+            .filter_map(|id| Some((id, self.lessor.get(id)?)))
+            .try_for_each(|(id, lease)| each(&Record::Lease { stored: &stored(id, lease) }))
     }
 
     /// Every version, oldest first.
@@ -176,6 +155,26 @@ impl Picture {
         }
         Ok(())
     }
+}
+
+/// What a picture of a state is called.
+pub fn describe(state: &State, origin: &Origin) -> Result<Descriptor<'static>> {
+    Ok(Descriptor {
+        format: FORMAT,
+        cluster_id: EtcdId(origin.cluster_id),
+        member_id: EtcdId(origin.member_id),
+        revision: state.view.revision(),
+        compact_revision: state.view.compact_revision(),
+        raft_term: state.position.term,
+        raft_index: state.position.index,
+        storage_version: STORAGE_VERSION,
+        page_size: 0,
+        base_revision: 0,
+        kept_listed: false,
+        is_live: false,
+        lineage: Some(origin.lineage),
+        state_digest: Some(state.digest.get()?),
+    })
 }
 
 /// Messages that were read at once.

@@ -58,6 +58,13 @@ impl Alarms {
         wanted.map(|(alarm, member_id)| AlarmMember { member_id: *member_id, alarm: *alarm }).collect()
     }
 
+    /// Those that are not among others.
+    pub fn without<'a>(&'a self, others: &'a Alarms) -> impl Iterator<Item = AlarmMember> + 'a {
+        self.active
+            .difference(&others.active)
+            .map(|(alarm, member_id)| AlarmMember { member_id: *member_id, alarm: *alarm })
+    }
+
     /// Carries a request out: the alarms that it is about, and what to store.
     pub(super) fn apply(&mut self, request: &AlarmRequest) -> (Vec<AlarmMember>, Option<SideChange>) {
         let alarm = AlarmMember { member_id: request.member_id, alarm: request.alarm };

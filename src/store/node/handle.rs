@@ -72,6 +72,7 @@ pub(super) struct Shared {
     state: RwLock<Arc<State>>,
     hub: Arc<Hub>,
     published: watch::Sender<i64>,
+    applied: watch::Sender<u64>,
     pub(super) leader: AtomicU64,
     pub(super) term: AtomicU64,
     pub(super) committed: AtomicU64,
@@ -99,7 +100,7 @@ impl End {
 impl Shared {
     pub(super) fn new(member: Member, tuning: Tuning, backend: Arc<Backend>, state: Arc<State>) -> Self {
         let revision = state.view.revision();
-        let published = watch::Sender::new(revision);
+        let (published, applied) = (watch::Sender::new(revision), watch::Sender::new(state.position.index));
         let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
         Shared {
             member,
@@ -108,6 +109,7 @@ impl Shared {
             state: RwLock::new(state),
             hub: Arc::new(Hub::new(revision, limits)),
             published,
+            applied,
             leader: AtomicU64::default(),
             term: AtomicU64::default(),
             committed: AtomicU64::default(),
@@ -124,12 +126,13 @@ impl Shared {
 
     /// Shows a new state to everybody, then the batch that made it to those who watch.
     pub(super) fn publish(&self, state: Arc<State>, batch: Option<&Arc<Batch>>) {
-        let revision = state.view.revision();
+        let (revision, index) = (state.view.revision(), state.position.index);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         if let Some(batch) = batch {
             self.hub.push(Arc::clone(batch));
             self.published.send_replace(revision);
         }
+        self.applied.send_replace(index);
     }
 }
 
@@ -229,6 +232,11 @@ impl Handle {
     /// The revision that was published last, and word of each that follows: state and hub have it.
     pub fn published(&self) -> watch::Receiver<i64> {
         self.shared.published.subscribe()
+    }
+
+    /// The entry that was applied last, and word of each that follows: the state has it, whatever it changed.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
     }
 
     /// Has an operation agreed on and applied; what came of it. Requests were checked before (`machine::check`).

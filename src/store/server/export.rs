@@ -17,7 +17,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::runtime;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -27,7 +27,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::background;
 use crate::base::units;
 use crate::store::machine::records::{Origin, Picture};
-use crate::store::node::Handle;
+use crate::store::node::{Fault, Handle};
 use crate::store::server::pace::{Answered, BURST_BYTES, Pace};
 use crate::store::server::peer::{self, Peer};
 use crate::store::server::status;
@@ -38,15 +38,16 @@ use crate::store::server::views::{Reading, Views};
 pub struct Exports {
     handle: Handle,
     slots: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     views: Views,
 }
 
 impl Exports {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
-        let slots = Arc::new(Semaphore::new(handle.tuning().exports_max));
+        let [slots, followers] = [(); 2].map(|()| Arc::new(Semaphore::new(handle.tuning().exports_max)));
         let views = Views::new(handle.tuning().exports_max, handle.tuning().export_idle);
-        Exports { handle: handle.clone(), slots, views }
+        Exports { handle: handle.clone(), slots, followers, views }
     }
 
     /// Holds a moment for its readers.
@@ -92,10 +93,24 @@ impl Exports {
         })
     }
 
+    /// The right to one more stream that goes on.
+    pub(super) fn follower(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.followers).try_acquire_owned().map_err(|_| {
+            let most = self.handle.tuning().exports_max;
+            Status::resource_exhausted(format!("holdfast: {most} readers follow what happens already; try again later"))
+        })
+    }
+
     /// How many more streams there may be.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
         self.slots.available_permits()
+    }
+
+    /// How many streams go on.
+    #[cfg(test)]
+    pub(super) fn following(&self) -> usize {
+        self.handle.tuning().exports_max - self.followers.available_permits()
     }
 
     /// How many moments are held.
@@ -120,6 +135,7 @@ impl Exports {
             outcome.map_err(|error| match error.kind() {
                 Kind::Interrupted => Status::aborted(format!("holdfast: the snapshot was broken off: {error}")),
                 Kind::Damaged => status::broken(&handle, error),
+                Kind::Unavailable => Fault::Stopped.into(),
                 _ => status::failed(&error),
             })
         });
@@ -176,19 +192,40 @@ impl<T: Message> Outlet<T> {
                 match sent {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(gone()),
-                    Err(_) => {
-                        let stall = units::duration(self.stall);
-                        let reader = peer::name(self.reader.as_ref());
-                        tracing::warn!(
-                            remote_addr = reader,
-                            "a reader of a snapshot took nothing for {stall} and was cut off"
-                        );
-                        let text = format!("its reader took nothing for {stall}");
-                        Err(Error::new(Kind::Interrupted, text))
-                    }
+                    Err(_) => Err(self.cut_off("took nothing")),
                 }
             }
         }
+    }
+
+    /// Waits for something to be applied, for so long at most. That the reader or the member is gone is an error.
+    pub(super) fn wait(&self, applied: &mut watch::Receiver<u64>, most: Duration) -> Result<()> {
+        let stopping = || Error::new(Kind::Unavailable, "the member is stopping");
+        runtime::Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                () = self.sender.closed() => Err(gone()),
+                () = self.handle.stopped() => Err(stopping()),
+                _ = timeout(most, applied.changed()) => Ok(()),
+            }
+        })
+    }
+
+    /// After so long a reader that takes nothing is cut off.
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    /// The member.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Cuts a reader off.
+    pub(super) fn cut_off(&self, why: &str) -> Error {
+        let (stall, reader) = (units::duration(self.stall), peer::name(self.reader.as_ref()));
+        tracing::warn!(remote_addr = reader, "a reader of a snapshot {why} for {stall} and was cut off");
+        Error::new(Kind::Interrupted, format!("its reader {why} for {stall}"))
     }
 
     /// Whether the reader is still there.

@@ -25,6 +25,7 @@ pub mod calls;
 pub mod cluster;
 pub mod convert;
 pub mod export;
+mod follow;
 pub mod gate;
 pub mod hash;
 pub mod http;

@@ -9,14 +9,16 @@ use tonic::{Request, Response, Status};
 
 use crate::api::holdfast::v1::records_server::Records;
 use crate::api::holdfast::v1::{ChangesRequest, FullRequest, HistoryPlace, RecordsResponse};
+use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::revision::Rev;
 use crate::snapshot::encode::{Block, Encoder};
 use crate::snapshot::kept::Kept;
-use crate::snapshot::record::{Descriptor, Record, STORED_BYTES_MAX};
+use crate::snapshot::record::{Descriptor, Record, Revision, STORED_BYTES_MAX};
 use crate::store::machine::records::Picture;
 use crate::store::mvcc::chronicle::Entry;
 use crate::store::server::export::{Exports, Outlet, Pieces};
+use crate::store::server::follow;
 
 /// Messages of about 1 MiB that wait for a reader.
 const QUEUE_PIECES: usize = 4;
@@ -71,7 +73,7 @@ impl Records for Service {
     }
 
     async fn changes(&self, request: Request<ChangesRequest>) -> Answer<Self::ChangesStream> {
-        let since = request.into_inner().since;
+        let ChangesRequest { since, follow } = request.into_inner();
         let (state, origin) = (self.exports.handle().state(), self.exports.origin());
         let revision = state.view.revision();
         if since < 1 || since > revision {
@@ -80,10 +82,19 @@ impl Records for Service {
             )));
         }
         let slot = self.exports.slot()?;
-        Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
-            let picture = Picture::of(&state, origin, &mut || outlet.check())?;
-            drop(state);
-            Sending::new(outlet, Bytes::new()).changes(&picture, since)
+        if !follow {
+            return Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
+                let picture = Picture::of(&state, origin, &mut || outlet.check())?;
+                drop(state);
+                Sending::new(outlet, Bytes::new()).changes(&picture, since)
+            })));
+        }
+        let follower = self.exports.follower()?;
+        Ok(Response::new(self.exports.stream(follower, QUEUE_PIECES, move |outlet| {
+            let picture = Picture::of(&state, origin.clone(), &mut || outlet.check())?;
+            Sending::new(outlet, Bytes::new()).changes(&picture, since)?;
+            drop((picture, slot));
+            follow::follow(outlet, &origin, state)
         })))
     }
 }
@@ -100,7 +111,7 @@ struct Part {
 }
 
 /// A stream on its way out.
-struct Sending<'a> {
+pub(super) struct Sending<'a> {
     outlet: &'a mut Outlet<RecordsResponse>,
     /// For the first message.
     view: Bytes,
@@ -108,11 +119,18 @@ struct Sending<'a> {
     /// Of the revisions since the last message: how many, and which are not the newest of their key.
     revisions: u32,
     superseded: Vec<u32>,
+    /// Since when it is sent, where all of it must be taken in time.
+    since: Option<Stopwatch>,
 }
 
 impl<'a> Sending<'a> {
-    fn new(outlet: &'a mut Outlet<RecordsResponse>, view: Bytes) -> Self {
-        Sending { outlet, view, encoder: Encoder::new(), revisions: 0, superseded: vec![] }
+    pub(super) fn new(outlet: &'a mut Outlet<RecordsResponse>, view: Bytes) -> Self {
+        Sending { outlet, view, encoder: Encoder::new(), revisions: 0, superseded: vec![], since: None }
+    }
+
+    /// A reader that takes longer than it may take nothing is cut off.
+    pub(super) fn in_time(self) -> Self {
+        Sending { since: Some(Stopwatch::start()), ..self }
     }
 
     fn full(mut self, picture: &Picture, part: Option<Part>) -> Result<()> {
@@ -147,10 +165,6 @@ impl<'a> Sending<'a> {
 
     fn history(&mut self, picture: &Picture, after: Rev, until: Rev) -> Result<()> {
         picture.revisions(after, until, &mut |entry, revision| {
-            if revision.stored.len() > STORED_BYTES_MAX {
-                let text = format!("revision {} is longer than the {STORED_BYTES_MAX} bytes of a record", revision.rev);
-                return Err(Error::new(Kind::Failed, text));
-            }
             self.put(&Record::Revision(*revision))?;
             if !entry.is_newest() {
                 self.superseded.push(self.revisions);
@@ -160,7 +174,13 @@ impl<'a> Sending<'a> {
         })
     }
 
-    fn put(&mut self, record: &Record<'_>) -> Result<()> {
+    pub(super) fn put(&mut self, record: &Record<'_>) -> Result<()> {
+        if let Record::Revision(Revision { rev, stored, .. }) = record
+            && stored.len() > STORED_BYTES_MAX
+        {
+            let text = format!("revision {rev} is longer than the {STORED_BYTES_MAX} bytes of a record");
+            return Err(Error::new(Kind::Failed, text));
+        }
         match self.encoder.put(record) {
             Some(block) => self.send(block),
             None => Ok(()),
@@ -168,6 +188,9 @@ impl<'a> Sending<'a> {
     }
 
     fn send(&mut self, block: Block) -> Result<()> {
+        if self.since.as_ref().is_some_and(|since| since.elapsed() > self.outlet.stall()) {
+            return Err(self.outlet.cut_off("was behind what happens"));
+        }
         self.revisions = 0;
         self.outlet.send(RecordsResponse {
             records: block.bytes.into(),
@@ -176,7 +199,7 @@ impl<'a> Sending<'a> {
         })
     }
 
-    fn end(mut self) -> Result<()> {
+    pub(super) fn end(mut self) -> Result<()> {
         let (blocks, _) = std::mem::take(&mut self.encoder).end();
         blocks.into_iter().try_for_each(|block| self.send(block))
     }
@@ -311,7 +334,7 @@ mod tests {
         let service = Service::new(&Exports::new(&handle));
         let whole = revisions(&messages(service.full(Request::new(FullRequest::default())).await).await);
         for since in [1, 20, 30, 45, handle.state().view.revision()] {
-            let changes = messages(service.changes(Request::new(ChangesRequest { since })).await).await;
+            let changes = messages(service.changes(Request::new(ChangesRequest { since, follow: false })).await).await;
             let (older, newer): (Vec<_>, Vec<_>) = whole.iter().partition(|rev| rev.main <= since);
             assert_eq!(revisions(&changes), newer);
             let all: Vec<u8> = changes.iter().flat_map(|message| message.records.to_vec()).collect();
@@ -327,7 +350,7 @@ mod tests {
             verifier.finish().unwrap();
         }
         for since in [0, -1, 1000] {
-            let refused = service.changes(Request::new(ChangesRequest { since })).await.unwrap_err();
+            let refused = service.changes(Request::new(ChangesRequest { since, follow: false })).await.unwrap_err();
             assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
         }
     }
