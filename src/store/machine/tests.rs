@@ -16,7 +16,7 @@ use crate::store::backend::CACHE_BYTES;
 use crate::store::machine::flush::flush;
 use crate::store::machine::records::{self, Origin};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A machine on a database, with everything that was applied and is not flushed yet.
 struct Member {
@@ -344,84 +344,104 @@ fn note(sum: Option<(u64, [u8; 32])>) -> SideChange {
     SideChange { space: Space::Meta, key: b"digest".to_vec(), value }
 }
 
+/// A member, what was applied to it, and states that somebody looks at.
+struct World {
+    path: PathBuf,
+    member: Member,
+    log: Vec<Vec<Operation>>,
+    kept: Vec<Arc<State>>,
+}
+
+impl World {
+    fn new(path: PathBuf) -> World {
+        World { member: Member::create(&path), path, log: vec![], kept: vec![] }
+    }
+
+    fn apply(&mut self, rng: &mut Seeded) {
+        let operation = |rng: &mut Seeded| {
+            let (action, member_id) = (1 + i32::try_from(rng.below(2)).unwrap(), rng.below(2));
+            let alarm = AlarmRequest { action, member_id, alarm: AlarmType::Nospace as i32 };
+            if rng.below(9) == 0 { Operation::Alarm(alarm) } else { random(rng) }
+        };
+        let operations: Vec<_> = (0..=rng.below(4)).map(|_| operation(rng)).collect();
+        self.member.apply(operations.clone());
+        self.log.push(operations);
+    }
+
+    fn step(mut self, rng: &mut Seeded) -> (World, &'static str) {
+        let World { member, kept, .. } = &mut self;
+        let all = member.cuts.len();
+        let what = match rng.below(12) {
+            0 => {
+                let state = member.machine.state();
+                assert_eq!(state.digest.get().unwrap(), proved(&state));
+                "asked"
+            }
+            1..4 => {
+                kept.push(member.machine.state());
+                "kept"
+            }
+            4 if !kept.is_empty() => {
+                let state = kept.remove(usize::try_from(rng.below(kept.len() as u64)).unwrap());
+                assert_eq!(state.digest.get().unwrap(), proved(&state));
+                "asked late"
+            }
+            5..8 => {
+                member.flush(usize::try_from(rng.below(all as u64 + 1)).unwrap());
+                "flushed"
+            }
+            8 => match member.machine.prune() {
+                Some(cut) => {
+                    member.cuts.push(cut);
+                    "pruned"
+                }
+                None => "not pruned",
+            },
+            9 => {
+                member.flush(all);
+                member.backend.defragment().unwrap();
+                "defragmented"
+            }
+            10 if rng.below(3) == 0 => return self.killed(rng),
+            _ => "nothing",
+        };
+        (self, what)
+    }
+
+    /// What was not flushed is applied again.
+    fn killed(self, rng: &mut Seeded) -> (World, &'static str) {
+        let World { path, member: Member { backend, machine, cuts }, log, kept } = self;
+        drop((machine, cuts, kept));
+        let index = Meta::read(&backend).unwrap().position.index;
+        let is_older = index > 0 && rng.below(3) == 0;
+        if is_older {
+            // As an older version leaves it: the position moved, and what is said of the digest did not.
+            let change = if rng.below(2) == 0 { None } else { Some((index - 1, [9; 32])) };
+            backend.write(&mut std::iter::empty(), &[note(change)], &[]).unwrap();
+        }
+        drop(Arc::into_inner(backend).expect("nobody else has it"));
+        let mut member = Member::on(Backend::open(&path, CACHE_BYTES).unwrap());
+        while let Some(operations) = log.get(usize::try_from(member.machine.position().index).unwrap()) {
+            member.apply(operations.clone());
+        }
+        (World { path, member, log, kept: vec![] }, if is_older { "opened after an older version" } else { "opened" })
+    }
+}
+
 /// Whenever it is asked for, of whatever state: now, or when later ones were asked for, flushed, compacted and deleted.
 #[test]
 fn the_digest_is_that_of_the_records_whatever_happened() {
     let mut told = BTreeMap::<&str, u64>::new();
     for seed in 0..6 {
         let (dir, mut rng) = (tempfile::tempdir().unwrap(), Seeded::new(100 + seed));
-        let path = dir.path().join("db");
-        let mut member = Member::create(&path);
-        let (mut log, mut kept): (Vec<Vec<Operation>>, Vec<Arc<State>>) = (vec![], vec![]);
+        let mut world = World::new(dir.path().join("db"));
         for _ in 0..250 {
-            let alarm = |rng: &mut Seeded| {
-                let (action, member_id) = (1 + i32::try_from(rng.below(2)).unwrap(), rng.below(2));
-                Operation::Alarm(AlarmRequest { action, member_id, alarm: AlarmType::Nospace as i32 })
-            };
-            let operations: Vec<_> = (0..=rng.below(4))
-                .map(|_| if rng.below(9) == 0 { alarm(&mut rng) } else { random(&mut rng) })
-                .collect();
-            member.apply(operations.clone());
-            log.push(operations);
-            let what = match rng.below(12) {
-                0 => {
-                    let state = member.machine.state();
-                    assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
-                    "asked"
-                }
-                1..4 => {
-                    kept.push(member.machine.state());
-                    "kept"
-                }
-                4 if !kept.is_empty() => {
-                    let at = usize::try_from(rng.below(kept.len() as u64)).unwrap();
-                    let state = kept.remove(at);
-                    assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
-                    "asked late"
-                }
-                5..8 => {
-                    let some = usize::try_from(rng.below(member.cuts.len() as u64 + 1)).unwrap();
-                    member.flush(some);
-                    "flushed"
-                }
-                8 => match member.machine.prune() {
-                    Some(cut) => {
-                        member.cuts.push(cut);
-                        "pruned"
-                    }
-                    None => "not pruned",
-                },
-                9 => {
-                    let all = member.cuts.len();
-                    member.flush(all);
-                    member.backend.defragment().unwrap();
-                    "defragmented"
-                }
-                10 if rng.below(3) == 0 => {
-                    kept.clear();
-                    let Member { backend, machine, cuts } = member;
-                    drop((machine, cuts));
-                    let how = match (rng.below(3), Meta::read(&backend).unwrap().position.index) {
-                        (0, index) if index > 0 => {
-                            // As an older version leaves it: the position moved, and what is said of the digest did not.
-                            let change = if rng.below(2) == 0 { None } else { Some((index - 1, [9; 32])) };
-                            backend.write(&mut std::iter::empty(), &[note(change)], &[]).unwrap();
-                            "opened after an older version"
-                        }
-                        _ => "opened",
-                    };
-                    drop(Arc::into_inner(backend).expect("nobody else has it"));
-                    member = Member::on(Backend::open(&path, CACHE_BYTES).unwrap());
-                    while let Some(operations) = log.get(usize::try_from(member.machine.position().index).unwrap()) {
-                        member.apply(operations.clone());
-                    }
-                    how
-                }
-                _ => continue,
-            };
+            world.apply(&mut rng);
+            let what;
+            (world, what) = world.step(&mut rng);
             *told.entry(what).or_default() += 1;
         }
-        let state = member.machine.state();
+        let state = world.member.machine.state();
         assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
     }
     let expected = [
@@ -431,6 +451,7 @@ fn the_digest_is_that_of_the_records_whatever_happened() {
         "flushed",
         "kept",
         "not pruned",
+        "nothing",
         "opened",
         "opened after an older version",
         "pruned",
