@@ -29,6 +29,8 @@ use crate::store::options::value::{Address, Scheme};
 
 /// etcd's limit on `--election-timeout`.
 const ELECTION_MS_MAX: i64 = 50_000;
+/// The largest `--max-request-bytes`: several requests fit into a frame of the log, which has 32 MiB at most.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// A larger quota is served, and warned of: etcd's suggested maximum.
 const QUOTA_SUGGESTED_MAX: u64 = 8 * GIB;
 
@@ -394,13 +396,23 @@ fn connections(given: &Given) -> Result<Connections> {
     })
 }
 
+/// A request is agreed on as one entry of the log, whose frames have an end.
+fn request_bytes_max(given: &Given) -> Result<usize> {
+    let bytes = number(given, "max-request-bytes", 1)?;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= REQUEST_BYTES_MAX);
+    bytes.ok_or_else(|| {
+        let message = format!("a request may have {REQUEST_BYTES_MAX} bytes at most");
+        given.wrong("max-request-bytes", message, "give 1572864, or up to 10485760 as etcd advises")
+    })
+}
+
 fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
     let defaults = Tuning::default();
     let size = |name: &str| number(given, name, 1).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
     let heartbeat = number(given, "heartbeat-interval", 1)?;
     let election = number(given, "election-timeout", 1)?;
-    if election < 5 * heartbeat {
+    if election < heartbeat.saturating_mul(5) {
         let message = format!("{election} ms is less than 5 times --heartbeat-interval, {heartbeat} ms");
         return Err(given.wrong("election-timeout", message, "give about 10 times the heartbeat interval"));
     }
@@ -427,7 +439,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         ));
     }
     Ok(Tuning {
-        request_bytes_max: size("max-request-bytes")?,
+        request_bytes_max: request_bytes_max(given)?,
         txn_operations_max: size("max-txn-ops")?,
         quota_bytes,
         flush_interval: if flush_interval.is_zero() { defaults.flush_interval } else { flush_interval },

@@ -192,8 +192,13 @@ impl<'a> Sending<'a> {
             return Err(self.outlet.cut_off("was behind what happens"));
         }
         self.revisions = 0;
+        let mut records = block.bytes;
+        if records.len() < records.capacity() / 2 {
+            // A block has room for more; what waits for a reader takes what it needs.
+            records.shrink_to_fit();
+        }
         self.outlet.send(RecordsResponse {
-            records: block.bytes.into(),
+            records: records.into(),
             superseded: std::mem::take(&mut self.superseded),
             view: std::mem::take(&mut self.view),
         })
