@@ -62,6 +62,8 @@ pub struct Tuning {
     pub export_stall: Duration,
     /// A moment that was streamed is held for so long after its last stream, to be gone on with.
     pub export_idle: Duration,
+    /// Bytes of large replies that wait for their readers.
+    pub unsent_bytes_max: usize,
     /// Ranges that are streamed at once.
     pub range_streams_max: usize,
     /// Who reads the state of a moment for longer is cut off: what compactions made superfluous is kept for them.
@@ -102,6 +104,7 @@ impl Default for Tuning {
             exports_max: 8,
             export_stall: Duration::from_secs(60),
             export_idle: Duration::from_secs(120),
+            unsent_bytes_max: 256 << 20,
             range_streams_max: 256,
             moment_age_max: Duration::from_hours(4),
             hub_bytes_max: 64 << 20,
