@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -28,7 +29,7 @@ use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, Reply};
 use crate::store::node::compactor::Compactor;
-use crate::store::node::flusher::{Behind, Flushed};
+use crate::store::node::flusher::{Behind, Flushed, room_for};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
 use crate::store::node::relief::Relief;
@@ -272,13 +273,25 @@ impl Core {
                 self.settle_removals();
             }
             // It would wait for what waits for room.
-            Event::Defragment { reply } if self.shared.backend.lacks_room() => drop(reply.send(Err(no_room()))),
+            Event::Defragment { reply } if self.lacks_room() => drop(reply.send(Err(no_room()))),
             Event::Defragment { reply } => self.behind.defragment(reply),
             Event::Flushed(flushed) => self.flushed(flushed)?,
             Event::Failed(error) => return Err(error),
             Event::Stop => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether a flush waits for room on the disk, or would.
+    fn lacks_room(&self) -> bool {
+        let needed = room_for(self.behind.waiting());
+        self.shared.backend.lacks_room() || free_bytes(self.folder()).is_ok_and(|free| free < needed)
+    }
+
+    /// Where the state's file is.
+    fn folder(&self) -> &Path {
+        let path = self.shared.backend.path();
+        path.parent().unwrap_or(path)
     }
 
     fn now(&self) -> Millis {
@@ -540,8 +553,7 @@ impl Core {
     fn watch_disk(&mut self, state: &State) {
         let is_raised = state.alarms.is_active(AlarmType::Nospace);
         let reserve = self.shared.tuning.disk_reserve_bytes;
-        let folder = self.shared.backend.path().parent().unwrap_or(self.shared.backend.path());
-        let is_short = match free_bytes(folder) {
+        let is_short = match free_bytes(self.folder()) {
             Ok(free) if free < reserve && !is_raised => {
                 tracing::error!(free, reserve, "the disk is nearly full: the NOSPACE alarm is raised");
                 true

@@ -26,6 +26,11 @@ use crate::store::options::Tuning;
 /// Room that a flush wants on the disk beside twice what it writes: for pages that are written anew.
 const ROOM_BYTES: u64 = 4 << 20;
 
+/// What a flush wants free on the disk before it begins.
+pub(super) fn room_for(size: Size) -> u64 {
+    2 * size.rows + ROOM_BYTES
+}
+
 /// What it is asked.
 pub(super) enum Task {
     /// To write these cuts, which take so much.
@@ -233,7 +238,7 @@ impl Flusher {
     }
 
     fn write(&self, cuts: &[Cut], size: Size) -> Result<Position> {
-        self.backend.await_room_for(2 * size.rows + ROOM_BYTES);
+        self.backend.await_room_for(room_for(size));
         let watch = Stopwatch::start();
         flush(&self.backend, &self.recent, cuts)?;
         self.counters.flush.observe(watch.elapsed());
