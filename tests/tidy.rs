@@ -108,6 +108,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["bench", "store::server"]),
     ("hyper", &["store::server", "agent::page"]),
     ("indicatif", &["cli"]),
+    ("mimalloc", &["main"]),
     ("object_store", &["vault"]),
     ("prost", &["api", "snapshot", "store::machine::command"]),
     ("raft", &["store::consensus"]),

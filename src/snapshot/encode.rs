@@ -55,33 +55,41 @@ impl Encoder {
         assert!(rank >= self.last_rank, "a record of kind {number} comes too late");
         self.last_rank = rank;
         self.ended = matches!(record, Record::End(_));
-        let start = self.block.bytes.len();
-        let main = if let Record::Revision(revision) = record {
+        let (before, start, main);
+        if let Record::Revision(revision) = record {
             assert!(self.last_rev < Some(revision.rev), "revision {} does not ascend", revision.rev);
             self.last_rev = Some(revision.rev);
-            put_revision(&mut self.block.bytes, revision);
-            revision.rev.main
+            let head = RevisionHead::of(revision);
+            before = self.room(head.record_len());
+            start = self.block.bytes.len();
+            head.put_before(&mut self.block.bytes, revision.stored);
+            main = revision.rev.main;
         } else {
             self.scratch.clear();
             put_fact(&mut self.scratch, record);
+            before = self.room(record_len(number, self.scratch.len()));
+            start = self.block.bytes.len();
             put_record(&mut self.block.bytes, number, &self.scratch);
-            0
-        };
+            main = 0;
+        }
         let written = &self.block.bytes[start..];
         assert!(written.len() <= RECORD_BYTES_MAX, "a record of {} bytes is over the limit", written.len());
         self.crc32c = crc32c::crc32c_append(self.crc32c, written);
         self.records += 1;
-        let full = start > 0 && self.block.bytes.len() > BLOCK_BYTES_MAX;
-        let before = full.then(|| {
-            let mut bytes = Vec::with_capacity(BLOCK_BYTES_MAX);
-            bytes.extend_from_slice(&self.block.bytes[start..]);
-            self.block.bytes.truncate(start);
-            std::mem::replace(&mut self.block, Block { bytes, ..Block::default() })
-        });
         self.block.records += 1;
         if main != 0 {
             self.block.first = if self.block.first == 0 { main } else { self.block.first };
             self.block.last = main;
+        }
+        before
+    }
+
+    /// Makes room for a record; the block before it when that is full. A block's memory is taken at once and never moves.
+    fn room(&mut self, len: usize) -> Option<Block> {
+        let held = self.block.bytes.len();
+        let before = (held > 0 && held + len > BLOCK_BYTES_MAX).then(|| std::mem::take(&mut self.block));
+        if self.block.bytes.is_empty() {
+            self.block.bytes.reserve_exact(BLOCK_BYTES_MAX.max(len));
         }
         before
     }
@@ -94,30 +102,60 @@ impl Encoder {
     }
 }
 
-/// Appends one record: its length, the tag of its kind, the fact.
-fn put_record(out: &mut Vec<u8>, number: u32, fact: &[u8]) {
+/// How long a record with so long a fact is.
+fn record_len(number: u32, fact_len: usize) -> usize {
+    let len = message_len(number, fact_len);
+    wire::varint_len(len as u64) + len
+}
+
+/// The same without its own length.
+fn message_len(number: u32, fact_len: usize) -> usize {
     // Kinds 16 and above have two-byte tags.
     let tag_len = if number < 16 { 1 } else { 2 };
-    let len = tag_len + wire::varint_len(fact.len() as u64) + fact.len();
-    wire::put_varint(out, len as u64);
+    tag_len + wire::varint_len(fact_len as u64) + fact_len
+}
+
+/// Appends one record: its length, the tag of its kind, the fact.
+fn put_record(out: &mut Vec<u8>, number: u32, fact: &[u8]) {
+    wire::put_varint(out, message_len(number, fact.len()) as u64);
     wire::put_message(out, number, fact);
 }
 
-/// Appends a `Revision` record without an intermediate copy of the value.
-fn put_revision(out: &mut Vec<u8>, revision: &Revision<'_>) {
-    let mut head = [0; 32];
-    let head_len = revision_head(&mut head, revision);
-    let stored_len = revision.stored.len();
-    let fact_len = head_len + wire::varint_len(stored_len as u64) + stored_len;
-    wire::put_varint(out, (2 + wire::varint_len(fact_len as u64) + fact_len) as u64);
-    wire::put_varint(out, 16 << 3 | u64::from(wire::BYTES));
-    wire::put_varint(out, fact_len as u64);
-    out.extend_from_slice(&head[..head_len]);
-    wire::put_varint(out, stored_len as u64);
-    out.extend_from_slice(revision.stored);
+/// A `Revision` record but for its stored bytes, which are written without a copy between.
+struct RevisionHead {
+    /// The fields before the stored bytes, and their tag; at most 25 bytes.
+    bytes: [u8; 32],
+    len: usize,
+    stored_len: usize,
 }
 
-/// The fields before the stored bytes, and their tag; at most 25 bytes.
+impl RevisionHead {
+    const NUMBER: u32 = 16;
+
+    fn of(revision: &Revision<'_>) -> Self {
+        let mut bytes = [0; 32];
+        let len = revision_head(&mut bytes, revision);
+        RevisionHead { bytes, len, stored_len: revision.stored.len() }
+    }
+
+    fn fact_len(&self) -> usize {
+        self.len + wire::varint_len(self.stored_len as u64) + self.stored_len
+    }
+
+    fn record_len(&self) -> usize {
+        record_len(Self::NUMBER, self.fact_len())
+    }
+
+    fn put_before(&self, out: &mut Vec<u8>, stored: &[u8]) {
+        wire::put_varint(out, message_len(Self::NUMBER, self.fact_len()) as u64);
+        wire::put_varint(out, u64::from(Self::NUMBER) << 3 | u64::from(wire::BYTES));
+        wire::put_varint(out, self.fact_len() as u64);
+        out.extend_from_slice(&self.bytes[..self.len]);
+        wire::put_varint(out, self.stored_len as u64);
+        out.extend_from_slice(stored);
+    }
+}
+
 fn revision_head(head: &mut [u8; 32], revision: &Revision<'_>) -> usize {
     let mut at = 0;
     let mut push = |mut value: u64| {

@@ -13,7 +13,6 @@
 //! - What is opened may be hostile: its header is small, its work factor limited, its content no longer than itself.
 //! - No identity and no passphrase stands in a message, or in what `Debug` prints.
 
-use bytes::Bytes;
 use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -24,7 +23,8 @@ use age::x25519;
 use age::{DecryptError, Decryptor, Encryptor};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::vault::pack::{BUFFER_BYTES_MIN, Check, Fault};
+use crate::vault::buffers::BUFFER_BYTES_MIN;
+use crate::vault::pack::{Check, Fault};
 
 /// Recipients of one object.
 pub const RECIPIENTS_MAX: usize = 32;
@@ -91,17 +91,16 @@ impl Recipients {
         &self.names
     }
 
-    /// The age file of `plain`.
-    pub(crate) fn seal(&self, plain: &[u8]) -> Result<Bytes> {
+    /// The age file of `plain`, made in the empty buffer `sealed`.
+    pub(crate) fn seal(&self, plain: &[u8], mut sealed: Vec<u8>) -> Result<Vec<u8>> {
         let failed = |error: &dyn fmt::Display| Error::new(Kind::Failed, format!("encrypt a data object: {error}"));
-        let mut sealed = Vec::new();
         sealed.reserve_exact(BUFFER_BYTES_MIN.max(plain.len() + self.overhead_bytes_max(plain.len())));
         let keys = self.keys.iter().map(|key| key as &dyn age::Recipient);
         let encryptor = Encryptor::with_recipients(keys).map_err(|error| failed(&error))?;
         let mut writer = encryptor.wrap_output(&mut sealed).map_err(|error| failed(&error))?;
         writer.write_all(plain).map_err(|error| failed(&error))?;
         writer.finish().map_err(|error| failed(&error))?;
-        Ok(sealed.into())
+        Ok(sealed)
     }
 
     /// How much longer than `plain_bytes` an age file of so many can be.
@@ -301,25 +300,29 @@ mod tests {
         let both = Recipients::parse([for_one.names()[0].as_str(), &for_two.names()[0]]).unwrap();
         for bytes in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 7] {
             let plain = vec![7; bytes];
-            let sealed = both.seal(&plain).unwrap();
+            let sealed = both.seal(&plain, vec![]).unwrap();
             assert!(sealed.len() <= bytes + both.overhead_bytes_max(bytes), "{bytes}");
             assert_eq!(one.open(&sealed, vec![]).unwrap(), plain);
             assert_eq!(two.open(&sealed, vec![]).unwrap(), plain);
             assert_eq!(other.clone().and(Some(&two)).open(&sealed, vec![]).unwrap(), plain);
             assert!(matches!(other.open(&sealed, vec![]), Err(Unopened::Stranger)));
         }
-        assert_ne!(both.seal(b"same").unwrap(), both.seal(b"same").unwrap(), "no two objects are alike");
+        assert_ne!(
+            both.seal(b"same", vec![]).unwrap(),
+            both.seal(b"same", vec![]).unwrap(),
+            "no two objects are alike"
+        );
         let keys: Vec<_> = (0..RECIPIENTS_MAX).map(|_| identity().1.names()[0].clone()).collect();
         let many = Recipients::parse(keys.iter().map(String::as_str)).unwrap();
         for _ in 0..50 {
-            assert!(many.seal(b"x").unwrap().len() <= 1 + many.overhead_bytes_max(1));
+            assert!(many.seal(b"x", vec![]).unwrap().len() <= 1 + many.overhead_bytes_max(1));
         }
     }
 
     #[test]
     fn no_flipped_byte_and_no_cut_opens() {
         let (key, recipients) = identity();
-        let sealed = recipients.seal(&b"records ".repeat(20)).unwrap().to_vec();
+        let sealed = recipients.seal(&b"records ".repeat(20), vec![]).unwrap();
         for at in 0..sealed.len() {
             let mut wrong = sealed.clone();
             wrong[at] ^= 1;

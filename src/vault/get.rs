@@ -12,14 +12,15 @@
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::{Stop, blocking};
+use crate::vault::buffers::Buffers;
 use crate::vault::encryption::{Identities, Unopened};
 use crate::vault::layout::Location;
-use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, ObjectEntry};
+use crate::vault::manifest::ObjectEntry;
 pub use crate::vault::pack::{Check, Fault};
 use crate::vault::pack::{check_stored, unpack};
 use crate::vault::repository::Repository;
@@ -30,8 +31,7 @@ pub const FETCH_AHEAD_MAX: usize = 4;
 /// Objects unpacked ahead.
 pub const UNPACK_AHEAD_MAX: usize = 2;
 
-/// The records of one object. Dropping it hands its buffer to the reader for the next one: buffers of this size, freed and
-/// allocated by ever other threads, would stay with the allocator and double the memory in use.
+/// The records of one object. Dropping it hands its buffer to the reader for the next one.
 #[derive(Debug)]
 pub struct RawObject {
     /// Its place among the objects asked for.
@@ -46,41 +46,21 @@ pub struct RawObject {
 impl RawObject {
     /// One that no reader made.
     pub fn new(index: usize, bytes: Vec<u8>, entry: ObjectEntry) -> Self {
-        RawObject { index, bytes, entry, buffers: Arc::default() }
+        RawObject { index, bytes, entry, buffers: Buffers::new(0) }
     }
 }
 
 impl Drop for RawObject {
     fn drop(&mut self) {
-        self.buffers.raw.give(std::mem::take(&mut self.bytes));
+        self.buffers.give(std::mem::take(&mut self.bytes));
     }
 }
 
-/// Buffers that were used and wait for the next object: those of stored bytes, and those of records.
-#[derive(Debug, Default)]
-struct Buffers {
-    stored: Waiting,
-    raw: Waiting,
-}
-
-#[derive(Debug, Default)]
-struct Waiting(Mutex<Vec<Vec<u8>>>);
-
-impl Waiting {
-    fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    fn give(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        // What one huge record needed is not kept.
-        if (1..=2 * OBJECT_RAW_BYTES_MAX).contains(&(buffer.capacity() as u64)) {
-            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.len() < UNPACK_AHEAD_MAX {
-                waiting.push(buffer);
-            }
-        }
-    }
+/// Of a reader, for what was stored and for records.
+#[derive(Clone, Debug)]
+struct Used {
+    stored: Arc<Buffers>,
+    raw: Arc<Buffers>,
 }
 
 /// Which end to begin with.
@@ -119,18 +99,18 @@ impl Reader {
             entries.reverse();
         }
         let (repository, again, kept) = (repository.clone(), repository.clone(), repository.clone());
-        let buffers = Arc::<Buffers>::default();
-        let fetching = Arc::clone(&buffers);
+        let buffers = Used { stored: Buffers::new(UNPACK_AHEAD_MAX), raw: Buffers::new(UNPACK_AHEAD_MAX) };
+        let fetching = Arc::clone(&buffers.stored);
         let fetched = stream::iter(entries)
             .map(move |(index, entry)| -> BoxFuture<'static, Result<Fetched>> {
                 // Tasks of their own, so that work goes on while the caller is busy.
-                let task = tokio::spawn(fetch(repository.clone(), index, entry, fetching.stored.take()));
+                let task = tokio::spawn(fetch(repository.clone(), index, entry, fetching.take()));
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
             .buffered(FETCH_AHEAD_MAX);
         let objects = fetched
             .map(move |fetched| -> BoxFuture<'static, Result<Read>> {
-                let (buffers, again) = (Arc::clone(&buffers), again.clone());
+                let (buffers, again) = (buffers.clone(), again.clone());
                 let task = tokio::spawn(async move { unpacked(fetched?, buffers, &again).await });
                 Box::pin(async { task.await.map_err(cut_off)? })
             })
@@ -197,7 +177,7 @@ async fn fetch(repository: Repository, index: usize, entry: ObjectEntry, buffer:
     Ok(Fetched { index, entry, stored })
 }
 
-async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repository) -> Result<Read> {
+async fn unpacked(mut fetched: Fetched, buffers: Used, repository: &Repository) -> Result<Read> {
     let identities = match fetched.entry.is_encrypted() {
         true => repository.identities().await?,
         false => None,
@@ -206,7 +186,7 @@ async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repo
     loop {
         reads -= 1;
         let (index, entry) = (fetched.index, fetched.entry.clone());
-        match unpack_one(fetched, Arc::clone(&buffers), identities.clone()).await? {
+        match unpack_one(fetched, buffers.clone(), identities.clone()).await? {
             // Too short, too long, or other bytes: asked for once more. What is missing is missing.
             Read::Faulty(entry, fault) if fault.check != Check::Exists && reads > 0 => {
                 tracing::warn!(object = entry.name, check = ?fault.check, "an object came wrong and is read again");
@@ -217,7 +197,7 @@ async fn unpacked(mut fetched: Fetched, buffers: Arc<Buffers>, repository: &Repo
     }
 }
 
-async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>, identities: Option<Identities>) -> Result<Read> {
+async fn unpack_one(fetched: Fetched, buffers: Used, identities: Option<Identities>) -> Result<Read> {
     let Fetched { index, entry, stored } = fetched;
     blocking(move || {
         let checked = stored.and_then(|stored| check_stored(&entry, &stored).map(|()| stored));
@@ -245,7 +225,7 @@ async fn unpack_one(fetched: Fetched, buffers: Arc<Buffers>, identities: Option<
         let unpacked = unpack(&entry, &frame, &mut bytes);
         buffers.stored.give(frame);
         Ok(match unpacked {
-            Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers }),
+            Ok(()) => Read::Whole(RawObject { index, bytes, entry, buffers: buffers.raw }),
             Err(fault) => Read::Faulty(entry, fault),
         })
     })

@@ -32,6 +32,7 @@
 
 pub mod admit;
 mod budget;
+mod buffers;
 pub mod catalog;
 pub mod chain;
 pub mod condemned;

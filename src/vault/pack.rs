@@ -4,20 +4,17 @@
 //! manifest, digest of the stored bytes, decryption (`encryption`), shape of the frame (one frame, nothing after it, no dictionary, a small
 //! window), and only then decompression, into a buffer that does not grow. A bomb finds no room to unfold.
 
-use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
 
 use crate::base::digest::Sha256;
 use crate::base::error::{Error, Kind, Result};
+use crate::vault::buffers::{BUFFER_BYTES_MIN, Buffers};
 use crate::vault::manifest::ObjectEntry;
 
 /// Any zstd decoder accepts windows up to this size; ours asks for no more.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
-/// Buffers of objects are reserved with at least this capacity: glibc gives an allocation above 32 MiB a mapping of its
-/// own, which goes back to the system when it is freed, instead of staying in the heap of whichever thread freed it
-/// (measured: twice the memory after a few runs). Pages that are never touched cost nothing.
-pub(crate) const BUFFER_BYTES_MIN: usize = (32 << 20) + (64 << 10);
 /// zstd holds back less than two of its blocks of input before it writes output.
 const HELD_BACK_BYTES_MAX: usize = 2 * zstd_safe::BLOCKSIZE_MAX as usize;
 
@@ -91,19 +88,20 @@ impl Fault {
 /// Makes data objects, one after the other.
 pub(crate) struct Packer {
     context: CCtx<'static>,
+    buffers: Arc<Buffers>,
     stored: Vec<u8>,
     raw_bytes: usize,
     stored_bytes_max: usize,
 }
 
 impl Packer {
-    /// `level` is zstd's; `stored_bytes_max` is what `has_room` keeps to.
-    pub(crate) fn new(level: i32, stored_bytes_max: usize) -> Result<Self> {
+    /// `level` is zstd's; `stored_bytes_max` is what `has_room` keeps to; objects are made in `buffers`.
+    pub(crate) fn new(level: i32, stored_bytes_max: usize, buffers: &Arc<Buffers>) -> Result<Self> {
         let mut context = CCtx::try_create().ok_or_else(|| failed("create a compressor", 0))?;
         for parameter in [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true)] {
             context.set_parameter(parameter).map_err(|code| failed("set up a compressor", code))?;
         }
-        Ok(Packer { context, stored: Vec::new(), raw_bytes: 0, stored_bytes_max })
+        Ok(Packer { context, buffers: Arc::clone(buffers), stored: Vec::new(), raw_bytes: 0, stored_bytes_max })
     }
 
     /// Whether an object was begun.
@@ -120,6 +118,7 @@ impl Packer {
     /// Adds bytes to the object.
     pub(crate) fn add(&mut self, raw: &[u8]) -> Result<()> {
         if self.is_empty() {
+            self.stored = self.buffers.take();
             self.stored.reserve_exact(BUFFER_BYTES_MIN.max(self.stored_bytes_max + CCtx::out_size()));
         }
         self.raw_bytes += raw.len();
@@ -133,8 +132,8 @@ impl Packer {
         Ok(())
     }
 
-    /// Ends the object and returns its stored bytes.
-    pub(crate) fn finish(&mut self) -> Result<Bytes> {
+    /// Ends the object and returns its stored bytes, in one of the buffers.
+    pub(crate) fn finish(&mut self) -> Result<Vec<u8>> {
         loop {
             self.stored.reserve(CCtx::out_size());
             let at = self.stored.len();
@@ -146,7 +145,7 @@ impl Packer {
         let reset = self.context.reset(ResetDirective::SessionOnly);
         reset.map_err(|code| failed("reset a compressor", code))?;
         self.raw_bytes = 0;
-        Ok(std::mem::take(&mut self.stored).into())
+        Ok(std::mem::take(&mut self.stored))
     }
 }
 
@@ -233,8 +232,8 @@ mod tests {
         check_stored(entry, stored).and_then(|()| super::unpack(entry, stored, &mut raw)).map(|()| raw)
     }
 
-    fn pack(raw: &[u8]) -> Bytes {
-        let mut packer = Packer::new(1, 1 << 20).unwrap();
+    fn pack(raw: &[u8]) -> Vec<u8> {
+        let mut packer = Packer::new(1, 1 << 20, &Buffers::new(1)).unwrap();
         packer.add(raw).unwrap();
         packer.finish().unwrap()
     }
@@ -246,7 +245,7 @@ mod tests {
 
     #[test]
     fn objects_read_back_and_any_zstd_can_read_them() {
-        let mut packer = Packer::new(1, 1 << 20).unwrap();
+        let mut packer = Packer::new(1, 1 << 20, &Buffers::new(1)).unwrap();
         for raw in [b"a few records".repeat(9), noise(300_000), vec![7; 500_000]] {
             packer.add(&raw).unwrap();
             let stored = packer.finish().unwrap();
@@ -261,7 +260,7 @@ mod tests {
     #[test]
     fn room_is_never_promised_beyond_the_limit() {
         for (limit, block) in [(4_096, 100), (400_000, 5_000), (1 << 20, 70_000)] {
-            let mut packer = Packer::new(1, limit).unwrap();
+            let mut packer = Packer::new(1, limit, &Buffers::new(1)).unwrap();
             let noise = noise(block);
             while packer.has_room(noise.len()) {
                 packer.add(&noise).unwrap();

@@ -37,6 +37,7 @@ use crate::base::steps::Steps;
 use crate::base::stop::{Stop, no_thread};
 use crate::snapshot::encode::{BLOCK_BYTES_MAX, Block};
 use crate::vault::budget::{Budget, Share};
+use crate::vault::buffers::Buffers;
 use crate::vault::layout::{Lineage, Location, ObjectName};
 use crate::vault::manifest::{OBJECT_RAW_BYTES_MAX, OBJECT_STORED_BYTES_MAX, ObjectEntry, RECORD_BYTES_MAX};
 use crate::vault::pack::Packer;
@@ -170,6 +171,7 @@ struct Shared {
     runtime: Handle,
     queue: Arc<Budget>,
     uploads: Arc<Budget>,
+    buffers: Arc<Buffers>,
     outcome: Mutex<Outcome>,
     cut_by_raw: AtomicU64,
 }
@@ -199,6 +201,8 @@ impl Writer {
             destination,
             queue: Budget::new(usize::MAX, limits.queued_bytes_max),
             uploads: Budget::new(limits.uploads_max, limits.upload_bytes_max),
+            // One object for each thread that packs, and those on their way out.
+            buffers: Buffers::new(limits.packers + limits.uploads_max),
             limits,
             steps,
             stop: stop.clone(),
@@ -347,7 +351,8 @@ impl Shared {
         // What is stored keeps to the limit, sealed or not.
         let stored_bytes_max = self.limits.object_stored_bytes_max;
         let overhead = self.sealing.as_ref().map_or(0, |recipients| recipients.overhead_bytes_max(stored_bytes_max));
-        let mut packer = match Packer::new(self.limits.zstd_level, stored_bytes_max.saturating_sub(overhead)) {
+        let frame_bytes_max = stored_bytes_max.saturating_sub(overhead);
+        let mut packer = match Packer::new(self.limits.zstd_level, frame_bytes_max, &self.buffers) {
             Ok(packer) => packer,
             Err(error) => return self.fail(error),
         };
@@ -381,11 +386,16 @@ impl Shared {
     }
 
     /// Names the object and begins its upload, as soon as there is room for it.
-    fn store(self: &Arc<Self>, frame: Bytes, draft: &Draft, place: (usize, usize)) -> Result<()> {
+    fn store(self: &Arc<Self>, frame: Vec<u8>, draft: &Draft, place: (usize, usize)) -> Result<()> {
         let stored = match &self.sealing {
-            Some(recipients) => recipients.seal(&frame)?,
+            Some(recipients) => {
+                let sealed = recipients.seal(&frame, self.buffers.take())?;
+                self.buffers.give(frame);
+                sealed
+            }
             None => frame,
         };
+        let stored = self.buffers.lend(stored);
         let name = ObjectName {
             cluster: self.destination.cluster.clone(),
             lineage: self.destination.lineage,

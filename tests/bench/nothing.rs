@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use futures::stream::BoxStream;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
 use holdfast::api::etcdserverpb as pb;
 use holdfast::api::etcdserverpb::kv_server::{Kv, KvServer};
 use holdfast::api::etcdserverpb::maintenance_server::{Maintenance, MaintenanceServer};
@@ -17,23 +18,30 @@ type Stream<T> = BoxStream<'static, Result<T, Status>>;
 /// What stands in for every value that is read.
 const VALUE: &[u8] = &[7; 256];
 
-/// Serves until it is killed.
-pub(crate) fn serve(address: SocketAddr) {
+/// What its snapshots are made of.
+static BLOB: [u8; 32 << 10] = [7; 32 << 10];
+
+/// Serves until it is killed. Its snapshots have about so many bytes.
+pub(crate) fn serve(address: SocketAddr, snapshot_bytes: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let idle = || Idle { revision: AtomicI64::new(0), snapshot_bytes };
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(KvServer::new(Idle::default()))
-        .add_service(MaintenanceServer::new(Idle::default()));
+        .add_service(KvServer::new(idle()))
+        .add_service(MaintenanceServer::new(idle()));
     runtime.block_on(server.serve(address)).unwrap();
 }
 
-#[derive(Debug, Default)]
-struct Idle(AtomicI64);
+#[derive(Debug)]
+struct Idle {
+    revision: AtomicI64,
+    snapshot_bytes: u64,
+}
 
 impl Idle {
     /// As after one more write.
     fn header(&self) -> Option<pb::ResponseHeader> {
-        let revision = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         Some(pb::ResponseHeader { cluster_id: 1, member_id: 1, revision, raft_term: 1 })
     }
 }
@@ -88,7 +96,13 @@ impl Maintenance for Idle {
     }
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        nothing()
+        let digest = Bytes::from_static(&[7; 32]);
+        let (size, blob) = (self.snapshot_bytes, Bytes::from_static(&BLOB));
+        let message =
+            move |remaining_bytes, blob| Ok(pb::SnapshotResponse { remaining_bytes, blob, ..Default::default() });
+        let blobs = (0..size / BLOB.len() as u64).map(move |n| (size - (n + 1) * BLOB.len() as u64, blob.clone()));
+        let messages = blobs.chain([(0, digest)]).map(move |(remaining, blob)| message(remaining, blob));
+        Ok(Response::new(stream::iter(messages).boxed()))
     }
 
     async fn alarm(&self, _: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {

@@ -94,7 +94,8 @@ fn measured_seconds() -> u64 {
 enum Who {
     Holdfast,
     Etcd,
-    Nothing,
+    /// Its snapshots have so many bytes.
+    Nothing(u64),
 }
 
 /// One of them, running or not.
@@ -138,7 +139,10 @@ impl Server {
                 format!("--initial-advertise-peer-urls={peer}"),
                 format!("--initial-cluster=default={peer}"),
             ]),
-            Who::Nothing => Run::new(std::env::current_exe().unwrap()).args(&[NOTHING, &self.client.address()]),
+            Who::Nothing(bytes) => {
+                let told = [NOTHING.to_owned(), self.client.address(), bytes.to_string()];
+                Run::new(std::env::current_exe().unwrap()).args(&told)
+            }
         };
         let started = Instant::now();
         self.process = Some(run.start(self.path("log")));
@@ -154,7 +158,7 @@ impl Server {
     /// Whether it answers; etcd and Holdfast say that they are well after a linearizable read.
     fn serves(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(self.client.address()) else { return false };
-        if self.who == Who::Nothing {
+        if matches!(self.who, Who::Nothing(_)) {
             return true;
         }
         let head = format!("GET /health HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.client.address());
@@ -212,13 +216,13 @@ fn medians(of: &[Measured]) -> Measured {
 
 /// All figures, on all servers.
 fn throughput() -> bool {
-    let servers = [Who::Holdfast, Who::Etcd, Who::Nothing].map(Server::start);
+    let servers = [Who::Holdfast, Who::Etcd, Who::Nothing(0)].map(Server::start);
     let duration = format!("{}s", measured_seconds());
     let mut all = vec![vec![vec![]; servers.len()]; FIGURES.len()];
     for round in 0..ROUNDS {
         for (figure, of) in FIGURES.iter().zip(&mut all) {
             for (server, of) in servers.iter().zip(of) {
-                if server.who == Who::Nothing && figure.operation == "event" {
+                if server.who == Who::Nothing(0) && figure.operation == "event" {
                     continue;
                 }
                 let measured = server.bench(figure.args, &["--duration", &duration]);
@@ -301,9 +305,12 @@ fn large(objects: u64) -> bool {
         println!("{what:24} {}, etcd {}", seconds(ours), seconds(theirs));
         ratio(ours, theirs)
     };
+    let idle = Server::start(Who::Nothing(fs::metadata(servers[0].path("save.db")).unwrap().len()));
+    let idle = median((0..ROUNDS).map(|_| idle.save()).collect());
     let ended = ratio_of("serving after SIGTERM", ends);
     let killed = ratio_of("serving after kill -9", kills);
     let saved = ratio_of("etcdctl snapshot save", saves);
+    println!("{:24} {}", "  of doing nothing", seconds(idle));
     let met = [
         goal("memory / etcd's", live[0].0 / live[1].0, MEMORY_RATIO_MAX, false),
         goal("  after a start", fresh[0].0 / fresh[1].0, MEMORY_RATIO_MAX, false),

@@ -205,7 +205,6 @@ fn members(book: &mut Book) {
         &["--logger=zap2"],
         &["--snapshot-count=-1"],
         &["--max-learners=0"],
-        &["--max-request-bytes=99999999999"],
         &["--cors=%"],
         &["--enable-log-rotation"],
         &["--listen-metrics-urls=http://192.0.2.1:1"],

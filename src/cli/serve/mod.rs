@@ -98,7 +98,8 @@ impl Listening {
         let Listening { options, tls, bound } = self;
         // The server's own signal: it ends too when the member does.
         let ending = Stop::new();
-        let calls = Arc::new(Calls::new(options.connections.slow_request, ending.clone()));
+        let calls =
+            Arc::new(Calls::new(options.connections.slow_request, handle.tuning().unsent_bytes_max, ending.clone()));
         let watches = watch::Service::new(handle);
         let pages = Pages {
             handle: handle.clone(),

@@ -1,13 +1,13 @@
 //! Whether a request can be meant: what is checked before anything is proposed or read, by the request alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
-use crate::store::mvcc::index::Keys;
 
 type Result<T = ()> = std::result::Result<T, Refusal>;
 
@@ -76,7 +76,47 @@ fn operations(request: &TxnRequest, most: usize, nested: usize) -> Result {
 #[derive(Default)]
 struct Touched<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletes: Vec<Keys<'a>>,
+    deletes: Spans<'a>,
+}
+
+/// Keys that are deleted: single ones, and ranges from a key to another that is not in it, apart from one another. A
+/// transaction in another may name as many as a request has room for, so each is looked up and none walked past.
+#[derive(Default)]
+struct Spans<'a> {
+    keys: BTreeSet<&'a [u8]>,
+    ranges: BTreeMap<&'a [u8], &'a [u8]>,
+}
+
+impl<'a> Spans<'a> {
+    fn add(&mut self, key: &'a [u8], range_end: &'a [u8]) {
+        if range_end.is_empty() {
+            self.keys.insert(key);
+        } else if key < range_end {
+            self.add_range(key, range_end);
+        }
+    }
+
+    fn add_range(&mut self, mut first: &'a [u8], mut end: &'a [u8]) {
+        if let Some((before, until)) = self.ranges.range(..=first).next_back().filter(|(_, until)| **until >= first) {
+            (first, end) = (*before, end.max(until));
+        }
+        while let Some((next, until)) = self.ranges.range(first..).next().filter(|(next, _)| **next <= end) {
+            let (next, until) = (*next, *until);
+            end = end.max(until);
+            self.ranges.remove(next);
+        }
+        self.ranges.insert(first, end);
+    }
+
+    fn append(&mut self, other: Spans<'a>) {
+        self.keys.extend(other.keys);
+        other.ranges.into_iter().for_each(|(first, end)| self.add_range(first, end));
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let range = self.ranges.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        self.keys.contains(key) || range.is_some_and(|(_, end)| key < *end)
+    }
 }
 
 impl<'a> Touched<'a> {
@@ -88,7 +128,7 @@ impl<'a> Touched<'a> {
             if let Some(Request::RequestDeleteRange(request)) = &operation.request {
                 // What etcd takes for an interval that ends before it begins meets no key.
                 if request.range_end != [0_u8][..] {
-                    touched.deletes.push(Keys::of(&request.key, &request.range_end));
+                    touched.deletes.add(&request.key, &request.range_end);
                 }
             }
         }
@@ -99,7 +139,8 @@ impl<'a> Touched<'a> {
                 for key in both {
                     touched.put(key)?;
                 }
-                touched.deletes.extend(success.deletes.into_iter().chain(failure.deletes));
+                touched.deletes.append(success.deletes);
+                touched.deletes.append(failure.deletes);
             }
         }
         for operation in operations {
@@ -111,7 +152,7 @@ impl<'a> Touched<'a> {
     }
 
     fn put(&mut self, key: &'a [u8]) -> Result {
-        if self.deletes.iter().any(|keys| keys.contains(key)) || !self.puts.insert(key) {
+        if self.deletes.contains(key) || !self.puts.insert(key) {
             return Err(Refusal::DuplicateKey);
         }
         Ok(())
@@ -170,7 +211,9 @@ pub fn cost(operation: &Operation) -> usize {
 mod tests {
     use super::*;
     use crate::api::holdfast::v1::Command;
+    use crate::base::rng::Seeded;
     use crate::store::machine::command;
+    use crate::store::mvcc::index::Keys;
 
     fn put_of(key: &str) -> Request {
         Request::RequestPut(PutRequest { key: key.to_owned().into(), ..PutRequest::default() })
@@ -209,6 +252,30 @@ mod tests {
         );
         assert_eq!(check(txn_of(vec![nested(vec![delete_of("a", "")], vec![]), put_of("a")], vec![])), twice);
         assert_eq!(check(txn_of(vec![nested(vec![put_of("a")], vec![]), delete_of("a", "")], vec![])), twice);
+    }
+
+    /// Beside the ranges as they were said, whatever they overlap; and as many as a request brings take no time that
+    /// anybody else would feel.
+    #[test]
+    fn spans_hold_what_their_ranges_hold() {
+        let key = |n: u64| format!("{n:02}").into_bytes();
+        for seed in 0..300 {
+            let mut rng = Seeded::new(seed);
+            let said: Vec<_> = (0..rng.below(12))
+                .map(|_| (key(rng.below(40)), if rng.below(4) == 0 { vec![] } else { key(rng.below(40)) }))
+                .collect();
+            let (mut spans, mut more) = (Spans::default(), Spans::default());
+            for (n, (first, end)) in said.iter().enumerate() {
+                if n % 3 == 0 { &mut more } else { &mut spans }.add(first, end);
+            }
+            spans.append(more);
+            for n in 0..40 {
+                let expected = said.iter().any(|(first, end)| Keys::of(first, end).contains(&key(n)));
+                assert_eq!(spans.contains(&key(n)), expected, "{n} {said:?}");
+            }
+            let apart = spans.ranges.iter().zip(spans.ranges.iter().skip(1)).all(|((_, end), (next, _))| end < next);
+            assert!(apart, "{:?}", spans.ranges);
+        }
     }
 
     #[test]

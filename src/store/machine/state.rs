@@ -24,6 +24,9 @@ pub struct State {
     pub position: Position,
 }
 
+/// Alarms that a state has at most: some for each member. They are copied with every batch.
+const ALARMS_MAX: usize = 1000;
+
 /// The alarms that are active: of which member, and which.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alarms {
@@ -55,13 +58,19 @@ impl Alarms {
         wanted.map(|(alarm, member_id)| AlarmMember { member_id: *member_id, alarm: *alarm }).collect()
     }
 
-    /// Carries a request out: the alarms that it is about, and what to store.
+    /// Whether there may be such an alarm: of a kind that is known, and there is room.
+    fn takes(&self, entry: (i32, u64)) -> bool {
+        let is_known = matches!(AlarmType::try_from(entry.0), Ok(AlarmType::Nospace | AlarmType::Corrupt));
+        is_known && (self.active.len() < ALARMS_MAX || self.active.contains(&entry))
+    }
+
+    /// Carries a request out: the alarms that it is about, and what to store. None when there cannot be such an alarm.
     pub(super) fn apply(&mut self, request: &AlarmRequest) -> (Vec<AlarmMember>, Option<SideChange>) {
         let alarm = AlarmMember { member_id: request.member_id, alarm: request.alarm };
         let entry = (request.alarm, request.member_id);
         match AlarmAction::try_from(request.action) {
             Ok(AlarmAction::Get) => (self.all(request.alarm), None),
-            Ok(AlarmAction::Activate) if request.alarm != AlarmType::None as i32 => {
+            Ok(AlarmAction::Activate) if self.takes(entry) => {
                 let change = self.active.insert(entry).then(|| stored(alarm, Some(vec![])));
                 (vec![alarm], change)
             }
@@ -73,4 +82,28 @@ impl Alarms {
 
 fn stored(alarm: AlarmMember, value: Option<Vec<u8>>) -> SideChange {
     SideChange { space: Space::Alarm, key: alarm.encode_to_vec(), value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_of_known_kinds_and_have_an_end() {
+        let mut alarms = Alarms::default();
+        let mut ask = |action: AlarmAction, alarm, member_id| {
+            let (told, stored) = alarms.apply(&AlarmRequest { action: action as i32, member_id, alarm });
+            (told.len(), stored.is_some())
+        };
+        for unknown in [0, 3, -1] {
+            assert_eq!(ask(AlarmAction::Activate, unknown, 1), (0, false));
+        }
+        let many = u64::try_from(ALARMS_MAX).unwrap();
+        assert!((0..many).all(|member| ask(AlarmAction::Activate, 1, member) == (1, true)));
+        assert_eq!(ask(AlarmAction::Activate, 2, 1), (0, false), "there is no room");
+        assert_eq!(ask(AlarmAction::Activate, 1, 7), (1, false), "it is active already");
+        assert_eq!(ask(AlarmAction::Deactivate, 1, 7), (1, true));
+        assert_eq!(ask(AlarmAction::Activate, 2, 1), (1, true));
+        assert_eq!(ask(AlarmAction::Get, 0, 0), (ALARMS_MAX, false));
+    }
 }

@@ -13,6 +13,7 @@ use crate::api::mvccpb::KeyValue;
 use crate::base::revision::Rev;
 use crate::base::rng::Seeded;
 use crate::store::backend::{Backend, CACHE_BYTES, Stored};
+use crate::store::mvcc::history::History;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::read::{Found, range};
 use crate::store::mvcc::testing::store;
@@ -281,7 +282,37 @@ impl World {
         let named: usize =
             view.index().range(Keys::of(b"\0", b"\0")).map(|(_, history)| history.versions().len()).sum();
         assert_eq!(stored, named);
+        let compact = view.compact_revision();
+        let superfluous = |(_, history): (_, &History)| history.superfluous(compact);
+        assert_eq!(view.index().range(Keys::of(b"\0", b"\0")).map(superfluous).sum::<usize>(), 0);
     }
+}
+
+/// A compaction that does not begin anew with each one that comes after it gets round in the end.
+#[test]
+fn compactions_close_behind_one_another_delete_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path().join("db"));
+    let put = |writer: &mut Writer, n: u64| {
+        writer.put(&format!("{n:02}").into(), &"v".into(), 0);
+        writer.end()
+    };
+    let mut gone = 0;
+    for round in 0..40 {
+        for n in 0..30 {
+            put(&mut world.writer, n);
+        }
+        let last = put(&mut world.writer, 29);
+        world.writer.seal();
+        world.writer.compact(last).unwrap();
+        // A tenth of the keys before the next compaction.
+        gone += world.writer.prune(3).map_or(0, |revs| revs.len());
+        assert!(round < 12 || gone > 10 * round, "{gone} after {round}");
+    }
+    while let Some(revs) = world.writer.prune(3) {
+        gone += revs.len();
+    }
+    assert_eq!(gone, 40 * 31 - 30);
 }
 
 #[test]

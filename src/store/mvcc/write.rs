@@ -41,11 +41,41 @@ pub struct Writer {
     pruning: Option<Pruning>,
 }
 
-/// A compaction on its way through the index.
+/// A compaction on its way through the index. A later one goes on from there, round to where it began: if each began with
+/// the first key, many of them would never get far.
 #[derive(Debug)]
 struct Pruning {
     compact_revision: i64,
+    /// The last key that was looked at.
     after: Option<Key>,
+    /// Keys up to here were looked at for an earlier compaction; once more after the last key.
+    again: Option<Key>,
+    /// Where the second time ends.
+    until: Option<Key>,
+}
+
+impl Pruning {
+    fn at(compact_revision: i64) -> Self {
+        Pruning { compact_revision, after: None, again: None, until: None }
+    }
+
+    fn raise(&mut self, compact_revision: i64) {
+        let again = self.after.clone();
+        *self = Pruning { compact_revision, after: self.after.take(), again, until: None };
+    }
+
+    /// Goes on after `last`, or from the beginning when that was the end; whether there is anything to do.
+    fn goes_on(&mut self, last: Option<Key>) -> bool {
+        match last {
+            Some(last) if self.until.as_ref().is_some_and(|until| last >= *until) => return false,
+            Some(last) => self.after = Some(last),
+            None => {
+                let Some(until) = self.again.take() else { return false };
+                (self.after, self.until) = (None, Some(until));
+            }
+        }
+        true
+    }
 }
 
 impl Writer {
@@ -54,7 +84,7 @@ impl Writer {
     pub fn open(backend: Arc<Backend>, compact_revision: i64, sees: impl FnMut(&Index, &Listed<'_>)) -> Result<Self> {
         let (index, last) = loading::load(&backend, sees)?;
         let least = FIRST_REVISION.max(compact_revision);
-        let pruning = (compact_revision > 0).then_some(Pruning { compact_revision, after: None });
+        let pruning = (compact_revision > 0).then_some(Pruning::at(compact_revision));
         Ok(Writer {
             index,
             revision: last.map_or(least, |last| last.main.max(least)),
@@ -145,7 +175,10 @@ impl Writer {
         }
         self.compact_revision = at;
         self.floors.raise(at);
-        self.pruning = Some(Pruning { compact_revision: at, after: None });
+        match &mut self.pruning {
+            Some(pruning) => pruning.raise(at),
+            None => self.pruning = Some(Pruning::at(at)),
+        }
         Ok(())
     }
 
@@ -179,8 +212,8 @@ impl Writer {
             return None;
         }
         let mut gone = vec![];
-        pruning.after = self.index.prune(pruning.after.as_ref(), keys_max, pruning.compact_revision, &mut gone);
-        if pruning.after.is_none() {
+        let last = self.index.prune(pruning.after.as_ref(), keys_max, pruning.compact_revision, &mut gone);
+        if !pruning.goes_on(last) {
             self.pruning = None;
         }
         Some(gone)

@@ -532,7 +532,8 @@ impl Core {
         for operation in self.leases.tick(&state.lessor, now, self.next_id) {
             let ends = matches!(operation, Operation::LeaseRevoke(_));
             self.shared.counters.leases_expired.add(u64::from(ends));
-            self.gather(operation, 0);
+            let bytes = command::bytes(&operation);
+            self.gather(operation, bytes);
         }
         let due = self.compactor.tick(now, state.view.revision());
         if let Some(revision) = due.filter(|revision| *revision > state.view.compact_revision()) {

@@ -15,6 +15,8 @@ use crate::store::options::Tuning;
 
 /// Leases with more left than this are worth a note of what is left, in milliseconds.
 const LONG_MS: Millis = 300_000;
+/// Leases of which one command notes what is left; etcd's figure.
+const CHECKPOINTS_MAX: usize = 1000;
 
 /// The leader's view of leases.
 #[derive(Debug)]
@@ -144,9 +146,8 @@ impl Leases {
                 .filter(|(id, _)| lessor.get(*id).is_some())
                 .map(|(id, deadline)| Checkpoint { id, remaining: seconds(deadline.saturating_sub(now)) })
                 .collect();
-            if !checkpoints.is_empty() {
-                operations.push(Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints }));
-            }
+            let parts = checkpoints.chunks(CHECKPOINTS_MAX).map(<[Checkpoint]>::to_vec);
+            operations.extend(parts.map(|checkpoints| Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints })));
         }
         operations
     }
@@ -223,6 +224,19 @@ mod tests {
         world.leases.answered(8);
         assert_eq!(world.revokes(3500), [(10, 2)]);
         assert_eq!(world.keep(1, 3500).0.try_recv(), Ok(0));
+    }
+
+    /// A command of all leases would not fit into an entry of the log some day.
+    #[test]
+    fn many_long_leases_are_noted_by_several_commands() {
+        let mut world = World::new();
+        (1..=2500).for_each(|id| world.grant(id, 1000, 0));
+        let operations = world.leases.tick(&world.lessor, 300_000, 7);
+        let noted = operations.iter().map(|operation| match operation {
+            Operation::LeaseCheckpoints(noted) => noted.checkpoints.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(noted.collect::<Vec<_>>(), [1000, 1000, 500]);
     }
 
     #[test]

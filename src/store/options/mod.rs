@@ -29,14 +29,14 @@ use crate::store::options::value::{Address, Scheme};
 
 /// etcd's limit on `--election-timeout`.
 const ELECTION_MS_MAX: i64 = 50_000;
+/// The largest `--max-request-bytes`: several requests fit into a frame of the log, which has 32 MiB at most.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// A larger quota is served, and warned of: etcd's suggested maximum.
 const QUOTA_SUGGESTED_MAX: u64 = 8 * GIB;
 /// A smaller one is served, and warned of: the file of a member that holds nothing is nearly as large.
 const QUOTA_SENSIBLE_MIN: u64 = 16 << 20;
 /// Larger requests are served, and warned of: etcd's suggested maximum.
-const REQUEST_SUGGESTED_MAX: u64 = 10 << 20;
-/// Larger requests are not: what is stored must stay far below 4 GiB.
-const REQUEST_BYTES_MAX: u64 = GIB;
+const REQUEST_SUGGESTED_MAX: usize = 10 << 20;
 /// etcd's limit on `--distributed-tracing-sampling-rate`: so many of a million.
 const SAMPLING_RATE_MAX: u64 = 1_000_000;
 
@@ -423,13 +423,23 @@ fn connections(given: &Given) -> Result<Connections> {
     })
 }
 
+/// A request is agreed on as one entry of the log, whose frames have an end.
+fn request_bytes_max(given: &Given) -> Result<usize> {
+    let bytes = number(given, "max-request-bytes", 1)?;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= REQUEST_BYTES_MAX);
+    bytes.ok_or_else(|| {
+        let message = format!("a request may have {REQUEST_BYTES_MAX} bytes at most");
+        given.wrong("max-request-bytes", message, "give 1572864, or up to 10485760 as etcd advises")
+    })
+}
+
 fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
     let defaults = Tuning::default();
     let size = |name: &str| number(given, name, 1).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
     let heartbeat = number(given, "heartbeat-interval", 1)?;
     let election = number(given, "election-timeout", 1)?;
-    if election < 5 * heartbeat {
+    if election < heartbeat.saturating_mul(5) {
         let message = format!("{election} ms is less than 5 times --heartbeat-interval, {heartbeat} ms");
         return Err(given.wrong("election-timeout", message, "give about 10 times the heartbeat interval"));
     }
@@ -453,7 +463,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
                 .to_owned(),
         );
     }
-    let request_bytes = at_most(given, "max-request-bytes", 1, REQUEST_BYTES_MAX)?;
+    let request_bytes = request_bytes_max(given)?;
     if request_bytes > REQUEST_SUGGESTED_MAX {
         warnings.push("max-request-bytes is more than 10 MiB: requests that large hold up all others".to_owned());
     }
@@ -467,7 +477,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         ));
     }
     Ok(Tuning {
-        request_bytes_max: usize::try_from(request_bytes).unwrap_or(usize::MAX),
+        request_bytes_max: request_bytes,
         txn_operations_max: size("max-txn-ops")?,
         quota_bytes,
         flush_interval: if flush_interval.is_zero() { defaults.flush_interval } else { flush_interval },

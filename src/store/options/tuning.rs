@@ -62,6 +62,12 @@ pub struct Tuning {
     pub export_stall: Duration,
     /// A moment that was streamed is held for so long after its last stream, to be gone on with.
     pub export_idle: Duration,
+    /// Bytes of large replies that wait for their readers.
+    pub unsent_bytes_max: usize,
+    /// Ranges that are streamed at once.
+    pub range_streams_max: usize,
+    /// Who reads the state of a moment for longer is cut off: what compactions made superfluous is kept for them.
+    pub moment_age_max: Duration,
     /// Memory of the newest batches, which watchers read.
     pub hub_bytes_max: usize,
     /// How many of them there are.
@@ -98,6 +104,9 @@ impl Default for Tuning {
             exports_max: 8,
             export_stall: Duration::from_secs(60),
             export_idle: Duration::from_secs(120),
+            unsent_bytes_max: 256 << 20,
+            range_streams_max: 256,
+            moment_age_max: Duration::from_hours(4),
             hub_bytes_max: 64 << 20,
             hub_batches_max: 16 << 10,
             watch_streams_max: 50_000,

@@ -2,6 +2,7 @@
 //!
 //! A response's body is wrapped, because how a call ended stands behind its last byte. The wrapper also ends streams when
 //! the member stops: a watch has no end of its own, and its client must go elsewhere now and not when a timeout says so.
+//! And it refuses a reply for which there is no room (`unsent`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use crate::base::clock::Stopwatch;
 use crate::base::stop::Stop;
 use crate::base::telemetry::{Counter, Histogram, Page};
 use crate::store::server::peer::{self, Peer};
+use crate::store::server::unsent::Unsent;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const STOPPED: HeaderValue = HeaderValue::from_static("etcdserver: server stopped");
+const TOO_MANY: HeaderValue = HeaderValue::from_static("etcdserver: too many requests");
 
 /// gRPC's codes in order of their numbers, as metrics name them.
 const CODES: [&str; 17] = [
@@ -45,6 +48,7 @@ const CODES: [&str; 17] = [
 const CANCELED: usize = 1;
 const UNKNOWN: usize = 2;
 const UNAVAILABLE: &str = "14";
+const EXHAUSTED: &str = "8";
 
 /// Upper ends of the buckets of call times, in microseconds: Prometheus's own.
 const BUCKETS_US: [u64; 11] =
@@ -139,11 +143,12 @@ pub struct Calls {
     /// Calls that take longer are logged.
     slow: Duration,
     stop: Stop,
+    unsent: Unsent,
 }
 
 impl Calls {
-    /// Nothing yet. Streams end when `stop` is given.
-    pub fn new(slow: Duration, stop: Stop) -> Self {
+    /// Nothing yet. Streams end when `stop` is given; large replies that wait for their readers have so many bytes.
+    pub fn new(slow: Duration, unsent_bytes_max: usize, stop: Stop) -> Self {
         let method = |(service, name, form): &(&'static str, &'static str, Form)| Method {
             service,
             name,
@@ -154,7 +159,8 @@ impl Calls {
             took: Histogram::of(BUCKETS_US.to_vec()),
         };
         let (received_bytes, sent_bytes) = (Counter::default(), Counter::default());
-        Calls { methods: METHODS.iter().map(method).collect(), received_bytes, sent_bytes, slow, stop }
+        let (methods, unsent) = (METHODS.iter().map(method).collect(), Unsent::new(unsent_bytes_max));
+        Calls { methods, received_bytes, sent_bytes, slow, stop, unsent }
     }
 
     /// A call begins; none when there is no such method.
@@ -248,6 +254,24 @@ impl Call {
         response.map(|body| Body::new(Answered { body, call: self, stopped }))
     }
 
+    /// A piece of the response, counted; or the end of it, when too much waits for its readers already. Streams have limits
+    /// of their own.
+    fn counted(&mut self, data: Bytes) -> Frame<Bytes> {
+        let bytes = data.len() as u64;
+        let is_stream = self.calls.methods[self.method].form != Form::Unary;
+        let held = if is_stream { Some(data) } else { self.calls.unsent.hold(data) };
+        let Some(data) = held else { return self.broken_off(EXHAUSTED, TOO_MANY) };
+        self.calls.sent_bytes.add(bytes);
+        Frame::data(data)
+    }
+
+    /// The last piece of a response that is not brought to its end.
+    fn broken_off(&mut self, code: &'static str, message: HeaderValue) -> Frame<Bytes> {
+        let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static(code)), (MESSAGE, message)]);
+        self.end(code_of(&trailers));
+        Frame::trailers(trailers)
+    }
+
     fn end(&mut self, code: usize) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -302,23 +326,20 @@ impl hyper::body::Body for Answered {
             && stopped.as_mut().poll(context).is_ready()
         {
             this.stopped = None;
-            let status = [(STATUS, HeaderValue::from_static(UNAVAILABLE)), (MESSAGE, STOPPED)];
-            let trailers = HeaderMap::from_iter(status);
-            this.call.end(code_of(&trailers));
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Some(Ok(this.call.broken_off(UNAVAILABLE, STOPPED))));
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.call.calls.sent_bytes.add(data.len() as u64);
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    this.call.end(code_of(trailers));
-                }
-            }
-            Some(Err(_)) | None => this.call.end(UNKNOWN),
+        let Some(Ok(frame)) = frame else {
+            this.call.end(UNKNOWN);
+            return Poll::Ready(frame);
+        };
+        if let Some(trailers) = frame.trailers_ref() {
+            this.call.end(code_of(trailers));
         }
-        Poll::Ready(frame)
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(data) => this.call.counted(data),
+            Err(other) => other,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -369,7 +390,7 @@ mod tests {
 
     fn calls() -> (Arc<Calls>, Stop) {
         let stop = Stop::new();
-        (Arc::new(Calls::new(Duration::from_secs(1), stop.clone())), stop)
+        (Arc::new(Calls::new(Duration::from_secs(1), 100 << 10, stop.clone())), stop)
     }
 
     fn told(calls: &Calls) -> Vec<String> {
@@ -431,6 +452,28 @@ mod tests {
         assert!(watch.frame().await.is_none());
         assert!(
             told(&calls).iter().any(|line| line.contains("grpc_code=\"Unavailable\"") && line.contains("\"Watch\""))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reply_without_room_is_refused_and_the_others_are_not() {
+        let (calls, _stop) = calls();
+        let large: &'static str = "x".repeat(80 << 10).leak();
+        let begin = |data| calls.begin("/etcdserverpb.KV/Range").unwrap().answered(trailed(data, "0")).into_body();
+        let mut first = begin(large);
+        let unread = first.frame().await.unwrap().unwrap();
+        assert_eq!(begin("small").collect().await.unwrap().to_bytes(), "small");
+        let refused = begin(large).collect().await.unwrap();
+        let trailers = refused.trailers().unwrap();
+        assert_eq!(
+            (trailers[STATUS].to_str().unwrap(), trailers[MESSAGE].to_str().unwrap()),
+            ("8", "etcdserver: too many requests")
+        );
+        assert!(refused.to_bytes().is_empty());
+        drop((first, unread));
+        assert_eq!(begin(large).collect().await.unwrap().to_bytes(), large);
+        assert!(
+            told(&calls).iter().any(|line| line.contains("grpc_code=\"ResourceExhausted\"") && line.ends_with(" 1"))
         );
     }
 

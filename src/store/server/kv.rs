@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::api::etcdserverpb::kv_server::Kv;
@@ -31,12 +32,15 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Clone, Debug)]
 pub struct Service {
     handle: Handle,
+    /// Of ranges that are streamed.
+    slots: Arc<Semaphore>,
 }
 
 impl Service {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
-        Service { handle: handle.clone() }
+        let slots = Arc::new(Semaphore::new(handle.tuning().range_streams_max));
+        Service { handle: handle.clone(), slots }
     }
 
     /// The state to read from: as it is here, or as everybody agrees that it is.
@@ -85,8 +89,11 @@ impl Kv for Service {
         let request = request.into_inner();
         check::range(&request)?;
         range_stream::check(&request)?;
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let slot = slot
+            .map_err(|_| Status::resource_exhausted("holdfast: too many ranges are being streamed; try again later"))?;
         let state = self.state(request.serializable).await?;
-        let chunks = range_stream::chunks(&self.handle, state, request, STALL_MAX)?;
+        let chunks = range_stream::chunks(&self.handle, state, request, slot, STALL_MAX)?;
         Ok(Response::new(chunks))
     }
 

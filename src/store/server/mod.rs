@@ -41,6 +41,7 @@ pub mod range_stream;
 pub mod records;
 pub mod snapshot;
 pub mod status;
+mod unsent;
 pub mod version;
 mod views;
 pub mod watch;

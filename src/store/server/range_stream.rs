@@ -3,21 +3,23 @@
 //! The first message is small, so that the client has something at once; each next one grows towards the size of a request,
 //! by what the last one weighed. Header, count and `more` come last, because only then they are known.
 //!
-//! The stream keeps a state, and with it everything that its revision shows. A client that stops reading is cut off after
-//! a while, and told so.
+//! The stream keeps a state, and with it everything that its revision shows. So there are only so many at once, a client
+//! that stops reading is cut off after a while, and one that reads for ever too; each is told so.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _, unfold};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
 use crate::api::Message;
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
+use crate::base::clock::Stopwatch;
 use crate::base::stop::blocking;
+use crate::base::units;
 use crate::store::machine::refusal::Failure;
 use crate::store::machine::state::State;
 use crate::store::mvcc::index::Keys;
@@ -51,6 +53,7 @@ pub fn chunks(
     handle: &Handle,
     state: Arc<State>,
     request: RangeRequest,
+    slot: OwnedSemaphorePermit,
     stall_max: Duration,
 ) -> Result<BoxStream<'static, Result<RangeStreamResponse, Status>>, Status> {
     let reads_at = state.view.ground().reads_at(request.revision).map_err(Failure::from);
@@ -66,7 +69,12 @@ pub fn chunks(
         request,
     };
     let (sender, receiver) = mpsc::channel(1);
-    let sending = tokio::spawn(send(handle.clone(), walk, sender, stall_max, peer::current()));
+    let (handle, reader) = (handle.clone(), peer::current());
+    let sending = tokio::spawn(async move {
+        let outcome = send(handle, walk, sender, stall_max, reader).await;
+        drop(slot);
+        outcome
+    });
     let messages = unfold((receiver, Some(sending)), |(mut receiver, mut sending)| async move {
         if let Some(message) = receiver.recv().await {
             return Some((message, (receiver, sending)));
@@ -92,7 +100,13 @@ async fn send(
     stall_max: Duration,
     reader: Option<Arc<Peer>>,
 ) -> Result<(), Status> {
+    let opened = Stopwatch::start();
     loop {
+        if opened.elapsed() > handle.tuning().moment_age_max {
+            let (reader, age) = (peer::name(reader.as_ref()), units::duration(handle.tuning().moment_age_max));
+            tracing::warn!(remote_addr = reader, "a reader of a range took longer than {age} and was cut off");
+            return Err(Status::aborted(format!("holdfast: the range was read for longer than {age}")));
+        }
         let (rest, outcome) = blocking(move || {
             let outcome = walk.chunk();
             (walk, outcome)

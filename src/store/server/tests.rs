@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -135,7 +136,9 @@ async fn a_client_that_stops_reading_is_cut_off_by_name() {
     }
     let state = site.handle.state();
     let held = Arc::downgrade(&state);
-    let mut parts = range_stream::chunks(&site.handle, state, a_range("k/", "k0"), Duration::from_millis(1)).unwrap();
+    let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (range, stall) = (a_range("k/", "k0"), Duration::from_millis(1));
+    let mut parts = range_stream::chunks(&site.handle, state, range, slot, stall).unwrap();
     site.put("another", "state").await;
     // Nobody reads: what the range was read from is let go.
     while held.upgrade().is_some() {
@@ -148,6 +151,32 @@ async fn a_client_that_stops_reading_is_cut_off_by_name() {
     let status = last.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(status.message().contains("has read nothing of the range for 1ms"), "{status}");
+}
+
+/// What they keep is kept for nobody else: they are few, and none goes on for ever.
+#[tokio::test]
+async fn ranges_that_are_streamed_are_bounded_in_number_and_time() {
+    let site = Site::start(Tuning { range_streams_max: 1, ..Tuning::default() }).await;
+    for n in 0..200 {
+        site.put(&format!("k/{n:03}"), vec![b'v'; 20_000]).await;
+    }
+    let first = site.kv().range_stream(a_range("k/", "k0")).await.unwrap();
+    let (code, text) = refused(site.kv().range_stream(a_range("k/", "k0")).await);
+    assert_eq!(
+        (code, text.as_str()),
+        (Code::ResourceExhausted, "holdfast: too many ranges are being streamed; try again later")
+    );
+    assert_eq!(site.kv().range(a_range("k/0", "k/1")).await.unwrap().into_inner().count, 100);
+    drop(first);
+    // A slot is free again once the server has noticed.
+    while site.streamed(a_range("k/", "k0")).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let site = Site::start(Tuning { moment_age_max: Duration::ZERO, ..Tuning::default() }).await;
+    site.put("k", vec![1]).await;
+    let (code, text) = refused(site.streamed(a_range("k", "")).await);
+    assert_eq!((code, text.as_str()), (Code::Aborted, "holdfast: the range was read for longer than 0 ms"));
 }
 
 #[tokio::test]

@@ -19,8 +19,12 @@ const PREV_KV: u8 = 3 << 3 | 2;
 const KEY: u8 = 1 << 3 | 2;
 const MOD_REVISION: u8 = 3 << 3;
 
-/// The key in a stored message, which begins with it.
+/// The key in a stored message, which begins with it. A message of no bytes has a key of none: it is what etcdutl marks a
+/// restored state with.
 pub fn key(message: &[u8]) -> Option<&[u8]> {
+    if message.is_empty() {
+        return Some(message);
+    }
     let (&KEY, mut rest) = message.split_first()? else { return None };
     let mut length = 0_usize;
     for shift in (0..32).step_by(7) {
@@ -149,8 +153,7 @@ mod tests {
     #[test]
     fn what_has_no_key_is_damage() {
         for message in [
-            &[][..],
-            &[KEY],
+            &[KEY][..],
             &[KEY, 2, b'a'],
             &[MOD_REVISION, 1],
             &[KEY, 0x80, 0x80],
@@ -162,5 +165,6 @@ mod tests {
             assert!(error.to_string().contains("revision 7/0") && error.hint_text().is_some(), "{error}");
         }
         assert_eq!(key(&[KEY, 1, b'a', 0x10]), Some(&b"a"[..]));
+        assert_eq!(key(&[]), Some(&[][..]), "etcdutl's mark");
     }
 }

@@ -33,6 +33,10 @@ impl Happened {
     fn main(&self) -> i64 {
         self.event.kv.as_ref().unwrap().mod_revision
     }
+
+    fn key(&self) -> &Bytes {
+        &self.event.kv.as_ref().unwrap().key
+    }
 }
 
 struct World {
@@ -67,13 +71,7 @@ impl World {
             touched.push(key.clone());
             let before = self.state.get(&key).cloned();
             if rng.below(4) == 0 {
-                if self.writer.delete(Keys::of(&key, b"")).is_empty() {
-                    continue;
-                }
-                self.state.remove(&key);
-                let kv = KeyValue { key, mod_revision: main, ..KeyValue::default() };
-                let event = Event { r#type: EventType::Delete as i32, kv: Some(kv), prev_kv: None };
-                self.all.push(Happened { event, before });
+                self.delete(key, main, before);
             } else {
                 let value = Bytes::from(vec![b'v'; usize::try_from(rng.below(60)).unwrap()]);
                 self.writer.put(&key, &value, 0);
@@ -81,11 +79,32 @@ impl World {
                     before.as_ref().map_or((main, 1), |kv| (kv.create_revision, kv.version + 1));
                 let kv = KeyValue { key, create_revision, mod_revision: main, version, value, lease: 0 };
                 self.state.insert(kv.key.clone(), kv.clone());
-                let event = Event { r#type: EventType::Put as i32, kv: Some(kv), prev_kv: None };
-                self.all.push(Happened { event, before });
+                let event = Event { r#type: EventType::Put as i32, kv: Some(kv.clone()), prev_kv: None };
+                self.all.push(Happened { event, before: before.clone() });
+                // As a transaction within a transaction may, behind another one.
+                if rng.below(3) == 0 {
+                    self.delete(kv.key, main, before);
+                }
             }
         }
         self.writer.end();
+    }
+
+    fn delete(&mut self, key: Bytes, main: i64, before: Option<KeyValue>) {
+        if self.writer.delete(Keys::of(&key, b"")).is_empty() {
+            return;
+        }
+        self.state.remove(&key);
+        let kv = KeyValue { key, mod_revision: main, ..KeyValue::default() };
+        let event = Event { r#type: EventType::Delete as i32, kv: Some(kv), prev_kv: None };
+        self.all.push(Happened { event, before });
+    }
+
+    /// Whether a change happened at a compaction, and another followed it in the same transaction.
+    fn is_superfluous(&self, happened: &Happened, compact_revision: i64) -> bool {
+        let at_once = |other: &&Happened| other.main() == happened.main() && other.key() == happened.key();
+        let last = self.all.iter().rev().find(at_once).expect("itself at least");
+        happened.main() == compact_revision && !std::ptr::eq(last, happened)
     }
 
     fn flush(&mut self) {
@@ -116,6 +135,7 @@ impl World {
     fn expected(&self, wish: &Wish, from: i64, until: i64, compact_revision: i64) -> (Vec<Event>, bool) {
         let mut missing = false;
         let within = self.all.iter().filter(|happened| (from..=until).contains(&happened.main()));
+        let within = within.filter(|happened| !self.is_superfluous(happened, compact_revision));
         let wanted = within.filter(|happened| wish.wants(&happened.event)).map(|happened| {
             let mut event = happened.event.clone();
             if wish.spec.wants_before() {

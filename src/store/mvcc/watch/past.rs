@@ -9,7 +9,9 @@
 //!
 //! Invariants:
 //! - A chunk has whole main revisions, and everything that is wanted up to where it says it goes.
-//! - From the compaction of a view on, a view shows every revision, tombstones too.
+//! - Nobody is told of a version that the compaction of the view made superfluous. Exactly at the compaction there may be
+//!   some, of keys that one transaction wrote more than once; whether they are deleted already makes no difference. After
+//!   it a view shows every revision, tombstones too.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::Stored;
-use crate::store::mvcc::history::Version;
+use crate::store::mvcc::history::{History, Version};
 use crate::store::mvcc::hub::{Before, Published};
 use crate::store::mvcc::recent::{Batch, Change};
 use crate::store::mvcc::view::{Fault, Ground, View};
@@ -91,6 +93,8 @@ struct Plan {
     at: usize,
     /// They are all there are up to here.
     until: i64,
+    /// The compaction of the view they were found in: a later one may have deleted some.
+    compact_revision: i64,
 }
 
 impl Past {
@@ -114,7 +118,7 @@ impl Past {
         if self.next > ground.revision {
             return Ok(chunk.end(self.next - 1, Way::Present)?);
         }
-        if self.plan.is_none() {
+        if self.plan.as_ref().is_none_or(|plan| plan.compact_revision != ground.compact_revision) {
             self.plan = plan(spec, &ground, self.next, limits.plan_max);
         }
         let (until, way) = match self.plan.as_mut() {
@@ -134,7 +138,7 @@ fn plan(spec: &Spec, ground: &Ground<'_>, next: i64, plan_max: usize) -> Option<
     let scan_price = (ground.revision - next + 1).unsigned_abs() * SCAN_PRICE;
     let (mut price, mut versions) = (0, vec![]);
     for (_, history) in ground.index.range(spec.keys()) {
-        let all = history.versions();
+        let all = &history.versions()[history.superfluous(ground.compact_revision)..];
         let new = &all[all.partition_point(|version| version.main() < next)..];
         versions.extend(new.iter().filter(|version| spec.takes(version.is_tombstone())));
         price += KEY_PRICE + READ_PRICE * new.len() as u64;
@@ -149,7 +153,7 @@ fn plan(spec: &Spec, ground: &Ground<'_>, next: i64, plan_max: usize) -> Option<
         versions.truncate(versions.partition_point(|version| version.main() <= last));
         until = last;
     }
-    Some(Plan { versions, at: 0, until })
+    Some(Plan { versions, at: 0, until, compact_revision: ground.compact_revision })
 }
 
 /// Reads what was planned; up to where that went.
@@ -239,7 +243,17 @@ impl<'a> Gathered<'a> {
     fn wants(&mut self, tombstone: bool, key: Option<&[u8]>, rev: Rev) -> Result<bool> {
         self.looked_at += 1;
         let key = key.ok_or_else(|| event::no_key(rev))?;
-        Ok(self.spec.takes(tombstone) && self.spec.keys().contains(key))
+        let wanted = self.spec.takes(tombstone) && self.spec.keys().contains(key);
+        Ok(wanted && (rev.main > self.ground.compact_revision || !self.is_superfluous(key, rev)))
+    }
+
+    /// Whether the compaction left nothing of this version.
+    fn is_superfluous(&self, key: &[u8], rev: Rev) -> bool {
+        let kept = |history: &History| {
+            let kept = &history.versions()[history.superfluous(self.ground.compact_revision)..];
+            kept.binary_search_by_key(&rev, Version::rev).is_ok()
+        };
+        !self.ground.index.get(key).is_some_and(kept)
     }
 
     fn take(&mut self, change: Change) -> Result<()> {
