@@ -13,32 +13,41 @@ use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+
+use crate::base::layer::{Layer, Layered};
 
 /// A write of at most so many bytes waits for the next one.
 const HELD_BYTES_MAX: usize = 2048;
 
 /// A stream whose small writes wait.
-#[derive(Debug)]
-pub struct Corked<S> {
-    stream: S,
+pub type Corked<S> = Layered<S, Cork>;
+
+/// What waits.
+#[derive(Debug, Default)]
+pub struct Cork {
     held: Vec<u8>,
     /// So much of what is held has been written.
     at: usize,
 }
 
-impl<S: AsyncWrite + Unpin> Corked<S> {
-    /// Around a stream.
-    pub fn new(stream: S) -> Self {
-        Corked { stream, held: Vec::new(), at: 0 }
-    }
+/// Around a stream.
+pub fn corked<S>(stream: S) -> Corked<S> {
+    Layered { stream, layer: Cork::default() }
+}
 
+impl Cork {
     /// Writes what is held, and more behind it; how much of that.
-    fn poll_pour(&mut self, context: &mut Context<'_>, more: &[u8]) -> Poll<Result<usize>> {
+    fn poll_pour<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        more: &[u8],
+    ) -> Poll<Result<usize>> {
         while self.at < self.held.len() {
             let held = &self.held[self.at..];
             let pieces = [IoSlice::new(held), IoSlice::new(more)];
-            let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &pieces))?;
+            let n = ready!(stream.as_mut().poll_write_vectored(context, &pieces))?;
             if n == 0 {
                 return Poll::Ready(Err(Error::from(ErrorKind::WriteZero)));
             }
@@ -55,33 +64,42 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         if more.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        Pin::new(&mut self.stream).poll_write(context, more)
+        stream.poll_write(context, more)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Corked<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+impl<S: AsyncWrite> Layer<S> for Cork {
+    fn poll_write(&mut self, stream: Pin<&mut S>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         if self.held.is_empty() && bytes.len() <= HELD_BYTES_MAX {
             self.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        self.poll_pour(context, bytes)
+        self.poll_pour(stream, context, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.poll_pour(context, &[]))?;
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// Whoever writes several pieces hands the first one over.
+    fn poll_write_vectored(
+        &mut self,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let first = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| piece);
+        self.poll_write(stream, context, first)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.poll_pour(context, &[]))?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn is_write_vectored(&self, _: &S) -> bool {
+        false
+    }
+
+    fn poll_flush(&mut self, mut stream: Pin<&mut S>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_pour(stream.as_mut(), context, &[]))?;
+        stream.poll_flush(context)
+    }
+
+    fn poll_shutdown(&mut self, mut stream: Pin<&mut S>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_pour(stream.as_mut(), context, &[]))?;
+        stream.poll_shutdown(context)
     }
 }
 
@@ -133,7 +151,7 @@ mod tests {
     }
 
     fn slow(seed: u64, refuses: bool, at_most: u64) -> Corked<Slow> {
-        Corked::new(Slow { rng: Seeded::new(seed), taken: vec![], calls: 0, refuses, at_most })
+        corked(Slow { rng: Seeded::new(seed), taken: vec![], calls: 0, refuses, at_most })
     }
 
     #[tokio::test]
@@ -173,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_takes_nothing_is_an_error() {
-        let mut corked = Corked::new(tokio::io::duplex(16).0);
+        let mut corked = corked(tokio::io::duplex(16).0);
         corked.write_all(&[1; 10]).await.unwrap();
         assert!(poll_fn(|context| Pin::new(&mut corked).poll_flush(context)).await.is_err());
     }

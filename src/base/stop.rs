@@ -1,9 +1,12 @@
-//! Stopping: one signal that every long task listens to, and the one way to run blocking work from async code.
+//! Stopping: one signal that every long task listens to, the one way to run blocking work from async code, and threads that
+//! the system may refuse.
 //!
 //! Invariants:
 //! - Stopping is cooperative: a task asks `Stop::check` (or awaits `Stop::stopped`) at least once per block of work and
 //!   leaves nothing half-done when it returns.
 //! - A panic in blocking work is not swallowed: it continues in the task that waits for the result.
+
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use tokio_util::sync::CancellationToken;
 
@@ -71,20 +74,36 @@ const BACKGROUND_NICENESS: i32 = 10;
 
 /// Runs blocking work that others must not feel, on a thread of its own that yields the processor to them. Threads that it
 /// begins are like it.
-pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let runtime = tokio::runtime::Handle::current();
     blocking(move || {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
+            let thread = beside(scope, "background", || {
                 let _inside = runtime.enter();
                 // A system without priorities has none to give up.
                 let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
                 work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+            Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
     })
     .await
+}
+
+/// Begins a thread beside others.
+pub fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|error| no_thread(name, error))
+}
+
+/// A thread that the system refused.
+pub fn no_thread(name: &str, error: std::io::Error) -> Error {
+    Error::new(Kind::Failed, format!("start the thread {name}")).source(error).hint(
+        "the system gives no more threads or memory: stop something else, or raise the limit (TasksMax, ulimit -u)",
+    )
 }
 
 /// The number of the signal that meets a write beyond the limit on file sizes. It ends a process that does not listen.

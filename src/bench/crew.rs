@@ -46,17 +46,17 @@ pub(super) struct Client {
 
 impl Crew {
     /// Those of `plan`; the run begins.
-    pub(super) fn gather(site: &Arc<Site>, plan: &Plan, stop: &Stop) -> Arc<Self> {
-        Arc::new(Crew {
+    pub(super) fn gather(site: &Arc<Site>, plan: &Plan, stop: &Stop) -> Result<Arc<Self>> {
+        Ok(Arc::new(Crew {
             site: Arc::clone(site),
-            pace: Pace::begin(plan.end, plan.rate, plan.clients, stop),
+            pace: Pace::begin(plan.end, plan.rate, plan.clients, stop)?,
             tally: Tally::new(plan.threads),
             main: plan.work.main(),
             clients: plan.clients,
             key_space: plan.key_space.max(1),
             seed: plan.seed,
             stop: stop.clone(),
-        })
+        }))
     }
 
     /// Starts a client after the other, and waits until all have ended.

@@ -220,7 +220,7 @@ async fn load(options: &Options, plan: &Plan, stop: &Stop) -> Result<Report> {
 async fn measure(site: &Arc<Site>, plan: &Plan, stop: &Stop) -> Result<Report> {
     let filled = stop.or(site.fill(plan)).await?;
     let watchers = stop.or(Watchers::open(site, &plan.work)).await?;
-    let crew = Crew::gather(site, plan, stop);
+    let crew = Crew::gather(site, plan, stop)?;
     match plan.work {
         Work::Put { sequential } => crew.work(|client| put::client(client, sequential)).await,
         Work::Range { limit, serializable } => crew.work(|client| range::client(client, limit, serializable)).await,

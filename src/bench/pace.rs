@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::base::clock::Stopwatch;
-use crate::base::stop::Stop;
+use crate::base::error::Result;
+use crate::base::stop::{Stop, no_thread};
 use crate::bench::End;
 
 /// The shortest sleep between two turns of an open loop: what is due within it is handed out together.
@@ -49,15 +50,17 @@ struct Open {
 
 impl Pace {
     /// Begins now: a run of `rate` turns a second, or of as many as are asked for, for so many clients.
-    pub(super) fn begin(end: End, rate: Option<u64>, clients: usize, stop: &Stop) -> Arc<Self> {
+    pub(super) fn begin(end: End, rate: Option<u64>, clients: usize, stop: &Stop) -> Result<Arc<Self>> {
         let open = rate.map(|rate| Open { rate, due: Semaphore::new(0) });
         let (taken, given) = (AtomicU64::new(0), AtomicU64::new(0));
         let pace = Arc::new(Pace { begin: Stopwatch::start(), end, taken, given, open, stop: stop.clone() });
         if rate.is_some() {
             let pacing = Arc::clone(&pace);
-            thread::spawn(move || pacing.hand_out(clients));
+            let name = "pace";
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(move || pacing.hand_out(clients));
+            thread.map_err(|error| no_thread(name, error))?;
         }
-        pace
+        Ok(pace)
     }
 
     /// The time since the run began.
@@ -136,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_loop_gives_as_many_turns_as_were_asked_for() {
-        let pace = Pace::begin(End::Total(3), None, 1, &Stop::new());
+        let pace = Pace::begin(End::Total(3), None, 1, &Stop::new()).unwrap();
         let mut numbers = vec![];
         while let Some(turn) = pace.turn().await {
             numbers.push(turn.number);
@@ -144,7 +147,7 @@ mod tests {
         }
         assert_eq!(numbers, [0, 1, 2]);
         let stop = Stop::new();
-        let pace = Pace::begin(End::After(1000 * MS), None, 1, &stop);
+        let pace = Pace::begin(End::After(1000 * MS), None, 1, &stop).unwrap();
         assert!(pace.turn().await.is_some());
         stop.stop();
         assert_eq!(pace.turn().await, None);
@@ -152,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_open_loop_counts_from_when_a_turn_was_due() {
-        let pace = Pace::begin(End::Total(50), Some(1000), 1, &Stop::new());
+        let pace = Pace::begin(End::Total(50), Some(1000), 1, &Stop::new()).unwrap();
         let mut late = vec![];
         while let Some(turn) = pace.turn().await {
             assert_eq!(turn.at, MS * u32::try_from(turn.number).unwrap());

@@ -3,26 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::stop::blocking;
 use crate::base::units;
 use crate::cli::args::{Restore, Scratch};
-use crate::cli::output::facts as lines;
-use crate::cli::progress::Show;
-use crate::cli::restore::{Origin, Source, gather, new_token, of_file, parse_bump};
-use crate::cli::run::{Context, Ended, confirm};
-use crate::cli::target::{in_file, in_point};
+use crate::cli::restore::{Going, Source, carry_out, execute, gather, new_token, of_file, parse_bump, render_report};
+use crate::cli::run::{Context, Ended};
 use crate::recovery::birth::{Request, plan};
 use crate::recovery::facts::{self, Member, Trust};
-use crate::recovery::member::{Report, from_file, from_point};
-use crate::recovery::plan::{Bump, Plan, parse_initial_cluster, render};
-use crate::snapshot::bbolt::read::Db;
-use crate::snapshot::bbolt::records;
-use crate::store::offline::install::{Auth, Birth};
+use crate::recovery::member::{Born, from_file, from_point};
+use crate::recovery::plan::{Bump, parse_initial_cluster};
+use crate::recovery::report::Report;
+use crate::store::offline::install::Auth;
 use crate::store::options::value::Address;
-use crate::vault::admit::Admitted;
 
 /// Where etcd's peers reach a member that was told nothing.
 const PEER_URL: &str = "http://localhost:2380";
@@ -168,32 +161,22 @@ fn members(member: &NewMember, initial_cluster: Option<&str>) -> Result<Vec<Memb
 }
 
 async fn make(source: Source, member: &NewMember, members: Vec<Member>, way: Way, context: &Context) -> Result<Ended> {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        plan: &'a Plan,
-        report: Option<&'a Report>,
-    }
     let Source { origin, facts, id } = source;
     let request = request(member, members, &way, id);
     let (plan, birth) = plan(&facts, &request)?;
-    if way.dry_run {
-        context.output.show("restore_plan", &Shown { plan: &plan, report: None }, || render(&plan))?;
-        return Ok(Ended::Well);
-    }
-    if !context.output.is_json() {
-        context.output.write(&render(&plan))?;
-    }
-    confirm("Go ahead?", way.yes, context).await?;
-    let show = Show::start(&context.progress, &context.output);
-    let report = execute(origin, &birth, context).await;
-    drop(show);
-    let report = report?;
-    context.output.show("restore_member", &Shown { plan: &plan, report: Some(&report) }, || {
-        let mut text = format!("\n{}\n{}\n", render_report(&report), plan.next);
+    let (born, progress, stop) = (birth.clone(), context.progress.clone(), context.stop.clone());
+    let execute = execute(
+        origin,
+        async |repository, manifest| from_point(repository, manifest, &birth, &context.progress, &context.stop).await,
+        move |source| from_file(source, &born, &progress, &stop),
+    );
+    let going = Going { document: "restore_member", dry_run: way.dry_run, yes: way.yes };
+    let told = |report: &Report<Born>| {
+        let mut text = format!("\n{}\n{}\n", render_report(rows(report), report), plan.next);
         plan.commands.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
         text
-    })?;
-    Ok(Ended::Well)
+    };
+    carry_out(&plan, going, execute, told, context).await
 }
 
 fn request(member: &NewMember, members: Vec<Member>, way: &Way, source_id: String) -> Request {
@@ -210,40 +193,14 @@ fn request(member: &NewMember, members: Vec<Member>, way: &Way, source_id: Strin
     }
 }
 
-async fn execute(origin: Origin, birth: &Birth, context: &Context) -> Result<Report> {
-    match origin {
-        Origin::Point(repository, admitted) => {
-            let Admitted { manifest, doubt } = *admitted;
-            let report = from_point(&repository, &manifest, birth, &context.progress, &context.stop).await;
-            Ok(Report { doubt, ..report.map_err(in_point)? })
-        }
-        Origin::File(file) => {
-            let (birth, progress, stop) = (birth.clone(), context.progress.clone(), context.stop.clone());
-            blocking(move || {
-                let db = Db::open(file)?;
-                from_file(&records::Source::open(&db)?, &birth, &progress, &stop)
-            })
-            .await
-            .map_err(in_file)
-        }
-    }
-}
-
-fn render_report(report: &Report) -> String {
-    let mut rows = vec![
-        ("directory", format!("{} (state {})", report.data_dir, units::bytes(report.bytes))),
-        ("cluster id", report.cluster_id.to_string()),
-        ("member id", report.member_id.to_string()),
-        ("lineage", report.lineage.to_string()),
-        ("revision", format!("{}, compacted to {}", report.revision, report.compact_revision)),
-        ("restored revision", report.source_revision.to_string()),
-        ("live keys", units::count(report.live_keys)),
-        ("leases", units::count(report.leases)),
-        ("HashKV", report.hash_kv.to_string()),
-        ("state digest", report.state_digest.clone()),
-        ("read back and equal", report.checks.join(", ")),
-        ("took", format!("{:.1} s", report.duration_s)),
-    ];
-    rows.extend(report.doubt.as_ref().map(|doubt| ("the point is", doubt.clone())));
-    format!("Restored and proved.\n\n{}", lines(&rows))
+fn rows(report: &Report<Born>) -> Vec<(&'static str, String)> {
+    let Born { data_dir, cluster_id, member_id, lineage, source_revision, leases } = &report.made;
+    vec![
+        ("directory", format!("{data_dir} (state {})", units::bytes(report.bytes))),
+        ("cluster id", cluster_id.to_string()),
+        ("member id", member_id.to_string()),
+        ("lineage", lineage.to_string()),
+        ("restored revision", source_revision.to_string()),
+        ("leases", units::count(*leases)),
+    ]
 }

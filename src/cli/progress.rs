@@ -30,14 +30,15 @@ impl Show {
         let progress = progress.clone();
         let (draws, tells) =
             (output.draws_progress() && !output.is_json(), output.tells_progress() && !output.is_json());
-        let thread = std::thread::spawn(move || {
+        // A system that gives no more threads gets its work done without being shown it.
+        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
             if draws {
                 draw(&progress, &ended);
             } else if tells {
                 tell(&progress, &ended);
             }
         });
-        Show { done: Some(done), thread: Some(thread) }
+        Show { done: Some(done), thread: thread.ok() }
     }
 }
 

@@ -19,12 +19,14 @@ use crate::cli::snapshot::{Trailer, check_trailer};
 use crate::cli::target::{Place, in_file, in_point, snapshot_file};
 use crate::recovery::facts::{self, Facts, Side, TargetFacts, Trust};
 use crate::recovery::plan::{Bump, Plan, Request, parse_initial_cluster, plan, render};
-use crate::recovery::restore::{Report, from_file, from_point};
+use crate::recovery::report::Report;
+use crate::recovery::restore::{Written, from_file, from_point};
 use crate::snapshot::bbolt;
 use crate::snapshot::bbolt::read::{Db, split_trailer};
 use crate::vault::admit::{Admitted, admit};
 use crate::vault::catalog::is_damage;
 use crate::vault::layout::PointName;
+use crate::vault::manifest::Manifest;
 use crate::vault::repository::Repository;
 use crate::vault::verdict::{Outcome, Verdict};
 
@@ -43,11 +45,6 @@ pub(super) struct Source {
 }
 
 pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<Ended> {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        plan: &'a Plan,
-        report: Option<&'a Report>,
-    }
     let path = match (&args.etcd_snapshot, &args.member.data_dir) {
         (Some(path), _) => facts::absolute(path)?,
         (None, Some(data_dir)) => return member::restore(&args, data_dir, context).await,
@@ -61,26 +58,59 @@ pub(crate) async fn restore(args: args::Restore, context: &Context) -> Result<En
     let request = Request { initial_cluster, token, bump: parse_bump(args.bump.as_deref().unwrap_or("none"))? };
     let Source { origin, facts, .. } = gather(&args, facts::target(&path)?, context).await?;
     let plan = plan(&facts, &request)?;
-    if args.dry_run {
-        context.output.show("restore_plan", &Shown { plan: &plan, report: None }, || render(&plan))?;
-        return Ok(Ended::Well);
-    }
-    if !context.output.is_json() {
-        context.output.write(&render(&plan))?;
-    }
-    confirm("Go ahead?", args.yes, context).await?;
-    let show = Show::start(&context.progress, &context.output);
-    let report = execute(origin, &path, context).await;
-    drop(show);
-    let report = report?;
-    context.output.show("restore", &Shown { plan: &plan, report: Some(&report) }, || {
-        let mut text = format!("\n{}", render_report(&report));
+    let (progress, stop) = (context.progress.clone(), context.stop.clone());
+    let target = path.clone();
+    let execute = execute(
+        origin,
+        async |repository, manifest| from_point(repository, manifest, &path, &context.progress, &context.stop).await,
+        move |source| from_file(source, &target, &progress, &stop),
+    );
+    let going = Going { document: "restore", dry_run: args.dry_run, yes: args.yes };
+    let told = |report: &Report<Written>| {
+        let mut text = format!("\n{}", render_report(file_rows(report), report));
         if !plan.commands.is_empty() {
             text.push_str("\nNext, on the host of each member (its data directory must not exist):\n");
             plan.commands.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
         }
         text
-    })?;
+    };
+    carry_out(&plan, going, execute, told, context).await
+}
+
+/// How a plan is gone through with.
+pub(super) struct Going {
+    /// The type of what is shown as JSON.
+    pub(super) document: &'static str,
+    pub(super) dry_run: bool,
+    pub(super) yes: bool,
+}
+
+/// Shows a plan, has it confirmed and executed, and shows what came of it.
+pub(super) async fn carry_out<M: Serialize>(
+    plan: &Plan,
+    going: Going,
+    execute: impl Future<Output = Result<Report<M>>>,
+    told: impl FnOnce(&Report<M>) -> String,
+    context: &Context,
+) -> Result<Ended> {
+    #[derive(Serialize)]
+    struct Shown<'a, M> {
+        plan: &'a Plan,
+        report: Option<&'a Report<M>>,
+    }
+    if going.dry_run {
+        context.output.show("restore_plan", &Shown::<M> { plan, report: None }, || render(plan))?;
+        return Ok(Ended::Well);
+    }
+    if !context.output.is_json() {
+        context.output.write(&render(plan))?;
+    }
+    confirm("Go ahead?", going.yes, context).await?;
+    let show = Show::start(&context.progress, &context.output);
+    let report = execute.await;
+    drop(show);
+    let report = report?;
+    context.output.show(going.document, &Shown { plan, report: Some(&report) }, || told(&report))?;
     Ok(Ended::Well)
 }
 
@@ -95,7 +125,7 @@ pub(crate) async fn export(args: args::Export, context: &Context) -> Result<Ende
     let report = from_point(&repository, &manifest, &path, &context.progress, &context.stop).await.map_err(in_point);
     drop(show);
     let report = Report { doubt, ..report? };
-    context.output.show("export", &report, || render_report(&report))?;
+    context.output.show("export", &report, || render_report(file_rows(&report), &report))?;
     Ok(Ended::Well)
 }
 
@@ -160,22 +190,24 @@ async fn verified(repository: &Repository, name: &PointName) -> Result<Option<(u
     }
 }
 
-async fn execute(origin: Origin, path: &Path, context: &Context) -> Result<Report> {
+/// Restores from wherever it is.
+pub(super) async fn execute<M: Send + 'static>(
+    origin: Origin,
+    of_point: impl AsyncFnOnce(&Repository, &Manifest) -> Result<Report<M>>,
+    of_file: impl FnOnce(&bbolt::records::Source<'_, ReadAt>) -> Result<Report<M>> + Send + 'static,
+) -> Result<Report<M>> {
     match origin {
         Origin::Point(repository, admitted) => {
             let Admitted { manifest, doubt } = *admitted;
-            let report = from_point(&repository, &manifest, path, &context.progress, &context.stop).await;
+            let report = of_point(&repository, &manifest).await;
             Ok(Report { doubt, ..report.map_err(in_point)? })
         }
-        Origin::File(file) => {
-            let (path, progress, stop) = (path.to_owned(), context.progress.clone(), context.stop.clone());
-            blocking(move || {
-                let db = Db::open(file)?;
-                from_file(&bbolt::records::Source::open(&db)?, &path, &progress, &stop)
-            })
-            .await
-            .map_err(in_file)
-        }
+        Origin::File(file) => blocking(move || {
+            let db = Db::open(file)?;
+            of_file(&bbolt::records::Source::open(&db)?)
+        })
+        .await
+        .map_err(in_file),
     }
 }
 
@@ -195,17 +227,21 @@ pub(super) fn parse_bump(text: &str) -> Result<Bump> {
     }
 }
 
-fn render_report(report: &Report) -> String {
-    let mut rows = vec![
-        ("file", format!("{} ({})", report.path, units::bytes(report.bytes))),
-        ("SHA-256", report.sha256.to_string()),
+fn file_rows(report: &Report<Written>) -> Vec<(&'static str, String)> {
+    let Written { path, sha256 } = &report.made;
+    vec![("file", format!("{path} ({})", units::bytes(report.bytes))), ("SHA-256", sha256.to_string())]
+}
+
+/// What was made, in rows of its own, and what was proved of it.
+pub(super) fn render_report<M>(mut rows: Vec<(&'static str, String)>, report: &Report<M>) -> String {
+    rows.extend([
         ("revision", format!("{}, compacted to {}", report.revision, report.compact_revision)),
         ("live keys", units::count(report.live_keys)),
         ("HashKV", report.hash_kv.to_string()),
         ("state digest", report.state_digest.clone()),
         ("read back and equal", report.checks.join(", ")),
         ("took", format!("{:.1} s", report.duration_s)),
-    ];
+    ]);
     rows.extend(report.doubt.as_ref().map(|doubt| ("the point is", doubt.clone())));
     format!("Restored and proved.\n\n{}", lines(&rows))
 }

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use crate::base::clock::Stopwatch;
 use crate::base::digest::Sha256;
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::file::ReadAt;
 use crate::base::id::EtcdId;
 use crate::base::progress::Progress;
 use crate::base::stop::{Stop, blocking};
+use crate::recovery::report::{Report, check};
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::decode::Records;
 use crate::snapshot::encode::Block;
@@ -21,9 +22,9 @@ use crate::vault::prove::differences;
 use crate::vault::replay::in_order;
 use crate::vault::repository::Repository;
 
-/// A member that was made, and what was proved of it.
+/// A member that was made.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct Born {
     /// Its directory.
     pub data_dir: String,
     /// Its cluster.
@@ -34,26 +35,8 @@ pub struct Report {
     pub lineage: Sha256,
     /// The revision of the source.
     pub source_revision: i64,
-    /// The revision that it begins at.
-    pub revision: i64,
-    /// What counts as compacted there.
-    pub compact_revision: i64,
-    /// Keys alive.
-    pub live_keys: u64,
     /// Leases.
     pub leases: u64,
-    /// HashKV of what was read back, before revisions were raised.
-    pub hash_kv: u32,
-    /// State digest of what was read back.
-    pub state_digest: String,
-    /// Bytes of its state.
-    pub bytes: u64,
-    /// What was held against the source and is equal.
-    pub checks: Vec<String>,
-    /// What speaks against the source, and was allowed.
-    pub doubt: Option<String>,
-    /// Seconds it took.
-    pub duration_s: f64,
 }
 
 /// Restores a point. Must be called on the async runtime.
@@ -63,7 +46,7 @@ pub async fn from_point(
     birth: &Birth,
     progress: &Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Report<Born>> {
     let (repository, manifest, birth) = (repository.clone(), manifest.clone(), birth.clone());
     let (progress, stop) = (progress.clone(), stop.clone());
     blocking(move || {
@@ -84,13 +67,13 @@ pub async fn from_point(
             sample_seed: manifest.sample_seed.0,
             base_revision,
         };
-        make(&birth, expected, &mut feed, &|proof| equal(&differences(&manifest, proof)), &stop)
+        make(&birth, expected, &mut feed, &|proof| check(&differences(&manifest, proof)), &stop)
     })
     .await
 }
 
 /// Restores an etcd file. Blocks.
-pub fn from_file(source: &Source<'_, ReadAt>, birth: &Birth, progress: &Progress, stop: &Stop) -> Result<Report> {
+pub fn from_file(source: &Source<'_, ReadAt>, birth: &Birth, progress: &Progress, stop: &Stop) -> Result<Report<Born>> {
     let descriptor = source.descriptor(EtcdId(0), EtcdId(0));
     let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
     let mut prover = Prover::new(scope, 0);
@@ -109,45 +92,31 @@ pub fn from_file(source: &Source<'_, ReadAt>, birth: &Birth, progress: &Progress
         source.encode(&descriptor, &mut decode).map(drop)
     };
     let expected = Expected { scope, sample_seed: 0, base_revision: None };
-    let check = |proof: &Proof| {
+    let equal = |proof: &Proof| {
         let other = "the state proves another one than the source".to_owned();
-        equal((*proof != wanted).then_some(other).as_slice())
+        check((*proof != wanted).then_some(other).as_slice())
     };
-    make(birth, expected, &mut feed, &check, stop)
-}
-
-fn equal(differences: &[String]) -> Result<()> {
-    let Some(first) = differences.first() else { return Ok(()) };
-    let more = differences.len() - 1;
-    Err(Error::damaged(format!("what was restored is not the source: {first} ({more} more differences)"))
-        .hint("nothing was kept; verify the source with `holdfast verify --level 3`, and restore another point"))
+    make(birth, expected, &mut feed, &equal, stop)
 }
 
 fn make(
     birth: &Birth,
     expected: Expected,
     feed: &mut Feed<'_>,
-    check: &dyn Fn(&Proof) -> Result<()>,
+    equal: &dyn Fn(&Proof) -> Result<()>,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Report<Born>> {
     let watch = Stopwatch::start();
-    let made = install(birth, expected, feed, check, stop)?;
-    let (identity, proof) = (&birth.identity, &made.proof);
-    Ok(Report {
+    let made = install(birth, expected, feed, equal, stop)?;
+    let identity = &birth.identity;
+    let born = Born {
         data_dir: birth.data_dir.display().to_string(),
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
         lineage: identity.lineage.id,
         source_revision: expected.scope.revision,
-        revision: made.revision,
-        compact_revision: made.compact_revision,
-        live_keys: proof.counts.live_keys,
-        leases: proof.counts.leases,
-        hash_kv: proof.hash_kv,
-        state_digest: proof.state_digest.to_string(),
-        bytes: made.state_bytes,
-        checks: ["state digest", "HashKV", "counts", "sampled keys"].map(str::to_owned).to_vec(),
-        doubt: None,
-        duration_s: watch.elapsed().as_secs_f64(),
-    })
+        leases: made.proof.counts.leases,
+    };
+    let report = Report::of(born, made.state_bytes, &made.proof, &watch);
+    Ok(Report { revision: made.revision, compact_revision: made.compact_revision, ..report })
 }

@@ -14,4 +14,5 @@ pub mod drill;
 pub mod facts;
 pub mod member;
 pub mod plan;
+pub mod report;
 pub mod restore;

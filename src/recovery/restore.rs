@@ -14,10 +14,11 @@ use serde::Serialize;
 use crate::base::clock::Stopwatch;
 use crate::base::digest::Sha256;
 use crate::base::durable::NewFile;
-use crate::base::error::{Error, IoContext, Result};
+use crate::base::error::{IoContext, Result};
 use crate::base::file::ReadAt;
 use crate::base::progress::Progress;
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, beside};
+use crate::recovery::report::{Report, check};
 use crate::snapshot::bbolt::build::Builder;
 use crate::snapshot::bbolt::read::Db;
 use crate::snapshot::bbolt::records::Source;
@@ -37,31 +38,13 @@ const SECRET_MODE: u32 = 0o600;
 /// Written bytes after which the disk is told to begin.
 const SYNC_BYTES: u64 = 64 << 20;
 
-/// What was written and what was proved of it.
+/// A file that was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    /// The file.
+pub struct Written {
+    /// Where it is.
     pub path: String,
-    /// Its length, with the SHA-256 behind it.
-    pub bytes: u64,
-    /// The SHA-256 of the database in it.
+    /// The SHA-256 of the database in it, which stands behind it.
     pub sha256: Sha256,
-    /// Its revision.
-    pub revision: i64,
-    /// Its compaction.
-    pub compact_revision: i64,
-    /// Keys alive.
-    pub live_keys: u64,
-    /// HashKV of what was written.
-    pub hash_kv: u32,
-    /// State digest of what was written.
-    pub state_digest: String,
-    /// What was held against the source and is equal.
-    pub checks: Vec<String>,
-    /// What speaks against the source, and was allowed.
-    pub doubt: Option<String>,
-    /// Seconds it took.
-    pub duration_s: f64,
 }
 
 /// Takes some records, and the number of raw bytes that were read for them.
@@ -76,7 +59,7 @@ pub async fn from_point(
     path: &Path,
     progress: &Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Report<Written>> {
     let (repository, manifest, path) = (repository.clone(), manifest.clone(), path.to_owned());
     let (progress, stop) = (progress.clone(), stop.clone());
     crate::base::stop::blocking(move || {
@@ -90,7 +73,12 @@ pub async fn from_point(
 }
 
 /// Restores an etcd file. Blocks.
-pub fn from_file(source: &Source<'_, ReadAt>, path: &Path, progress: &Progress, stop: &Stop) -> Result<Report> {
+pub fn from_file(
+    source: &Source<'_, ReadAt>,
+    path: &Path,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Report<Written>> {
     let descriptor = source.descriptor(Default::default(), Default::default());
     let scope = Scope { revision: descriptor.revision, compact_revision: descriptor.compact_revision };
     let mut prover = Prover::new(scope, 0);
@@ -130,36 +118,19 @@ fn write(
     expectation: &Expectation<'_>,
     progress: &Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Report<Written>> {
     let watch = Stopwatch::start();
     let mut file = NewFile::create(path, SECRET_MODE)?;
     let db_bytes = with_syncing(&file.handle()?, path, |written| build(feed, &mut file, progress, stop, written))?;
     progress.stage("reading it back", 0);
     let handle = ReadAt::of(file.handle()?, path)?;
     let (sha256, proof) = read_back(&handle, db_bytes, (expectation.prover)(), stop)?;
-    let differences = (expectation.differences)(&proof);
-    if let Some(first) = differences.first() {
-        let more = differences.len() - 1;
-        return Err(Error::damaged(format!("what was restored is not the source: {first} ({more} more differences)"))
-            .hint("nothing was kept; verify the source with `holdfast verify --level 3`, and restore another point"));
-    }
+    check(&(expectation.differences)(&proof))?;
     file.append(&sha256.0)?;
     let bytes = file.len();
     progress.stage("making it durable", 0);
     file.commit()?;
-    Ok(Report {
-        path: path.display().to_string(),
-        bytes,
-        sha256,
-        revision: proof.scope.revision,
-        compact_revision: proof.scope.compact_revision,
-        live_keys: proof.counts.live_keys,
-        hash_kv: proof.hash_kv,
-        state_digest: proof.state_digest.to_string(),
-        doubt: None,
-        checks: ["state digest", "HashKV", "counts", "sampled keys"].map(str::to_owned).to_vec(),
-        duration_s: watch.elapsed().as_secs_f64(),
-    })
+    Ok(Report::of(Written { path: path.display().to_string(), sha256 }, bytes, &proof, &watch))
 }
 
 /// Builds the database from the fed records; returns its length.
@@ -197,14 +168,14 @@ fn build(
 fn with_syncing<T>(handle: &File, path: &Path, work: impl FnOnce(&mpsc::Sender<u64>) -> Result<T>) -> Result<T> {
     let (written, told) = mpsc::channel::<u64>();
     thread::scope(|threads| {
-        let syncing = threads.spawn(move || {
+        let syncing = beside(threads, "sync", move || {
             while told.recv().is_ok() {
                 // Only the newest word counts.
                 while told.try_recv().is_ok() {}
                 handle.sync_data().during(|| format!("sync {}", path.display()))?;
             }
             Ok(())
-        });
+        })?;
         let result = work(&written);
         drop(written);
         let synced: Result<()> = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -229,7 +200,7 @@ pub(crate) fn prove_file(file: &ReadAt, mut prover: Prover, stop: &Stop) -> Resu
 /// SHA-256 and proofs of what was written, side by side.
 fn read_back(file: &ReadAt, db_bytes: u64, prover: Prover, stop: &Stop) -> Result<(Sha256, Proof)> {
     thread::scope(|threads| {
-        let hashing = threads.spawn(|| file.sha256(db_bytes, stop));
+        let hashing = beside(threads, "digest", || file.sha256(db_bytes, stop))?;
         let proof = prove_file(file, prover, stop);
         let sha256 = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((sha256?, proof?))

@@ -18,7 +18,7 @@ use crate::base::clock::Time;
 use crate::base::error::Result;
 use crate::base::file::ReadAt;
 use crate::base::progress::Progress;
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, beside};
 use crate::snapshot::bbolt::records::Source;
 use crate::snapshot::decode;
 use crate::snapshot::encode::Encoder;
@@ -81,11 +81,11 @@ pub fn store(
         })
     };
     let Some(base) = base else {
-        let (encoded, proof) = thread::scope(|threads| {
-            let proving = threads.spawn(|| prove(source, descriptor, prover, stop));
+        let (encoded, proof) = thread::scope(|threads| -> Result<_> {
+            let proving = beside(threads, "prove", || prove(source, descriptor, prover, stop))?;
             let encoded = encode(descriptor, None);
-            (encoded, proving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
+            Ok((encoded, proving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        })?;
         encoded?;
         let (written, (proof, _)) = (writer.finish()?, proof?);
         let segment = Segment::of(descriptor, started, written.objects.len(), None);

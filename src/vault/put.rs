@@ -32,9 +32,9 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 use crate::base::digest::Sha256;
-use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::steps::Steps;
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, no_thread};
 use crate::snapshot::encode::{BLOCK_BYTES_MAX, Block};
 use crate::vault::budget::{Budget, Share};
 use crate::vault::buffers::Buffers;
@@ -216,7 +216,7 @@ impl Writer {
         let packers = (0..shared.limits.packers.max(1)).map(|n| {
             let (shared, incoming) = (Arc::clone(&shared), Arc::clone(&incoming));
             let thread = std::thread::Builder::new().name(format!("pack-{n}"));
-            thread.spawn(move || shared.pack_all(&incoming)).during(|| "start a packing thread".to_owned())
+            thread.spawn(move || shared.pack_all(&incoming)).map_err(|error| no_thread("pack", error))
         });
         let packers = packers.collect::<Result<Vec<_>>>()?;
         let chunks = Some(chunks);

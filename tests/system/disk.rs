@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::support::etcd::Etcd;
 use super::support::load;
-use super::support::member::LIMIT;
+use super::support::member::{LIMIT, Member};
+use super::support::peers::{ETCD_3_5, program};
 use super::support::ports::Port;
 use super::support::run::{Outcome, Run, wait_until};
 
@@ -97,6 +98,144 @@ fn a_member_on_a_read_only_disk_does_not_start_and_says_why() {
     let mut member = serve("old").start(dir.path().join("log"));
     wait_until("it serves", LIMIT, || TcpStream::connect(port.address()).is_ok());
     assert_eq!(member.terminate(LIMIT).code(), Some(0));
+}
+
+/// A member of its own on that disk, or with its log there.
+fn member_on(disk: &Disk, is_log: bool) -> Member {
+    let mut member = Member::prepared(&[]);
+    let at = disk.path.join("member");
+    member.args = match is_log {
+        true => vec![format!("--wal-dir={}", at.display())],
+        // The last one counts.
+        false => vec![format!("--data-dir={}", at.display())],
+    };
+    member
+}
+
+/// A value that is longer than an argument may be.
+fn put(member: &Member, key: &str, value: &str) -> Outcome {
+    let endpoint = format!("--endpoints={}", member.endpoint());
+    let run = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3").stdin(value);
+    run.args(&[&endpoint, "put", key]).run()
+}
+
+/// How often it has said something in all its lives.
+fn said(member: &Member, words: &str) -> usize {
+    member.log().matches(words).count()
+}
+
+/// Asks until something holds of a member's alarms.
+fn wait_for_alarm(member: &Member, raised: bool) {
+    wait_until("the alarm is as expected", LIMIT, || {
+        member.etcdctl(&["alarm", "list"]).success().stdout().contains("NOSPACE") == raised
+    });
+}
+
+#[track_caller]
+fn refused(outcome: &Outcome) {
+    assert!(outcome.code() != 0 && outcome.stderr.contains("mvcc: database space exceeded"), "{outcome}");
+}
+
+/// The state's file meets a disk that is full: at a start, and while it serves. Nothing ends, nothing is lost, and what was
+/// acknowledged is written when there is room.
+#[test]
+fn a_member_on_a_full_disk_serves_and_goes_on_when_there_is_room() {
+    const BYTES: u64 = 600 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(dir.path().join("disk"), &format!("size={BYTES}"));
+    let mut member = member_on(&disk, false);
+    // What is put is in the log alone until the member stops, and then nowhere else.
+    member.args.push("--backend-batch-interval=1h".to_owned());
+    member.launch(|run| run);
+    member.wait();
+    let value = "v".repeat(400_000);
+    for key in 0..12 {
+        put(&member, &format!("key-{key:02}"), &value).success();
+    }
+    member.process.take().unwrap().kill();
+    member.args.pop();
+    let mut ballast = disk.fill(BYTES, 0);
+    for round in 1..3 {
+        member.launch(|run| run);
+        wait_until("it serves", LIMIT, || TcpStream::connect(member.client.address()).is_ok());
+        wait_for_alarm(&member, true);
+        wait_until("the flush waits", LIMIT, || said(&member, "no room on the disk of the state file") == round);
+        let keys = member.etcdctl(&["get", "key-", "--prefix", "--keys-only"]).success().stdout();
+        assert_eq!(keys.lines().filter(|line| !line.is_empty()).count(), 12, "{round}");
+        let read = member.etcdctl(&["get", "key-03", "--print-value-only"]).success().stdout();
+        assert!(read.trim() == value, "{round}: {} bytes", read.len());
+        refused(&member.etcdctl(&["put", "more", "v"]));
+        let defrag = member.etcdctl(&["defrag"]);
+        assert!(defrag.code() != 0 && defrag.stderr.contains("the disk of the state file is full"), "{defrag}");
+        // It stays raised, however often it is disarmed.
+        member.etcdctl(&["alarm", "disarm"]).success();
+        wait_for_alarm(&member, true);
+        assert_eq!(member.stop(), 0, "{round}: {}", member.log());
+        assert_eq!(said(&member, "the next start catches up from the log"), round, "{}", member.log());
+    }
+    member.launch(|run| run);
+    wait_until("it serves", LIMIT, || TcpStream::connect(member.client.address()).is_ok());
+    wait_for_alarm(&member, true);
+    wait_until("the flush waits", LIMIT, || said(&member, "no room on the disk of the state file") == 3);
+    // With room it goes on, without another start.
+    fs::remove_file(&ballast).unwrap();
+    wait_until("the flush ends", LIMIT, || said(&member, "waits for room on its disk no longer") == 3);
+    member.etcdctl(&["defrag"]).success();
+    member.etcdctl(&["alarm", "disarm"]).success();
+    wait_for_alarm(&member, false);
+    member.etcdctl(&["put", "more", "v"]).success();
+    // Full while it serves: the alarm comes before anything fails, and the way out is the same.
+    ballast = disk.fill(BYTES, 0);
+    wait_for_alarm(&member, true);
+    refused(&member.etcdctl(&["put", "more", "w"]));
+    for key in 0..6 {
+        member.etcdctl(&["del", &format!("key-{key:02}")]).success();
+    }
+    fs::remove_file(&ballast).unwrap();
+    let revision = member.etcdctl(&["get", "more", "-w", "json"]).success().json()["header"]["revision"].to_string();
+    member.etcdctl(&["compact", &revision, "--physical"]).success();
+    member.etcdctl(&["defrag"]).success();
+    member.etcdctl(&["alarm", "disarm"]).success();
+    member.etcdctl(&["put", "more", "w"]).success();
+    assert_eq!(member.stop(), 0);
+    member.launch(|run| run);
+    member.wait();
+    let keys = member.etcdctl(&["get", "", "--prefix", "--keys-only"]).success().stdout();
+    assert_eq!(keys.lines().filter(|line| !line.is_empty()).count(), 7);
+    assert_eq!(member.stop(), 0);
+}
+
+/// The log has a disk of its own, and that has room for one segment and no other.
+#[test]
+fn a_log_that_cannot_grow_refuses_writes_and_goes_on_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(dir.path().join("disk"), "size=100m");
+    let mut member = member_on(&disk, true);
+    member.launch(|run| run);
+    member.wait();
+    let value = "v".repeat(1_000_000);
+    let put = |key: u32| put(&member, &format!("key-{key:03}"), &value);
+    let refusal = (0..100).find_map(|key| Some(put(key)).filter(|outcome| outcome.code() != 0));
+    refused(&refusal.expect("the log meets its limit"));
+    wait_for_alarm(&member, true);
+    assert_eq!(tree(&disk.path).len(), 1, "nothing half made takes room");
+    assert!(member.log().contains("no room for the next segment of the log"), "{}", member.log());
+    let keys = member.etcdctl(&["get", "key-", "--prefix", "--keys-only"]).success().stdout();
+    let there = keys.lines().filter(|line| !line.is_empty()).count();
+    assert!(there > 25, "half of a segment, at least: {there}");
+    member.etcdctl(&["del", "key-000"]).success();
+    disk.remount("size=300m");
+    wait_until("the segment is made", LIMIT, || tree(&disk.path).len() == 2);
+    member.etcdctl(&["alarm", "disarm"]).success();
+    for key in 100..150 {
+        put(key).success();
+    }
+    assert_eq!(member.stop(), 0);
+    member.launch(|run| run);
+    member.wait();
+    let keys = member.etcdctl(&["get", "key-", "--prefix", "--keys-only"]).success().stdout();
+    assert_eq!(keys.lines().filter(|line| !line.is_empty()).count(), there - 1 + 50);
+    assert_eq!(member.stop(), 0);
 }
 
 const DISK_BYTES: u64 = 8 << 20;

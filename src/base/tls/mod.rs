@@ -159,6 +159,9 @@ impl Holds {
 fn read(what: &str, path: &Path, holds: Holds) -> Result<Vec<u8>> {
     let during = || format!("read {what} {}", path.display());
     let file = std::fs::File::open(path).during(during).map_err(|error| unreadable(error, path))?;
+    if file.metadata().is_ok_and(|file| file.is_dir()) {
+        return Err(wrong("it is a directory", "name the PEM file itself").during(during()));
+    }
     let mut pem = Vec::new();
     file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).during(during).map_err(|error| unreadable(error, path))?;
     check(&pem, holds).map_err(|error| error.during(during()))?;
@@ -393,5 +396,9 @@ mod tests {
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.chain().starts_with("read the CA certificate /nowhere/ca.crt: No such file"));
         assert!(error.hint_text().unwrap().contains("/nowhere/ca.crt"));
+        let dir = tempfile::tempdir().unwrap();
+        let files = TlsFiles { ca: Some(dir.path().to_owned()), ..TlsFiles::default() };
+        let error = files.load().unwrap_err();
+        assert!(error.kind() == Kind::Usage && error.chain().ends_with("it is a directory"), "{}", error.chain());
     }
 }

@@ -137,6 +137,11 @@ impl ServerFiles {
         Ok(Arc::new(Named { inner, names }))
     }
 
+    /// Whether the suites have names that are known, however they are used.
+    pub fn check_suites(&self) -> Result<()> {
+        self.provider().map(drop)
+    }
+
     fn provider(&self) -> Result<CryptoProvider> {
         let mut provider = rustls::crypto::ring::default_provider();
         if self.suites.is_empty() {

@@ -54,7 +54,7 @@ fn arg(name: &'static str) -> Arg {
     let shape = flag.map_or(Shape::Switch, |flag| flag.shape);
     let arg = match shape {
         Shape::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Shape::Number => arg.num_args(1).allow_negative_numbers(true),
+        Shape::Number | Shape::Count => arg.num_args(1).allow_negative_numbers(true),
         Shape::Text | Shape::Duration | Shape::Urls | Shape::List => arg.num_args(1),
     };
     match flag.filter(|flag| flag.name == name) {

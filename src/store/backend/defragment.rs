@@ -4,8 +4,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use redb::Database;
-
 use crate::base::durable::give_name;
 use crate::base::error::Result;
 use crate::base::revision::Rev;
@@ -54,12 +52,9 @@ impl Backend {
             // The first error is the one to tell.
             let _ = forget(&path);
         }
-        let (db, used) = copied?;
+        let (engine, used) = copied?;
         self.steps.during("put the copy in place", || give_name(&path, &self.path))?;
-        let old = std::mem::replace(
-            &mut *self.db.write().unwrap_or_else(PoisonError::into_inner),
-            Arc::new(Engine(Some(db))),
-        );
+        let old = std::mem::replace(&mut *self.db.write().unwrap_or_else(PoisonError::into_inner), Arc::new(engine));
         // Closing takes its time, and nobody waits for it.
         drop(old);
         self.used.store(used, Ordering::Relaxed);
@@ -67,8 +62,8 @@ impl Backend {
         Ok(())
     }
 
-    fn copy_to(&self, path: &Path) -> Result<(Database, u64)> {
-        let db = made(path, self.cache_bytes)?;
+    fn copy_to(&self, path: &Path) -> Result<(Engine, u64)> {
+        let db = made(path, self.cache_bytes, &self.room)?;
         let mut side = vec![];
         for space in Space::ALL {
             let entries = self.side(space)?.into_iter();

@@ -12,24 +12,29 @@
 //! - A value is handed out only after its checksum was checked. A mismatch is damage, never an answer.
 //! - Both tables have the same revisions. Where they do not, that is damage.
 //! - What one `write` says is durable as a whole when it returns, and not at all when it fails.
+//! - A member that serves waits for room on its disk (`room`): a full one stops what is written, and nothing else.
 //! - A scan reads in short transactions: however long it takes, the file does not grow because of it. What makes it
 //!   consistent is that revisions never change, and that its caller holds their deletion back.
 
 mod defragment;
+mod room;
 mod rows;
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition};
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::base::steps::Steps;
+use crate::store::backend::room::{Patient, Room};
 use crate::store::backend::rows::{RowKey, key_of, rev_of, seal, side_key, unsealed};
 
 /// Memory for pages that were read or are to be written, in bytes.
@@ -81,6 +86,11 @@ pub struct Revision<'a> {
 }
 
 impl<'a> Revision<'a> {
+    /// Bytes that a revision takes of the file, by the lengths of its key and its message.
+    pub fn bytes(key_bytes: usize, message_bytes: usize) -> u64 {
+        rows::revision_bytes(key_bytes, message_bytes)
+    }
+
     /// Its row of the index.
     fn listed(&self) -> Listed<'a> {
         let Stored { rev, tombstone, message } = self.stored;
@@ -154,6 +164,13 @@ pub struct SideChange {
     pub value: Option<Vec<u8>>,
 }
 
+impl SideChange {
+    /// Bytes that the entry takes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.value.as_ref().map_or(0, |value| rows::side_bytes(&self.key, value))
+    }
+}
+
 /// The state database.
 pub struct Backend {
     /// The file as it is now: a defragmentation puts another in its place, and whoever reads the old one ends with it.
@@ -164,11 +181,27 @@ pub struct Backend {
     used: AtomicU64,
     /// Bytes of the file after the last write.
     size: AtomicU64,
+    room: Arc<Room>,
     steps: Steps,
 }
 
 /// The open file. Closing one that is damaged may end in a panic of the engine as well as using it.
 struct Engine(Option<Database>);
+
+impl Engine {
+    /// On a file, which is a database, or empty to become one.
+    fn on(path: &Path, cache_bytes: usize, file: File, room: &Arc<Room>) -> Result<Self> {
+        let file = guarded(path, || Ok(FileBackend::new(file)?))?;
+        Engine::over(path, cache_bytes, file, room)
+    }
+
+    /// The same, on whatever the engine takes for a file.
+    fn over(path: &Path, cache_bytes: usize, file: impl StorageBackend, room: &Arc<Room>) -> Result<Self> {
+        let file = Patient::new(file, room);
+        let db = guarded(path, || Ok(redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(file)?))?;
+        Ok(Engine(Some(db)))
+    }
+}
 
 impl Deref for Engine {
     type Target = Database;
@@ -189,7 +222,8 @@ impl Drop for Engine {
 impl Backend {
     /// Makes an empty database where no file is.
     pub fn create(path: &Path, cache_bytes: usize) -> Result<Self> {
-        let backend = Self::on(path, cache_bytes, made(path, cache_bytes)?);
+        let room = Arc::default();
+        let backend = Self::on(path, cache_bytes, made(path, cache_bytes, &room)?, room);
         backend.write(&mut std::iter::empty(), &[], &[])?;
         Ok(backend)
     }
@@ -198,21 +232,29 @@ impl Backend {
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
         // What a defragmentation left that did not come to its end.
         forget(&beside(path))?;
-        let db = guarded(path, || Ok(redb::Builder::new().set_cache_size(cache_bytes).open(path)?))?;
-        let backend = Self::on(path, cache_bytes, db);
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|error| Error::io(format!("use the state database {}", path.display()), error))?;
+        // The engine would take it for a new one.
+        if file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Err(damaged(path, "it is empty"));
+        }
+        let room = Arc::default();
+        let engine = Engine::on(path, cache_bytes, file, &room)?;
+        let backend = Self::on(path, cache_bytes, engine, room);
         backend.used.store(backend.noted_use()?, Ordering::Relaxed);
         backend.size.store(backend.file_bytes()?, Ordering::Relaxed);
         Ok(backend)
     }
 
-    fn on(path: &Path, cache_bytes: usize, db: Database) -> Self {
+    fn on(path: &Path, cache_bytes: usize, engine: Engine, room: Arc<Room>) -> Self {
         let (used, size) = (AtomicU64::default(), AtomicU64::default());
         Backend {
-            db: RwLock::new(Arc::new(Engine(Some(db)))),
+            db: RwLock::new(Arc::new(engine)),
             path: path.to_owned(),
             cache_bytes,
             used,
             size,
+            room,
             steps: Steps::unheard(),
         }
     }
@@ -220,6 +262,26 @@ impl Backend {
     /// Announces its durable steps from now on.
     pub fn announce(&mut self, steps: &Steps) {
         self.steps = steps.clone();
+    }
+
+    /// From now on what is written waits for room on the disk where there is none; or no longer.
+    pub fn await_room(&self, wait: bool) {
+        self.room.is_awaited.store(wait, Ordering::Relaxed);
+    }
+
+    /// Waits until there is room for so many bytes, if that is to be waited for.
+    pub fn await_room_for(&self, bytes: u64) {
+        self.room.wait_for(self.path.parent().unwrap_or(&self.path), bytes);
+    }
+
+    /// Whether room is waited for.
+    pub fn awaits_room(&self) -> bool {
+        self.room.is_awaited.load(Ordering::Relaxed)
+    }
+
+    /// Whether something waits for room.
+    pub fn lacks_room(&self) -> bool {
+        self.room.is_lacking.load(Ordering::Relaxed)
     }
 
     fn noted_use(&self) -> Result<u64> {
@@ -266,9 +328,8 @@ impl Backend {
         side: &[SideChange],
         gone: &[Rev],
     ) -> Result<()> {
-        let used = self
-            .steps
-            .during("flush the state", || write_to(&self.db(), &self.path, self.used_bytes(), revisions, side, gone))?;
+        let write = || write_to(&self.db(), &self.path, self.used_bytes(), revisions, side, gone);
+        let used = self.steps.during("flush the state", || Room::during(write))?;
         self.used.store(used, Ordering::Relaxed);
         self.size.store(self.file_bytes()?, Ordering::Relaxed);
         Ok(())
@@ -430,11 +491,10 @@ impl fmt::Debug for Backend {
 }
 
 /// An empty database in a file that was not there.
-fn made(path: &Path, cache_bytes: usize) -> Result<Database> {
-    let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
-    // The engine takes an empty file for a new database.
-    file.map_err(|error| Error::io(format!("create the state database {}", path.display()), error))?;
-    guarded(path, || Ok(redb::Builder::new().set_cache_size(cache_bytes).create(path)?))
+fn made(path: &Path, cache_bytes: usize, room: &Arc<Room>) -> Result<Engine> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    let file = file.map_err(|error| Error::io(format!("create the state database {}", path.display()), error))?;
+    Engine::on(path, cache_bytes, file, room)
 }
 
 /// Where the file is written anew.

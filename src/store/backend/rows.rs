@@ -74,6 +74,18 @@ pub(super) fn listed<'a>(key: &RowKey, value: &'a [u8]) -> Option<Listed<'a>> {
     })
 }
 
+/// What both rows of a revision take of the file, their keys included, by the lengths of key and message.
+pub(super) fn revision_bytes(key_bytes: usize, message_bytes: usize) -> u64 {
+    let stored = 1 + message_bytes + CRC_BYTES;
+    let listed = 1 + size_of::<u32>() + 3 * size_of::<i64>() + key_bytes + CRC_BYTES;
+    (2 * size_of::<RowKey>() + stored + listed) as u64
+}
+
+/// The same for an entry of a side table.
+pub(super) fn side_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (1 + key.len() + value.len() + CRC_BYTES) as u64
+}
+
 fn form_of(tombstone: bool) -> u8 {
     if tombstone { TOMBSTONE } else { VALUE }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::snapshot::hash::StateDigest;
-use crate::snapshot::record::KeyValue;
+use crate::snapshot::record::{KeyValue, key_of};
 use crate::store::backend::{Backend, Brief, Revision, SideChange, Space, Stored};
 use crate::store::machine::digest::Digest;
 use crate::store::mvcc::recent::{Batch, Recent};
@@ -114,6 +114,43 @@ pub struct Cut {
     pub position: Position,
     /// The state digest after it.
     pub digest: Digest,
+}
+
+/// What cuts take while they wait, and where they are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of memory.
+    pub memory: usize,
+    /// Bytes of the rows of new revisions, as the backend counts what it uses.
+    pub revisions: u64,
+    /// Bytes of all new rows.
+    pub rows: u64,
+}
+
+impl Size {
+    /// Adds what one more takes.
+    pub fn add(&mut self, more: Size) {
+        self.memory += more.memory;
+        self.revisions += more.revisions;
+        self.rows += more.rows;
+    }
+}
+
+impl Cut {
+    /// What it takes.
+    pub fn size(&self) -> Size {
+        let changes = self.batch.iter().flat_map(|batch| batch.changes());
+        let row = |message: &[u8]| Revision::bytes(key_of(message).map_or(0, <[u8]>::len), message.len());
+        let revisions: u64 = changes.map(|change| row(&change.message)).sum();
+        let side = |change: &SideChange| {
+            size_of::<SideChange>() + change.key.len() + change.value.as_ref().map_or(0, Vec::len)
+        };
+        let memory = size_of::<Cut>()
+            + self.batch.as_ref().map_or(0, |batch| batch.bytes())
+            + self.side.iter().map(side).sum::<usize>()
+            + self.gone.len() * size_of::<Rev>();
+        Size { memory, revisions, rows: revisions + self.side.iter().map(SideChange::bytes).sum::<u64>() }
+    }
 }
 
 /// A revision with what its message tells the index.

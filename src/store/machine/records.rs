@@ -14,6 +14,7 @@ use crate::base::digest::Sha256;
 use crate::base::error::Result;
 use crate::base::id::EtcdId;
 use crate::base::revision::Rev;
+use crate::base::stop::beside;
 use crate::snapshot::entry::{self, RevisionKey};
 use crate::snapshot::record::{Descriptor, FORMAT, Record, Revision};
 use crate::store::backend::Space;
@@ -112,7 +113,7 @@ impl Picture {
             let (sender, chunks) = mpsc::sync_channel(0);
             let (spare, spares) = mpsc::channel();
             let next = first.next;
-            scope.spawn(move || self.read_ahead(next, until, &sender, &spares));
+            beside(scope, "read ahead", move || self.read_ahead(next, until, &sender, &spares))?;
             self.hand_out(&first, each)?;
             for chunk in chunks {
                 let chunk = chunk?;

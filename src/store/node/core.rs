@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -16,18 +17,19 @@ use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest};
 use crate::api::holdfast::v1::Command;
 use crate::base::clock::{Clock, Stopwatch};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::file::free_bytes;
 use crate::store::consensus::driver::{Append, Driver};
-use crate::store::consensus::log::{Entry, EntryKind, HardState, Log, Place};
+use crate::store::consensus::log::{Entry, EntryKind, HardState, Keep, Log, Place};
 use crate::store::lease::clock::Millis;
 use crate::store::machine::check::cost;
 use crate::store::machine::command::{self, Operation};
 use crate::store::machine::flush::Position;
+use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
 use crate::store::machine::{Machine, Reply};
 use crate::store::node::compactor::Compactor;
-use crate::store::node::flusher::{Behind, Flushed};
+use crate::store::node::flusher::{Behind, Flushed, room_for};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
 use crate::store::node::relief::Relief;
@@ -135,6 +137,10 @@ pub(super) struct Core {
     next_disk: Duration,
     /// An alarm is on its way.
     alarming: bool,
+    /// What takes room is refused without being agreed on: the NOSPACE alarm is active.
+    is_out_of_space: bool,
+    /// The log has no room for what has gathered, and none could be made.
+    is_stuck: bool,
 }
 
 impl Core {
@@ -143,6 +149,7 @@ impl Core {
         let started = Stopwatch::start();
         let compactor = Compactor::new(shared.tuning.auto_compaction, 0);
         let leases = Leases::new(&shared.tuning);
+        let is_out_of_space = is_out_of_space(&shared.state());
         Core {
             shared,
             machine,
@@ -167,6 +174,8 @@ impl Core {
             next_tick: Duration::ZERO,
             next_disk: Duration::ZERO,
             alarming: false,
+            is_out_of_space,
+            is_stuck: false,
         }
     }
 
@@ -182,10 +191,10 @@ impl Core {
                     return Ok(());
                 }
             }
-            if self.propose() {
+            if self.propose()? {
                 self.drive()?;
             }
-            self.behind.look(self.started.elapsed(), self.machine.recent().bytes());
+            self.behind.look(self.started.elapsed());
             if !self.hear(events).await? {
                 return Ok(());
             }
@@ -235,6 +244,10 @@ impl Core {
 
     fn on(&mut self, event: Event) -> Result<bool> {
         match event {
+            Event::Propose { operation, reply, .. } if self.is_out_of_space && cost(&operation) > 0 => {
+                // It would be refused in any case: the log's room is for what helps. Whoever asked may have gone.
+                let _ = reply.send(Err(Fault::Refused(Refusal::NoSpace)));
+            }
             Event::Propose { operation, bytes, reply, ticket } => {
                 let watched = self.watch_quota(&operation);
                 let id = self.gather(operation, bytes);
@@ -259,12 +272,26 @@ impl Core {
                 self.pruning.push(reply);
                 self.settle_removals();
             }
+            // It would wait for what waits for room.
+            Event::Defragment { reply } if self.lacks_room() => drop(reply.send(Err(no_room()))),
             Event::Defragment { reply } => self.behind.defragment(reply),
             Event::Flushed(flushed) => self.flushed(flushed)?,
             Event::Failed(error) => return Err(error),
             Event::Stop => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether a flush waits for room on the disk, or would.
+    fn lacks_room(&self) -> bool {
+        let needed = room_for(self.behind.waiting());
+        self.shared.backend.lacks_room() || free_bytes(self.folder()).is_ok_and(|free| free < needed)
+    }
+
+    /// Where the state's file is.
+    fn folder(&self) -> &Path {
+        let path = self.shared.backend.path();
+        path.parent().unwrap_or(path)
     }
 
     fn now(&self) -> Millis {
@@ -281,15 +308,14 @@ impl Core {
     }
 
     fn may_propose(&self) -> bool {
-        let behind = self.machine.recent().bytes() > self.shared.tuning.unflushed_bytes_max;
-        !behind && self.leads && !self.gathered.is_empty()
+        self.leads && !self.gathered.is_empty() && !self.is_stuck && !self.behind.is_full()
     }
 
     /// Proposes what has gathered as one entry, unless the state's file is behind; whether it did. While one is being written
     /// the next one gathers.
-    fn propose(&mut self) -> bool {
+    fn propose(&mut self) -> Result<bool> {
         if !self.may_propose() {
-            return false;
+            return Ok(false);
         }
         let (mut commands, mut bytes) = (vec![], 0);
         while let Some((command, more)) = self.gathered.pop_front() {
@@ -300,11 +326,45 @@ impl Core {
             bytes += more;
             commands.push(command);
         }
-        let (entry, commands) = command::encode(commands);
+        let (mut entry, mut commands) = command::encode(commands);
+        let (log, length) = (&mut self.log, entry.len());
+        if !log.has_room(length, Keep::ForRelief) && !self.relief.during(|| log.make_room(length))? {
+            let Some(kept) = self.make_do(commands) else { return Ok(false) };
+            (entry, commands) = kept;
+        }
         // When nobody leads here any more, whoever waits is answered when their time is over.
         let place = self.driver.propose(entry);
         self.proposed.extend(place.map(|place| (place, commands)));
-        place.is_some()
+        Ok(place.is_some())
+    }
+
+    /// Without room for another segment: what takes room is refused, and what may help goes into what is kept for that. None
+    /// when that is used up too: then it waits.
+    fn make_do(&mut self, commands: Vec<Command>) -> Option<(Vec<u8>, Vec<Command>)> {
+        // The alarm is raised at the next beat.
+        self.next_disk = Duration::ZERO;
+        let takes_room = |command: &Command| command.operation.as_ref().is_some_and(|operation| cost(operation) > 0);
+        let (refused, kept): (Vec<_>, Vec<_>) = commands.into_iter().partition(takes_room);
+        for command in refused {
+            if let Some(Waiting { reply, ticket }) = self.waiting.remove(&command.id) {
+                drop(ticket);
+                // Whoever asked may have gone.
+                let _ = reply.send(Err(Fault::Refused(Refusal::NoSpace)));
+            }
+        }
+        if kept.is_empty() {
+            return None;
+        }
+        let (entry, kept) = command::encode(kept);
+        if self.log.has_room(entry.len(), Keep::ForRaft) {
+            return Some((entry, kept));
+        }
+        self.is_stuck = true;
+        for command in kept.into_iter().rev() {
+            let bytes = command.operation.as_ref().map_or(0, command::bytes);
+            self.gathered.push_front((command, bytes));
+        }
+        None
     }
 
     /// The commands in an entry: as they were proposed here, or from its bytes.
@@ -376,6 +436,7 @@ impl Core {
         let applied = self.machine.apply(position, commands)?;
         let now = self.now();
         self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
+        self.is_out_of_space = is_out_of_space(&applied.state);
         self.shared.publish(applied.state, applied.cut.batch.as_ref());
         self.behind.push(applied.cut, self.started.elapsed());
         self.settle_removals();
@@ -431,7 +492,7 @@ impl Core {
         if cost == 0 || self.alarming {
             return None;
         }
-        let taken = self.shared.backend.size_bytes() + self.machine.recent().bytes() as u64;
+        let taken = self.shared.taken_bytes();
         if taken + cost as u64 <= quota || self.shared.state().alarms.is_active(AlarmType::Nospace) {
             return None;
         }
@@ -448,7 +509,8 @@ impl Core {
 
     /// What time brings.
     fn beat(&mut self) -> Result<()> {
-        self.pruning_goes_on = match self.machine.prune() {
+        let slice = if self.behind.is_full() { None } else { self.machine.prune() };
+        self.pruning_goes_on = match slice {
             Some(cut) => {
                 self.behind.push(cut, self.started.elapsed());
                 self.settle_removals();
@@ -480,23 +542,42 @@ impl Core {
         if clock >= self.next_disk {
             self.next_disk = clock + DISK_INTERVAL;
             self.alarming = false;
+            self.log.look_ahead()?;
+            self.is_stuck &= self.log.lacks_room();
             self.watch_disk(&state);
         }
         Ok(())
     }
 
-    /// Raises the alarm while there still is room for everything that is under way.
+    /// Raises the alarm while there still is room for everything that is under way, or when there is none any more for
+    /// something that waits for it.
     fn watch_disk(&mut self, state: &State) {
+        let is_raised = state.alarms.is_active(AlarmType::Nospace);
         let reserve = self.shared.tuning.disk_reserve_bytes;
-        let folder = self.shared.backend.path().parent().unwrap_or(self.shared.backend.path());
-        match free_bytes(folder) {
-            Ok(free) if free < reserve && !state.alarms.is_active(AlarmType::Nospace) => {
+        let is_short = match free_bytes(self.folder()) {
+            Ok(free) if free < reserve && !is_raised => {
                 tracing::error!(free, reserve, "the disk is nearly full: the NOSPACE alarm is raised");
-                let alarm = self.alarm();
-                self.gather(alarm, 0);
+                true
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("look for room on the disk: {error}"),
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!("look for room on the disk: {error}");
+                false
+            }
+        };
+        if !is_raised && (is_short || self.shared.backend.lacks_room() || self.log.lacks_room()) {
+            let alarm = self.alarm();
+            self.gather(alarm, 0);
         }
     }
+}
+
+/// Whether what takes room is refused, and for that reason.
+fn is_out_of_space(state: &State) -> bool {
+    state.alarms.is_active(AlarmType::Nospace) && !state.alarms.is_active(AlarmType::Corrupt)
+}
+
+fn no_room() -> Error {
+    Error::new(Kind::Full, "the disk of the state file is full, and what was acknowledged waits to be written there")
+        .hint("free some space on that disk: the member goes on by itself, and can be defragmented then")
 }

@@ -2,27 +2,39 @@
 //!
 //! Cuts gather in the core until they are many or old, and are written at once. Nobody waits for that, unless unflushed
 //! changes take more memory than they may: then nothing new is proposed until it has caught up.
+//!
+//! On a full disk a write waits (`backend`), and so does what comes meanwhile. A member that ends then lets it be: the log has
+//! everything.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::base::clock::Stopwatch;
-use crate::base::error::Result;
+use crate::base::error::{Kind, Result};
 use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
-use crate::store::machine::flush::{Cut, Position, flush};
+use crate::store::machine::flush::{Cut, Position, Size, flush};
 use crate::store::mvcc::recent::Recent;
 use crate::store::node::core::Event;
 use crate::store::options::Tuning;
 
+/// Room that a flush wants on the disk beside twice what it writes: for pages that are written anew.
+const ROOM_BYTES: u64 = 4 << 20;
+
+/// What a flush wants free on the disk before it begins.
+pub(super) fn room_for(size: Size) -> u64 {
+    2 * size.rows + ROOM_BYTES
+}
+
 /// What it is asked.
 pub(super) enum Task {
-    /// To write these cuts.
-    Write(Vec<Cut>),
+    /// To write these cuts, which take so much.
+    Write(Vec<Cut>, Size),
     /// To write the file anew.
     Defragment(oneshot::Sender<Result<()>>),
 }
@@ -36,13 +48,49 @@ pub(super) struct Flushed {
     pub(super) position: Position,
 }
 
+/// What takes memory and will take room in the file: everything that is not written yet. Raised by who brings it, lowered by
+/// who writes it, read by everybody.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    memory: AtomicUsize,
+    revisions: AtomicU64,
+    rows: AtomicU64,
+}
+
+impl Waiting {
+    fn add(&self, size: Size) {
+        self.memory.fetch_add(size.memory, Ordering::Relaxed);
+        self.revisions.fetch_add(size.revisions, Ordering::Relaxed);
+        self.rows.fetch_add(size.rows, Ordering::Relaxed);
+    }
+
+    fn sub(&self, size: Size) {
+        self.memory.fetch_sub(size.memory, Ordering::Relaxed);
+        self.revisions.fetch_sub(size.revisions, Ordering::Relaxed);
+        self.rows.fetch_sub(size.rows, Ordering::Relaxed);
+    }
+
+    /// How much it is.
+    pub(super) fn size(&self) -> Size {
+        Size {
+            memory: self.memory.load(Ordering::Relaxed),
+            revisions: self.revisions.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The cuts that are not written yet, and those that are being written. Handing each over by itself would wake the other
 /// thread once for every batch, only to have it wait for more.
 pub(super) struct Behind {
     tasks: Sender<Task>,
     interval: Duration,
     bytes: usize,
+    bytes_max: usize,
+    waiting: Arc<Waiting>,
     gathered: Vec<Cut>,
+    /// What they take.
+    size: Size,
     /// When the oldest of them came.
     since: Duration,
     /// Cuts that came, were handed over, and are written, since the start.
@@ -52,9 +100,20 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    pub(super) fn new(tasks: Sender<Task>, tuning: &Tuning) -> Self {
-        let (interval, bytes) = (tuning.flush_interval, tuning.flush_bytes);
-        Behind { tasks, interval, bytes, gathered: vec![], since: Duration::ZERO, came: 0, handed: 0, written: 0 }
+    pub(super) fn new(tasks: Sender<Task>, tuning: &Tuning, waiting: &Arc<Waiting>) -> Self {
+        Behind {
+            tasks,
+            interval: tuning.flush_interval,
+            bytes: tuning.flush_bytes,
+            bytes_max: tuning.unflushed_bytes_max,
+            waiting: Arc::clone(waiting),
+            gathered: vec![],
+            size: Size::default(),
+            since: Duration::ZERO,
+            came: 0,
+            handed: 0,
+            written: 0,
+        }
     }
 
     /// Takes the next cut.
@@ -62,8 +121,21 @@ impl Behind {
         if self.gathered.is_empty() {
             self.since = clock;
         }
+        let size = cut.size();
+        self.size.add(size);
+        self.waiting.add(size);
         self.gathered.push(cut);
         self.came += 1;
+    }
+
+    /// What is not written yet.
+    pub(super) fn waiting(&self) -> Size {
+        self.waiting.size()
+    }
+
+    /// Whether that is more than may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting().memory > self.bytes_max
     }
 
     /// How many cuts came.
@@ -76,9 +148,9 @@ impl Behind {
         (!self.gathered.is_empty() && self.handed == self.written).then(|| self.since + self.interval)
     }
 
-    /// Hands over what is due, given the memory that unflushed changes take.
-    pub(super) fn look(&mut self, clock: Duration, unflushed_bytes: usize) {
-        if self.due().is_some_and(|due| due <= clock || unflushed_bytes >= self.bytes) {
+    /// Hands over what is due, or much.
+    pub(super) fn look(&mut self, clock: Duration) {
+        if self.due().is_some_and(|due| due <= clock || self.size.memory >= self.bytes) {
             self.hand_over();
         }
     }
@@ -87,8 +159,8 @@ impl Behind {
     pub(super) fn hand_over(&mut self) {
         self.handed = self.came;
         if !self.gathered.is_empty() {
-            let cuts = std::mem::take(&mut self.gathered);
-            self.send(Task::Write(cuts));
+            let (cuts, size) = (std::mem::take(&mut self.gathered), std::mem::take(&mut self.size));
+            self.send(Task::Write(cuts, size));
         }
     }
 
@@ -124,7 +196,9 @@ impl Drop for Behind {
 pub(super) struct Flusher {
     pub(super) backend: Arc<Backend>,
     pub(super) recent: Arc<Recent>,
-    pub(super) events: UnboundedSender<Event>,
+    /// Weak, so that a member that nobody has any more ends.
+    pub(super) events: WeakUnboundedSender<Event>,
+    pub(super) waiting: Arc<Waiting>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -134,14 +208,21 @@ impl Flusher {
         let mut written = 0;
         while let Ok(task) = tasks.recv() {
             match task {
-                Task::Write(cuts) => match self.write(&cuts) {
+                Task::Write(cuts, size) => match self.write(&cuts, size) {
                     Ok(position) => {
                         written += cuts.len() as u64;
-                        // A core that hears nothing any more has ended.
-                        let _ = self.events.send(Event::Flushed(Flushed { cuts: written, position }));
+                        self.waiting.sub(size);
+                        tell(&self.events, Event::Flushed(Flushed { cuts: written, position }));
+                    }
+                    Err(error) if error.kind() == Kind::Full && !self.backend.awaits_room() => {
+                        tracing::warn!(
+                            "the member ends with a state file that is behind, and the next start catches up from the log: {}",
+                            error.chain()
+                        );
+                        return;
                     }
                     Err(error) => {
-                        let _ = self.events.send(Event::Failed(error));
+                        tell(&self.events, Event::Failed(error));
                         return;
                     }
                 },
@@ -156,11 +237,23 @@ impl Flusher {
         }
     }
 
-    fn write(&self, cuts: &[Cut]) -> Result<Position> {
+    fn write(&self, cuts: &[Cut], size: Size) -> Result<Position> {
+        self.backend.await_room_for(room_for(size));
         let watch = Stopwatch::start();
         flush(&self.backend, &self.recent, cuts)?;
         self.counters.flush.observe(watch.elapsed());
         self.counters.compacted_revisions.add(cuts.iter().map(|cut| cut.gone.len() as u64).sum());
         Ok(cuts.last().map(|cut| cut.position).unwrap_or_default())
+    }
+}
+
+/// Tells the core. One that nobody has any more has ended, or is about to: then it is said here what went wrong.
+pub(super) fn tell(events: &WeakUnboundedSender<Event>, event: Event) {
+    let unheard = match events.upgrade() {
+        Some(events) => events.send(event).err().map(|unheard| unheard.0),
+        None => Some(event),
+    };
+    if let Some(Event::Failed(error)) = unheard {
+        tracing::error!("a member that is over already failed: {}", error.as_warning());
     }
 }

@@ -21,6 +21,7 @@ use crate::store::mvcc::hub::{self, Hub};
 use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
 use crate::store::node::core::Event;
+use crate::store::node::flusher::Waiting;
 use crate::store::options::Tuning;
 
 /// Why a request was not carried out.
@@ -51,13 +52,13 @@ pub struct Status {
     pub committed: u64,
     /// The last entry that was applied.
     pub applied: u64,
-    /// Bytes of the state file.
+    /// Bytes of the state file, with what is to be written into it: what the quota is held against.
     pub file_bytes: u64,
-    /// Bytes of it that hold something.
+    /// Bytes of it that hold something, or will.
     pub used_bytes: u64,
 }
 
-/// A running member. Copies are the same member.
+/// A running member. Copies are the same member, which ends with the last of them if nobody has stopped it.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     pub(super) committed: AtomicU64,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    /// Changes that the state's file does not hold yet.
+    pub(super) waiting_changes: Arc<Waiting>,
     pub(super) counters: Arc<Counters>,
     pub(super) end: Arc<End>,
 }
@@ -94,6 +97,12 @@ impl End {
     pub(super) fn come(&self, failure: Option<Error>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
         self.ended.send_replace(true);
+    }
+
+    /// Returns when it has.
+    pub(super) async fn wait(&self) {
+        // The sender lives as long as this.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 }
 
@@ -115,9 +124,15 @@ impl Shared {
             committed: AtomicU64::default(),
             waiting: AtomicUsize::default(),
             waiting_bytes: AtomicUsize::default(),
+            waiting_changes: Arc::default(),
             counters: Arc::default(),
             end: Arc::default(),
         }
+    }
+
+    /// Bytes of the state file, with what is to be written into it.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        self.backend.size_bytes() + self.waiting_changes.size().rows
     }
 
     pub(super) fn state(&self) -> Arc<State> {
@@ -194,8 +209,8 @@ impl Handle {
             term: shared.term.load(Ordering::Relaxed),
             committed: shared.committed.load(Ordering::Relaxed),
             applied: self.state().position.index,
-            file_bytes: shared.backend.size_bytes(),
-            used_bytes: shared.backend.used_bytes(),
+            file_bytes: shared.taken_bytes(),
+            used_bytes: shared.backend.used_bytes() + shared.waiting_changes.size().revisions,
         }
     }
 
@@ -281,7 +296,8 @@ impl Handle {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Stops the member: what was acknowledged is durable already, and is in the state's file when this returns.
+    /// Stops the member: what was acknowledged is durable already, and is in the state's file when this returns, unless that
+    /// has no room on its disk.
     pub async fn stop(&self) {
         // A member that has ended hears nothing.
         let _ = self.events.send(Event::Stop);
@@ -290,8 +306,7 @@ impl Handle {
 
     /// Returns when the member has ended, for whatever reason.
     pub async fn stopped(&self) {
-        // The sender lives as long as this handle.
-        let _ = self.shared.end.ended.subscribe().wait_for(|ended| *ended).await;
+        self.shared.end.wait().await;
     }
 
     /// Returns when the member has ended, with the reason if it was its own.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::rng;
 use crate::base::steps::Steps;
-use crate::base::stop::blocking;
+use crate::base::stop::{blocking, no_thread};
 use crate::store::backend::Backend;
 use crate::store::consensus::driver::{Beats, Driver, Restored};
 use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
@@ -20,7 +20,7 @@ use crate::store::machine::Machine;
 use crate::store::machine::flush::Position;
 use crate::store::node::Member;
 use crate::store::node::core::{Core, Event, Parts};
-use crate::store::node::flusher::{Behind, Flusher};
+use crate::store::node::flusher::{Behind, Flusher, tell};
 use crate::store::node::handle::{Handle, Shared};
 use crate::store::node::relief::Relief;
 use crate::store::options::Tuning;
@@ -96,18 +96,20 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
     let (events, happens) = unbounded_channel();
     let (tasks, to_flush) = mpsc::channel();
     let shared = Arc::new(Shared::new(member, tuning.clone(), Arc::clone(&backend), machine.state()));
-    let behind = Behind::new(tasks, tuning);
+    let behind = Behind::new(tasks, tuning, &shared.waiting_changes);
+    // From now on the member says so when its disk is full, and goes on when it is not.
+    backend.await_room(true);
     let flusher = Flusher {
         backend,
         recent: Arc::clone(machine.recent()),
-        events: events.clone(),
+        events: events.downgrade(),
+        waiting: Arc::clone(&shared.waiting_changes),
         counters: Arc::clone(&shared.counters),
     };
-    let failing = events.clone();
+    let failing = events.downgrade();
     let flusher = thread("flush", move || {
         if catch_unwind(AssertUnwindSafe(|| flusher.run(&to_flush))).is_err() {
-            // A core that hears nothing any more has ended.
-            let _ = failing.send(Event::Failed(panicked()));
+            tell(&failing, Event::Failed(panicked()));
         }
     })?;
     let relief = Arc::new(Relief::default());
@@ -129,7 +131,7 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
 
 /// A member's life, from its first election until its end is told.
 async fn live(parts: Parts, mut happens: UnboundedReceiver<Event>, flusher: thread::JoinHandle<()>) {
-    let end = Arc::clone(&parts.shared.end);
+    let (end, backend) = (Arc::clone(&parts.shared.end), Arc::clone(&parts.shared.backend));
     let core = tokio::spawn(async move {
         let mut core = Core::new(parts);
         let outcome = core.run(&mut happens).await;
@@ -142,7 +144,9 @@ async fn live(parts: Parts, mut happens: UnboundedReceiver<Event>, flusher: thre
     if let Err(error) = &outcome {
         tracing::error!("the member stops: {error}");
     }
-    // The core is gone. Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
+    // The core is gone, and nobody waits for room any more. Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
+    backend.await_room(false);
+    drop(backend);
     let outcome = outcome.and(blocking(|| flusher.join()).await.map_err(|_| panicked()));
     let failed = happens.and_then(|mut happens| {
         std::iter::from_fn(|| happens.try_recv().ok()).find_map(|event| match event {
@@ -183,6 +187,5 @@ fn check(opened: &Opened, position: Position) -> Result<()> {
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
-    started.map_err(|error| Error::io(format!("start the thread {name}"), error))
+    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| no_thread(name, error))
 }

@@ -14,7 +14,7 @@ use crate::api::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
 };
 use crate::base::clock::Stopwatch;
-use crate::base::error::Kind;
+use crate::base::error::{Error, Kind};
 use crate::base::steps::{Edge, Steps};
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
@@ -166,9 +166,7 @@ async fn a_full_quota_raises_the_alarm_and_there_is_a_way_out() {
     handle.defragment().await.unwrap();
     let after = handle.status();
     assert!(after.file_bytes < before.file_bytes / 2, "{before:?} {after:?}");
-    let disarm =
-        AlarmRequest { action: AlarmAction::Deactivate as i32, member_id: 8, alarm: AlarmType::Nospace as i32 };
-    handle.propose(Operation::Alarm(disarm)).await.unwrap();
+    handle.propose(disarm()).await.unwrap();
     handle.propose(put("key", &value)).await.unwrap();
     handle.stop().await;
     drop(handle);
@@ -326,4 +324,142 @@ async fn what_does_not_belong_together_is_not_started() {
     let stranger = Member { member_id: 9, ..member() };
     let error = Handle::start(&mine, stranger, small()).await.unwrap_err();
     assert!(error.to_string().contains("belongs to member 8 of cluster 7"), "{error}");
+}
+
+/// Makes a member whose log cannot have another segment while that is switched on.
+async fn tight(dir: &Path, tuning: Tuning) -> (Handle, Arc<AtomicBool>) {
+    let is_full = Arc::new(AtomicBool::new(true));
+    let disk = Arc::clone(&is_full);
+    let steps = Steps::heard_by(move |step| match step.name == "prepare a segment" && disk.load(Ordering::SeqCst) {
+        true => Err(Error::io("prepare", std::io::Error::from(std::io::ErrorKind::StorageFull))),
+        false => Ok(()),
+    });
+    std::fs::create_dir_all(dir.join("wal")).unwrap();
+    create(&paths(dir), &member(), &tuning).unwrap();
+    (Handle::start_heard(&paths(dir), member(), tuning, &steps).await.unwrap(), is_full)
+}
+
+fn disarm() -> Operation {
+    let (action, alarm) = (AlarmAction::Deactivate as i32, AlarmType::Nospace as i32);
+    Operation::Alarm(AlarmRequest { action, member_id: 8, alarm })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_room_refuses_what_takes_some_and_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (handle, is_full) = tight(dir.path(), small()).await;
+    let mut revisions = 1;
+    let refused = loop {
+        match handle.propose(put("key", &"v".repeat(100))).await {
+            Ok(_) => revisions += 1,
+            Err(fault) => break fault,
+        }
+        assert!(revisions < 1000, "no end");
+    };
+    assert_eq!(refused, Fault::Refused(Refusal::NoSpace));
+    let lease = Operation::LeaseGrant(LeaseGrantRequest { id: 1, ttl: 100 });
+    let mut published = handle.published();
+    while !handle.state().alarms.is_active(AlarmType::Nospace) {
+        let _ = tokio::time::timeout(Duration::from_millis(20), published.changed()).await;
+    }
+    assert_eq!(handle.propose(lease.clone()).await, Err(Fault::Refused(Refusal::NoSpace)), "as small as it is");
+    // What helps is let through, until there is no room for that either: then it waits, and nothing ends.
+    let nothing = DeleteRangeRequest { key: "none".into(), ..DeleteRangeRequest::default() };
+    let mut deleted = 0;
+    let late = loop {
+        let mut asked = Box::pin(handle.propose(Operation::DeleteRange(nothing.clone())));
+        match tokio::time::timeout(Duration::from_millis(500), &mut asked).await {
+            Ok(reply) => assert_eq!(revision(&reply.unwrap()), revisions),
+            Err(_) => break asked,
+        }
+        deleted += 1;
+        assert!(deleted < 1000, "no end");
+    };
+    assert!(deleted > 0);
+    assert_eq!(everything(&handle).len(), 1, "reading goes on");
+    is_full.store(false, Ordering::SeqCst);
+    late.await.unwrap();
+    // The alarm stays until it is disarmed.
+    assert_eq!(handle.propose(put("key", "")).await, Err(Fault::Refused(Refusal::NoSpace)));
+    handle.propose(disarm()).await.unwrap();
+    handle.propose(lease).await.unwrap();
+    for _ in 0..300 {
+        handle.propose(put("key", &"v".repeat(100))).await.unwrap();
+    }
+    assert!(!handle.state().alarms.is_active(AlarmType::Nospace));
+    handle.stop().await;
+    handle.ended().await.unwrap();
+    drop(handle);
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert_eq!(everything(&again)[0].2, revisions + 300);
+    again.stop().await;
+}
+
+/// What waits for the file counts as if it were there: nothing that is reported changes when it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_to_be_written_counts_with_all_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let never = Tuning {
+        flush_interval: Duration::from_secs(3600),
+        flush_bytes: 1 << 30,
+        unflushed_bytes_max: 1 << 30,
+        segment_bytes: 1 << 20,
+        ..small()
+    };
+    let handle = begin(dir.path(), never.clone()).await;
+    let empty = handle.status();
+    for n in 0..500 {
+        // Keys that take more than values do.
+        handle.propose(put(&format!("{n:0200}"), "v")).await.unwrap();
+    }
+    handle.propose(Operation::LeaseGrant(LeaseGrantRequest { id: 1, ttl: 100 })).await.unwrap();
+    let waiting = handle.status();
+    // The key stands in both rows.
+    assert!(waiting.used_bytes > empty.used_bytes + 500 * 400, "{waiting:?}");
+    assert!(waiting.file_bytes - empty.file_bytes > waiting.used_bytes - empty.used_bytes, "{waiting:?}");
+    handle.defragment().await.unwrap();
+    let written = handle.status();
+    assert_eq!(written.used_bytes, waiting.used_bytes);
+    assert_eq!(written.file_bytes, std::fs::metadata(dir.path().join("db")).unwrap().len());
+    handle.stop().await;
+    drop(handle);
+    // The alarm comes before the file is too large, though nothing of it was written yet.
+    let quota = Tuning { quota_bytes: Some(written.file_bytes + 100_000), ..never };
+    let handle = Handle::start(&paths(dir.path()), member(), quota).await.unwrap();
+    let (before, mut accepted) = (handle.status(), 0);
+    while handle.propose(put(&format!("more {accepted:0200}"), "v")).await.is_ok() {
+        accepted += 1;
+    }
+    let after = handle.status();
+    let each = (after.file_bytes - before.file_bytes) / accepted;
+    assert!((450..550).contains(&each), "{each} bytes each");
+    // As it is reported; the one that crosses it is let through.
+    let quota = written.file_bytes + 100_000;
+    assert!(after.file_bytes + each > quota && after.file_bytes <= quota + each, "{before:?} {after:?} {accepted}");
+    handle.stop().await;
+}
+
+/// A member that nobody has any more ends, with its threads and its files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_ends_with_its_last_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = begin(dir.path(), small()).await;
+    handle.propose(put("key", "v")).await.unwrap();
+    let open = || {
+        let files =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        files.filter(|path| path.starts_with(dir.path())).count()
+    };
+    assert!(open() >= 2, "state and log");
+    let (copy, end) = (handle.clone(), Arc::clone(&handle.shared.end));
+    drop(handle);
+    copy.propose(put("key", "w")).await.unwrap();
+    drop(copy);
+    end.wait().await;
+    while open() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert_eq!(everything(&again)[0].1, "w");
+    again.stop().await;
 }

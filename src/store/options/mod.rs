@@ -33,6 +33,12 @@ const ELECTION_MS_MAX: i64 = 50_000;
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// A larger quota is served, and warned of: etcd's suggested maximum.
 const QUOTA_SUGGESTED_MAX: u64 = 8 * GIB;
+/// A smaller one is served, and warned of: the file of a member that holds nothing is nearly as large.
+const QUOTA_SENSIBLE_MIN: u64 = 16 << 20;
+/// Larger requests are served, and warned of: etcd's suggested maximum.
+const REQUEST_SUGGESTED_MAX: usize = 10 << 20;
+/// etcd's limit on `--distributed-tracing-sampling-rate`: so many of a million.
+const SAMPLING_RATE_MAX: u64 = 1_000_000;
 
 /// Everything a member is told.
 #[derive(Clone, Debug)]
@@ -132,6 +138,7 @@ impl Options {
         let given = Given::collect(sources)?;
         let mut warnings = given.warnings.clone();
         judge_effects(&given, &mut warnings)?;
+        judge_idle(&given)?;
         let name = given.text("name").to_owned();
         if name.is_empty() {
             return Err(given.wrong("name", "a member must be called something", "give --name, as in --name=m1"));
@@ -239,6 +246,24 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
     }
     if !without.is_empty() {
         warnings.push(format!("of no effect: {}", without.join(", ")));
+    }
+    Ok(())
+}
+
+/// Refuses values that etcd refuses, of flags that do nothing here: a mistake is not left for the day when they do.
+fn judge_idle(given: &Given) -> Result<()> {
+    one_of(given, "logger", &["zap"])?;
+    one_of(given, "discovery-fallback", &["exit", "proxy"])?;
+    one_of(given, "v2-deprecation", &["", "not-yet", "write-only", "write-only-drop-data", "gone"])?;
+    number(given, "max-learners", 1)?;
+    at_most(given, "distributed-tracing-sampling-rate", 0, SAMPLING_RATE_MAX)?;
+    for origin in value::words(given.text("cors")).iter().filter(|origin| *origin != "*") {
+        Address::parse(origin).map_err(|error| error.during("--cors"))?;
+    }
+    let rotates = value::switch(given.text("enable-log-rotation"))?;
+    if rotates && !matches!(logs(given)?.output, LogOutput::File(_)) {
+        let hint = "give --log-outputs=FILE, or leave this flag out";
+        return Err(given.wrong("enable-log-rotation", "there is no file that could be rotated", hint));
     }
     Ok(())
 }
@@ -358,6 +383,7 @@ fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result
         },
         suites: value::words(given.text("cipher-suites")),
     };
+    files.check_suites().map_err(|error| error.during("--cipher-suites"))?;
     let all = || clients.grpc.iter().chain(&clients.http).chain(&clients.metrics);
     let of = |scheme: Scheme| all().find(|address| address.scheme == scheme);
     let has_pair = files.cert.is_some() && files.key.is_some();
@@ -389,7 +415,8 @@ fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result
 fn connections(given: &Given) -> Result<Connections> {
     let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
     Ok(Connections {
-        streams_max: u32::try_from(number(given, "max-concurrent-streams", 1)?).unwrap_or(u32::MAX),
+        streams_max: u32::try_from(at_most(given, "max-concurrent-streams", 1, u64::from(u32::MAX))?)
+            .unwrap_or(u32::MAX),
         keepalive_interval: span("grpc-keepalive-interval")?,
         keepalive_timeout: span("grpc-keepalive-timeout")?,
         slow_request: span("warning-unary-request-duration")?,
@@ -429,6 +456,17 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
             "quota-backend-bytes is more than 8 GiB: a member that large takes long to start and to copy".to_owned(),
         );
     }
+    if quota_bytes.is_some_and(|bytes| bytes < QUOTA_SENSIBLE_MIN) {
+        warnings.push(
+            "quota-backend-bytes is less than 16 MiB: the state file of a member that holds little may reach it, and then \
+             nothing can be written"
+                .to_owned(),
+        );
+    }
+    let request_bytes = request_bytes_max(given)?;
+    if request_bytes > REQUEST_SUGGESTED_MAX {
+        warnings.push("max-request-bytes is more than 10 MiB: requests that large hold up all others".to_owned());
+    }
     let flush_interval = span("backend-batch-interval")?;
     let progress = span("watch-progress-notify-interval")?;
     if progress < Duration::from_millis(100) {
@@ -439,7 +477,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         ));
     }
     Ok(Tuning {
-        request_bytes_max: request_bytes_max(given)?,
+        request_bytes_max: request_bytes,
         txn_operations_max: size("max-txn-ops")?,
         quota_bytes,
         flush_interval: if flush_interval.is_zero() { defaults.flush_interval } else { flush_interval },
@@ -498,10 +536,24 @@ fn number(given: &Given, name: &str, least: u64) -> Result<u64> {
     fits.ok_or_else(|| given.wrong(name, format!("{n} is too small"), format!("give {least} or more")))
 }
 
+/// A number that is at least `least`, and at most `most`.
+fn at_most(given: &Given, name: &str, least: u64, most: u64) -> Result<u64> {
+    let n = number(given, name, least)?;
+    if n <= most {
+        return Ok(n);
+    }
+    Err(given.wrong(name, format!("{n} is too large"), format!("give {most} or less")))
+}
+
 fn one_of<'a>(given: &'a Given, name: &str, known: &[&str]) -> Result<&'a str> {
     let text = given.text(name);
     if known.contains(&text) {
         return Ok(text);
     }
-    Err(given.wrong(name, format!("{text:?} is not one of them"), format!("give one of {}", known.join(", "))))
+    let known: Vec<&str> = known.iter().copied().filter(|known| !known.is_empty()).collect();
+    let hint = match known[..] {
+        [only] => format!("give {only}"),
+        _ => format!("give one of {}", known.join(", ")),
+    };
+    Err(given.wrong(name, format!("{text:?} is not one of them"), hint))
 }

@@ -12,6 +12,8 @@ pub enum Shape {
     Switch,
     /// A whole number.
     Number,
+    /// A whole number from 0 on.
+    Count,
     /// A number and its unit, as in `100ms` or `1m30s`.
     Duration,
     /// URLs with commas between them.
@@ -26,7 +28,7 @@ impl Shape {
         match self {
             Shape::Text => "TEXT",
             Shape::Switch => "BOOL",
-            Shape::Number => "N",
+            Shape::Number | Shape::Count => "N",
             Shape::Duration => "TIME",
             Shape::Urls => "URLS",
             Shape::List => "LIST",
@@ -114,7 +116,7 @@ const fn flag(
 
 use Effect::{None, Peers, Refused, Works};
 use Group::{Clients, Cluster, Compaction, Limits, Member, Observation, Security, Without};
-use Shape::{Duration, List, Number, Switch, Text, Urls};
+use Shape::{Count, Duration, List, Number, Switch, Text, Urls};
 
 const GO: &str = "it is about the Go runtime or its libraries";
 const LOG_CUT: &str = "the log is cut as soon as the state holds what it says";
@@ -311,16 +313,16 @@ pub const FLAGS: &[Flag] = &[
         "Refuse changes of the membership that would lose the quorum",
     ),
     flag(Cluster, Peers, Switch, "pre-vote", "true", "Ask before standing for election"),
-    flag(Cluster, Peers, Number, "snapshot-catchup-entries", "5000", "Entries kept for slow followers"),
-    flag(Cluster, Peers, Number, "max-learners", "1", "Members that do not vote"),
+    flag(Cluster, Peers, Count, "snapshot-catchup-entries", "5000", "Entries kept for slow followers"),
+    flag(Cluster, Peers, Count, "max-learners", "1", "Members that do not vote"),
     flag(Cluster, Peers, Switch, "initial-election-tick-advance", "true", "Stand for the first election early"),
     flag(Cluster, Peers, Duration, "compact-hash-check-time", "1m", "How often hashes of members are compared"),
     flag(Cluster, Peers, Duration, "raft-read-timeout", "5s", "How long a peer may be silent"),
     flag(Cluster, Peers, Duration, "raft-write-timeout", "5s", "How long a peer may take to read"),
     // What has no meaning here.
-    flag(Without, None(LOG_CUT), Number, "snapshot-count", "10000", ""),
-    flag(Without, None(LOG_CUT), Number, "max-wals", "5", ""),
-    flag(Without, None(LOG_CUT), Number, "max-snapshots", "5", ""),
+    flag(Without, None(LOG_CUT), Count, "snapshot-count", "10000", ""),
+    flag(Without, None(LOG_CUT), Count, "max-wals", "5", ""),
+    flag(Without, None(LOG_CUT), Count, "max-snapshots", "5", ""),
     flag(Without, None("pings that come too often are answered"), Duration, "grpc-keepalive-min-time", "5s", ""),
     flag(Without, None("what is written at once depends on how much there is"), Number, "backend-batch-limit", "0", ""),
     flag(Without, None("there is no freelist"), Text, "backend-bbolt-freelist-type", "map", ""),
@@ -336,7 +338,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None("certificates are not made here"), Number, "self-signed-cert-validity", "1", ""),
     flag(Without, Refused("this version has no users, and so no tokens"), Text, "auth-token", "simple", ""),
     flag(Without, None(AUTH), Number, "bcrypt-cost", "10", ""),
-    flag(Without, None(AUTH), Number, "auth-token-ttl", "300", ""),
+    flag(Without, None(AUTH), Count, "auth-token-ttl", "300", ""),
     flag(Without, None("browsers are told of no other origins"), List, "cors", "*", ""),
     flag(Without, None("the JSON gateway is not in this version"), Switch, "enable-grpc-gateway", "true", ""),
     flag(Without, None(GO), Switch, "enable-pprof", "false", ""),
@@ -349,7 +351,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None(TRACES), Text, "distributed-tracing-address", "localhost:4317", ""),
     flag(Without, None(TRACES), Text, "distributed-tracing-service-name", "etcd", ""),
     flag(Without, None(TRACES), Text, "distributed-tracing-instance-id", "", ""),
-    flag(Without, None(TRACES), Number, "distributed-tracing-sampling-rate", "0", ""),
+    flag(Without, None(TRACES), Count, "distributed-tracing-sampling-rate", "0", ""),
     flag(Without, Refused(DISCOVERY), Text, "discovery", "", ""),
     flag(Without, Refused(DISCOVERY), Text, "discovery-srv", "", ""),
     flag(Without, Refused(DISCOVERY), Text, "discovery-srv-name", "", ""),

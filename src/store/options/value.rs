@@ -61,6 +61,7 @@ pub fn check(shape: Shape, text: &str) -> Result<()> {
     match shape {
         Shape::Switch => switch(text).map(drop),
         Shape::Number => number(text).map(drop),
+        Shape::Count => count(text).map(drop),
         Shape::Duration => duration(text).map(drop),
         Shape::Urls => urls(text).map(drop),
         Shape::Text | Shape::List => Ok(()),
@@ -79,6 +80,12 @@ pub fn switch(text: &str) -> Result<bool> {
 /// A whole number.
 pub fn number(text: &str) -> Result<i64> {
     text.parse().map_err(|_| wrong(format!("{text:?} is not a whole number"), "give a number in digits, as in 5000"))
+}
+
+/// A whole number from 0 on.
+pub fn count(text: &str) -> Result<u64> {
+    let n = number(text)?;
+    u64::try_from(n).map_err(|_| wrong(format!("{n} is negative"), "give 0 or more"))
 }
 
 /// A duration as Go writes it: `1h30m`, `100ms`, `1.5s`, `0`.
@@ -176,6 +183,7 @@ mod tests {
         assert!(switch("t").unwrap() && !switch("False").unwrap() && switch("yes").is_err() && switch("").is_err());
         assert_eq!((number("-1").unwrap(), number("10").unwrap()), (-1, 10));
         assert!(number("1.5").is_err() && number("ten").is_err());
+        assert!(count("7").is_ok_and(|n| n == 7) && count("-1").is_err() && count("x").is_err());
         assert_eq!(words(" a, b,,c "), ["a", "b", "c"]);
     }
 }

@@ -139,6 +139,7 @@ impl Exports {
                 _ => status::failed(&error),
             })
         });
+        let working = async move { working.await.unwrap_or_else(|refused| Err(status::failed(&refused))) };
         Pieces { pieces, working: Some(Box::pin(working)), failed: None }
     }
 }

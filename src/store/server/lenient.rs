@@ -19,11 +19,13 @@
 //! - Nothing is changed but the first bytes of an authority that begins with `http://` or `https://`.
 //! - Nothing is held but a preface or the head of a request that has not arrived whole, which nobody could act on.
 
-use std::io::{IoSlice, Result};
+use std::io::Result;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::base::layer::{Layer, Layered};
 
 /// What every connection over HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -229,32 +231,31 @@ fn mend((value, coded): (&mut [u8], bool)) -> bool {
 }
 
 /// A stream in which authorities are mended.
+pub(super) type Lenient<S> = Layered<S, Mending>;
+
+/// What was read of such a stream and not handed on.
 #[derive(Debug)]
-pub(super) struct Lenient<S> {
-    stream: S,
+pub(super) struct Mending {
     course: Course,
-    /// What was read and not handed on.
     held: Vec<u8>,
     /// So much of it was handed on, and so much may be.
     at: usize,
     clear: usize,
 }
 
-impl<S> Lenient<S> {
-    /// Around a stream that nothing was read from.
-    pub(super) fn new(stream: S) -> Self {
-        let course = Course { next: Next::Preface, has_mended: false };
-        Lenient { stream, course, held: vec![], at: 0, clear: 0 }
-    }
+/// Around a stream that nothing was read from.
+pub(super) fn lenient<S>(stream: S) -> Lenient<S> {
+    let course = Course { next: Next::Preface, has_mended: false };
+    Layered { stream, layer: Mending { course, held: vec![], at: 0, clear: 0 } }
 }
 
-impl<S: AsyncRead + Unpin> Lenient<S> {
+impl Mending {
     /// Reads on, and looks at what came.
-    fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_more(&mut self, stream: Pin<&mut impl AsyncRead>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let start = self.held.len();
         self.held.resize(start + READ_BYTES, 0);
         let mut into = ReadBuf::new(&mut self.held[start..]);
-        let read = Pin::new(&mut self.stream).poll_read(context, &mut into);
+        let read = stream.poll_read(context, &mut into);
         let n = into.filled().len();
         self.held.truncate(start + n);
         ready!(read)?;
@@ -267,13 +268,18 @@ impl<S: AsyncRead + Unpin> Lenient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+impl<S: AsyncRead> Layer<S> for Mending {
+    fn poll_read(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
         while self.at == self.clear {
             if self.course.next == Next::Anything && self.held.is_empty() {
-                return Pin::new(&mut self.stream).poll_read(context, into);
+                return stream.poll_read(context, into);
             }
-            ready!(self.poll_more(context))?;
+            ready!(self.poll_more(stream.as_mut(), context))?;
         }
         let n = into.remaining().min(self.clear - self.at);
         into.put_slice(&self.held[self.at..self.at + n]);
@@ -285,32 +291,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
             (self.at, self.clear) = (0, 0);
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -348,12 +328,12 @@ mod tests {
     /// What the server reads of what a client sent.
     async fn read(sent: &[u8], seed: u64, at_most: u64) -> Vec<u8> {
         let stream = Dripping { bytes: sent.to_vec(), at: 0, rng: Seeded::new(seed), at_most };
-        let (mut lenient, mut got) = (Lenient::new(stream), vec![]);
+        let (mut lenient, mut got) = (lenient(stream), vec![]);
         let mut piece = [0; 24];
         loop {
             let n = lenient.read(&mut piece).await.unwrap();
             if n == 0 {
-                assert!(lenient.held.is_empty());
+                assert!(lenient.layer.held.is_empty());
                 return got;
             }
             got.extend_from_slice(&piece[..n]);

@@ -35,7 +35,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::base::cork::Corked;
+use crate::base::cork::corked;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::process::files_max;
 use crate::base::socket::cut_when_unread;
@@ -47,8 +47,8 @@ use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
-use crate::store::server::lenient::Lenient;
-use crate::store::server::peer::{Noted, Peer};
+use crate::store::server::lenient::lenient;
+use crate::store::server::peer::{Peer, noted};
 
 /// How long a client may take to greet.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -258,7 +258,7 @@ async fn greet(
         // A system that cannot is asked by HTTP/2 alone.
         let _ = cut_when_unread(&stream, connections.keepalive_timeout);
     }
-    let stream = Noted::new(stream, peer);
+    let stream = noted(stream, peer);
     let Some(tls) = tls else { return converse(stream, shared, face, false, watcher, peer).await };
     let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream));
     let greeted = tokio::select! {
@@ -298,7 +298,7 @@ async fn converse(
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(Corked::new(Lenient::new(stream))), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(corked(lenient(stream))), service).into_owned();
     let connection = watcher.watch(connection).inspect(|_| peer.ends());
     let ended = peer.scope(inside.drive(connection)).await;
     if peer.was_cut(ended.as_ref().err().map(|error| &**error as _)) {

@@ -87,8 +87,16 @@ fn disk(page: &mut Page, handle: &Handle, counters: &Counters) {
         page.histogram(name, &[], histogram);
     }
     page.counter("etcd_disk_wal_write_bytes_total", "Bytes that were appended to the log.", counters.log_bytes.get());
-    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state file.", float(status.file_bytes));
-    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it that hold something.", float(status.used_bytes));
+    page.gauge(
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the state file, with what is to be written into it.",
+        float(status.file_bytes),
+    );
+    page.gauge(
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "Bytes of it that hold something, or will.",
+        float(status.used_bytes),
+    );
 }
 
 fn history(page: &mut Page, handle: &Handle, counters: &Counters) {

@@ -11,14 +11,13 @@
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use crate::base::layer::{Layer, Layered};
 
 /// What was called by a client that called nothing.
 const NOTHING: &str = "nothing";
@@ -107,60 +106,25 @@ pub(super) fn name(peer: Option<&Arc<Peer>>) -> String {
 }
 
 /// A connection's stream, which notes that the system cut it.
+pub(super) type Noted<S> = Layered<S, Noting>;
+
+/// Whose stream it is.
 #[derive(Debug)]
-pub(super) struct Noted<S> {
-    stream: S,
-    peer: Arc<Peer>,
+pub(super) struct Noting(Arc<Peer>);
+
+/// The stream of this peer.
+pub(super) fn noted<S>(stream: S, peer: &Arc<Peer>) -> Noted<S> {
+    Layered { stream, layer: Noting(Arc::clone(peer)) }
 }
 
-impl<S> Noted<S> {
-    /// The stream of this peer.
-    pub(super) fn new(stream: S, peer: &Arc<Peer>) -> Self {
-        Noted { stream, peer: Arc::clone(peer) }
-    }
-
-    fn note<T>(&self, polled: Poll<Result<T>>) -> Poll<Result<T>> {
+impl<S> Layer<S> for Noting {
+    fn seen<T>(&mut self, polled: Poll<Result<T>>) -> Poll<Result<T>> {
         if let Poll::Ready(Err(error)) = &polled
             && Error::kind(error) == ErrorKind::TimedOut
         {
-            self.peer.cut.store(true, Ordering::Relaxed);
+            self.0.cut.store(true, Ordering::Relaxed);
         }
         polled
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, into);
-        self.note(polled)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.note(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -8,6 +8,10 @@
 //! is broken while a later one is whole is no tear: that is damage, and refused. A flip in the very last frame cannot be
 //! told from a tear.
 //!
+//! The disk may be full. What that stops is the making of the next segment, which is begun while there still is room in
+//! the present one: whoever appends asks first whether there is room (`has_room`, `make_room`), and makes do with what is left
+//! where there is none. Part of it is kept for what must still be said then (`Keep`).
+//!
 //! Invariants:
 //! - When `append` returns, what it was given survives a power cut; when it fails, the log is never written to again.
 //! - Entries follow one another without a hole. Those that were replaced by later ones of the same index never come back.
@@ -104,6 +108,26 @@ pub struct Opened {
     pub torn: bool,
 }
 
+/// What an appending leaves of a segment that no other may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Room for what takes no room in the state, such as alarms and compactions.
+    ForRelief,
+    /// Room for what raft says by itself, such as the beginning of a term.
+    ForRaft,
+}
+
+impl Keep {
+    /// Bytes of a segment of so many.
+    fn bytes(self, segment_bytes: u64) -> usize {
+        let share = match self {
+            Keep::ForRelief => 64,
+            Keep::ForRaft => 1024,
+        };
+        usize::try_from(segment_bytes / share).unwrap_or(usize::MAX).saturating_add(FRAME_ROOM_BYTES)
+    }
+}
+
 /// The log of a member.
 #[derive(Debug)]
 pub struct Log {
@@ -117,6 +141,8 @@ pub struct Log {
     hard_state: HardState,
     /// Makes the next segment, or gives old ones up.
     housework: Option<JoinHandle<Result<()>>>,
+    /// There was no room for the next segment.
+    lacks_room: bool,
     failed: bool,
     buffer: Vec<u8>,
     steps: Steps,
@@ -158,6 +184,7 @@ impl Log {
             last,
             hard_state,
             housework: None,
+            lacks_room: false,
             failed: false,
             buffer: vec![],
             steps: Steps::unheard(),
@@ -235,6 +262,38 @@ impl Log {
         Ok(())
     }
 
+    /// Whether an entry of so many bytes fits into the present segment.
+    pub fn has_room(&self, bytes: usize, keep: Keep) -> bool {
+        self.current.fits(bytes.saturating_add(keep.bytes(self.segment_bytes)))
+    }
+
+    /// Sees to a segment that an entry of so many bytes fits into; false when the disk has no room for it.
+    pub fn make_room(&mut self, bytes: usize) -> Result<bool> {
+        self.end_housework()?;
+        let bytes = self.segment_bytes.max(bytes.saturating_add(FRAME_ROOM_BYTES) as u64 + HEADER_ROOM_BYTES);
+        let (folder, steps) = (&self.folder, &self.steps);
+        if segment::has_spare(folder, bytes) {
+            return Ok(true);
+        }
+        self.lacks_room = lacks(steps.during("prepare a segment", || segment::prepare(folder, bytes).map(drop)))?;
+        Ok(!self.lacks_room)
+    }
+
+    /// Looks after the next segment, now and then: one that there was no room for is tried again. Nobody waits for it.
+    pub fn look_ahead(&mut self) -> Result<()> {
+        if self.housework.as_ref().is_some_and(|housework| !housework.is_finished()) {
+            return Ok(());
+        }
+        self.end_housework()?;
+        let is_due = self.lacks_room || self.current.is_half_full();
+        if is_due && !segment::has_spare(&self.folder, self.segment_bytes) { self.prepare() } else { Ok(()) }
+    }
+
+    /// Whether there was no room for the next segment when it was last tried.
+    pub fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
     /// Goes on in a new segment, and has the one after it made meanwhile.
     fn roll(&mut self, bytes: u64) -> Result<()> {
         self.end_housework()?;
@@ -245,6 +304,11 @@ impl Log {
         })?;
         let full = std::mem::replace(&mut self.current, next);
         self.full.push((full.number, self.last));
+        self.prepare()
+    }
+
+    /// Has the next segment made.
+    fn prepare(&mut self) -> Result<()> {
         let (folder, bytes, steps) = (self.folder.clone(), self.segment_bytes, self.steps.clone());
         self.begin_housework(move || steps.during("prepare a segment", || segment::prepare(&folder, bytes).map(drop)))
     }
@@ -269,14 +333,18 @@ impl Log {
                 self.housework = Some(thread);
                 Ok(())
             }
-            Err(_) => work(),
+            Err(_) => {
+                self.lacks_room = lacks(work())?;
+                Ok(())
+            }
         }
     }
 
     /// Only one at a time makes or takes the spare file.
     fn end_housework(&mut self) -> Result<()> {
         let Some(housework) = self.housework.take() else { return Ok(()) };
-        housework.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.lacks_room = lacks(housework.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?;
+        Ok(())
     }
 
     /// The last place.
@@ -296,6 +364,19 @@ impl Drop for Log {
 
 /// Bytes that the header of a segment takes at most.
 const HEADER_ROOM_BYTES: u64 = 256;
+/// Bytes that a frame takes beside the data of its entry, at most.
+const FRAME_ROOM_BYTES: usize = 256;
+
+/// Whether work on the spare file found the disk full. That is no failure of the log: nothing was appended.
+fn lacks(done: Result<()>) -> Result<bool> {
+    match done {
+        Err(error) if error.kind() == Kind::Full => {
+            tracing::error!("there is no room for the next segment of the log: {}", error.chain());
+            Ok(true)
+        }
+        done => done.map(|()| false),
+    }
+}
 
 fn new_segment(
     folder: &Path,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::durable::{give_name, sync_folder};
 use crate::base::error::{Error, IoContext, Kind, Result};
+use crate::base::file::free_bytes;
 use crate::store::consensus::log::frame::HEAD_BYTES;
 
 /// The file that becomes the next segment.
@@ -87,6 +88,11 @@ impl Segment {
         self.end + (bytes + HEAD_BYTES) as u64 <= self.bytes
     }
 
+    /// Whether more than half of it is written.
+    pub fn is_half_full(&self) -> bool {
+        self.end > self.bytes / 2
+    }
+
     /// Appends a frame and makes it durable.
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<()> {
         let bytes = frame.len() as u64;
@@ -116,11 +122,26 @@ pub fn prepare(folder: &Path, bytes: u64) -> Result<File> {
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).during(context)?;
     let there = file.metadata().during(context)?.len();
     if there < bytes {
-        write_zeros(&file, there, bytes).during(context)?;
-        file.sync_all().during(context)?;
+        // Not even begun where it would take the last room from others, only to end without.
+        let fits = !free_bytes(folder).is_ok_and(|free| free < bytes - there);
+        let made = if fits {
+            write_zeros(&file, there, bytes).and_then(|()| file.sync_all())
+        } else {
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        };
+        if let Err(error) = made.during(context) {
+            // Half a file is of no use. The first error is the one to tell.
+            let _ = if there == 0 { std::fs::remove_file(&path) } else { file.set_len(there) };
+            return Err(error);
+        }
         sync_folder(&path)?;
     }
     Ok(file)
+}
+
+/// Whether there is a spare file of at least so many bytes.
+pub fn has_spare(folder: &Path, bytes: u64) -> bool {
+    std::fs::metadata(folder.join(SPARE)).is_ok_and(|spare| spare.len() >= bytes)
 }
 
 fn write_zeros(file: &File, from: u64, until: u64) -> std::io::Result<()> {

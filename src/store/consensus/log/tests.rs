@@ -5,6 +5,8 @@ use crate::base::durable::replace;
 use crate::base::rng::Seeded;
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ME: Identity = Identity { cluster_id: 7, member_id: 9 };
 /// Room for a handful of frames.
@@ -207,4 +209,50 @@ fn after_a_failure_nothing_is_appended() {
     assert!(log.append(&[entry(index, 1, 1)], None).unwrap_err().chain().contains("failed before"));
     drop(log);
     assert_eq!(opened(dir.path()).entries.len() as u64, index - 1);
+}
+
+/// What takes room is told that there is none, what helps still fits, and with room the log goes on as if nothing had been.
+#[test]
+fn a_log_without_room_for_a_segment_keeps_some_and_goes_on_when_there_is_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_full = Arc::new(AtomicBool::new(true));
+    let steps = Steps::heard_by({
+        let is_full = Arc::clone(&is_full);
+        move |step| match step.name == "prepare a segment" && is_full.load(Ordering::SeqCst) {
+            true => Err(Error::io("prepare", std::io::Error::from(std::io::ErrorKind::StorageFull))),
+            false => Ok(()),
+        }
+    });
+    let mut log = log(dir.path());
+    log.announce(&steps);
+    let mut index = 0;
+    let mut append = |log: &mut Log, bytes| {
+        index += 1;
+        log.append(&[entry(index, 1, bytes)], None).unwrap();
+        index
+    };
+    while log.has_room(200, Keep::ForRelief) {
+        append(&mut log, 200);
+        log.look_ahead().unwrap();
+    }
+    assert!(!log.make_room(200).unwrap() && log.lacks_room());
+    assert!(log.has_room(10, Keep::ForRaft), "less fits");
+    while log.has_room(10, Keep::ForRaft) {
+        append(&mut log, 10);
+    }
+    assert!(!log.make_room(10).unwrap());
+    // What raft says by itself.
+    append(&mut log, 0);
+    assert_eq!(files(dir.path()), ["0000000000000001.log"], "nothing was begun");
+    is_full.store(false, Ordering::SeqCst);
+    while log.lacks_room() {
+        log.look_ahead().unwrap();
+    }
+    assert_eq!(files(dir.path()), ["0000000000000001.log", "spare"]);
+    assert!(log.make_room(3000).unwrap(), "more than a segment has");
+    let last = append(&mut log, 3000);
+    drop(log);
+    let again = opened(dir.path());
+    assert_eq!(again.entries.len() as u64, last);
+    assert_eq!(again.entries.last(), Some(&entry(last, 1, 3000)));
 }
