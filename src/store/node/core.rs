@@ -261,7 +261,8 @@ impl Core {
                 // It came in time, even if the disk kept this task waiting meanwhile.
                 let came = self.now().saturating_sub(since.elapsed().as_millis().try_into().unwrap_or(Millis::MAX));
                 self.shared.counters.leases_renewed.increment();
-                if let Some(operation) = self.leases.keep_alive(&self.shared.state().lessor, id, came, reply) {
+                let (state, next) = (self.shared.state(), self.next_id);
+                if let Some(operation) = self.leases.keep_alive(&state.lessor, id, came, next, reply) {
                     self.gather(operation, 0);
                 }
             }

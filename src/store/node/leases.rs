@@ -33,6 +33,11 @@ pub(super) struct Leases {
     ending: HashSet<i64>,
     /// Who keeps a lease that has ended already: told so when it is gone.
     late: Vec<(i64, oneshot::Sender<i64>)>,
+    /// Commands on their way that note what is left.
+    noting: HashSet<u64>,
+    /// Who keeps a lease of which less was noted, and its time: told when the command of this id has put that right. A new
+    /// leader would begin with what was noted.
+    resetting: HashMap<u64, (i64, oneshot::Sender<i64>)>,
 }
 
 impl Leases {
@@ -49,6 +54,8 @@ impl Leases {
             revoking: HashMap::new(),
             ending: HashSet::new(),
             late: vec![],
+            noting: HashSet::new(),
+            resetting: HashMap::new(),
         }
     }
 
@@ -59,6 +66,8 @@ impl Leases {
         self.revoking.clear();
         self.ending.clear();
         self.late.clear();
+        self.noting.clear();
+        self.resetting.clear();
         if leads {
             lessor.all().for_each(|(id, lease)| self.deadlines.set(id, now, left_s(lease)));
             self.next_checkpoint = now + self.checkpoint_ms;
@@ -84,19 +93,27 @@ impl Leases {
         }
     }
 
-    /// A command was answered: a lease that was to be revoked by it is gone, or is tried again.
+    /// A command was answered: a lease that was to be revoked by it is gone, or is tried again; one that is kept has all its
+    /// time, whoever leads.
     pub(super) fn answered(&mut self, command: u64) {
         if let Some(id) = self.revoking.remove(&command) {
             self.ending.remove(&id);
         }
+        self.noting.remove(&command);
+        if let Some((ttl_s, reply)) = self.resetting.remove(&command) {
+            // Whoever asked may have gone.
+            let _ = reply.send(ttl_s);
+        }
     }
 
-    /// Somebody keeps a lease. What to propose: a note that nothing of it is used up any more, if the last one says less.
+    /// Somebody keeps a lease. What to propose, with the id `next`: a note that nothing of it is used up any more, if the
+    /// last one says less, or one that is on its way may.
     pub(super) fn keep_alive(
         &mut self,
         lessor: &Lessor,
         id: i64,
         came: Millis,
+        next: u64,
         reply: oneshot::Sender<i64>,
     ) -> Option<Operation> {
         let lease = lessor.get(id).filter(|_| self.leads);
@@ -110,10 +127,14 @@ impl Leases {
             return None;
         }
         self.deadlines.set(id, came, lease.ttl_s);
-        // Whoever asked may have gone.
-        let _ = reply.send(lease.ttl_s);
+        if lease.remaining_s == 0 && self.noting.is_empty() {
+            // Whoever asked may have gone.
+            let _ = reply.send(lease.ttl_s);
+            return None;
+        }
+        self.resetting.insert(next, (lease.ttl_s, reply));
         let checkpoints = vec![Checkpoint { id, remaining: 0 }];
-        (lease.remaining_s > 0).then_some(Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints }))
+        Some(Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints }))
     }
 
     /// Every lease, the one that ends first at the front, and the milliseconds left of it.
@@ -131,6 +152,7 @@ impl Leases {
         let mut operations = vec![];
         if now >= self.next_scan {
             self.next_scan = now + self.scan_ms;
+            self.late.retain(|(_, reply)| !reply.is_closed());
             let ended = self.deadlines.ended(now, self.revokes_max + self.ending.len());
             let fresh: Vec<i64> = ended.into_iter().filter(|id| !self.ending.contains(id)).collect();
             for id in fresh.into_iter().take(self.revokes_max) {
@@ -146,8 +168,10 @@ impl Leases {
                 .filter(|(id, _)| lessor.get(*id).is_some())
                 .map(|(id, deadline)| Checkpoint { id, remaining: seconds(deadline.saturating_sub(now)) })
                 .collect();
-            let parts = checkpoints.chunks(CHECKPOINTS_MAX).map(<[Checkpoint]>::to_vec);
-            operations.extend(parts.map(|checkpoints| Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints })));
+            for part in checkpoints.chunks(CHECKPOINTS_MAX) {
+                self.noting.insert(next.wrapping_add(operations.len() as u64));
+                operations.push(Operation::LeaseCheckpoints(LeaseCheckpoints { checkpoints: part.to_vec() }));
+            }
         }
         operations
     }
@@ -187,7 +211,7 @@ mod tests {
 
         fn keep(&mut self, id: i64, now: Millis) -> (oneshot::Receiver<i64>, Option<Operation>) {
             let (reply, answer) = oneshot::channel();
-            (answer, self.leases.keep_alive(&self.lessor, id, now, reply))
+            (answer, self.leases.keep_alive(&self.lessor, id, now, self.next, reply))
         }
 
         /// The leases that are to be revoked, with the ids of the commands.
@@ -226,6 +250,23 @@ mod tests {
         assert_eq!(world.keep(1, 3500).0.try_recv(), Ok(0));
     }
 
+    /// What is noted of a lease while it is kept would be less than what was promised.
+    #[test]
+    fn a_lease_that_is_kept_while_notes_are_on_their_way_is_noted_once_more() {
+        let mut world = World::new();
+        world.grant(1, 1000, 0);
+        assert_eq!(world.leases.tick(&world.lessor, 300_000, 7).len(), 1);
+        world.next = 8;
+        let (mut answer, proposal) = world.keep(1, 300_001);
+        assert!(proposal.is_some() && answer.try_recv().is_err());
+        world.leases.answered(7);
+        assert!(answer.try_recv().is_err());
+        world.leases.answered(8);
+        assert_eq!(answer.try_recv(), Ok(1000));
+        let (mut answer, proposal) = world.keep(1, 300_002);
+        assert!(proposal.is_none() && answer.try_recv() == Ok(1000));
+    }
+
     /// A command of all leases would not fit into an entry of the log some day.
     #[test]
     fn many_long_leases_are_noted_by_several_commands() {
@@ -251,8 +292,11 @@ mod tests {
         world.leases.lead(true, &world.lessor, 310_000);
         assert_eq!(world.leases.all(310_000), [(2, 400_000), (1, 700_000)]);
         let (mut answer, proposal) = world.keep(1, 320_000);
-        assert_eq!(answer.try_recv(), Ok(1000));
         assert!(matches!(proposal, Some(Operation::LeaseCheckpoints(_))));
+        // Told once everybody knows: the next leader would begin with 700.
+        assert!(answer.try_recv().is_err());
+        world.leases.answered(world.next);
+        assert_eq!(answer.try_recv(), Ok(1000));
         assert_eq!(world.leases.left(1, 320_000), Some(1_000_000));
         assert_eq!(world.leases.left(3, 320_000), None);
         // Who does not lead knows nothing of time.

@@ -46,19 +46,22 @@ impl Exports {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
         let [slots, followers] = [(); 2].map(|()| Arc::new(Semaphore::new(handle.tuning().exports_max)));
-        let views = Views::new(handle.tuning().exports_max, handle.tuning().export_idle);
+        let views =
+            Views::new(handle.tuning().exports_max, handle.tuning().export_idle, handle.tuning().moment_age_max);
         Exports { handle: handle.clone(), slots, followers, views }
     }
 
     /// Holds a moment for its readers.
     pub(super) fn hold(&self, picture: Picture) -> Result<Reading> {
         let reading = self.views.hold(picture)?;
-        let views = self.views.clone();
-        runtime::Handle::current().spawn(async move {
-            while let Some(pause) = views.sweep() {
-                tokio::time::sleep(pause).await;
-            }
-        });
+        if self.views.are_unswept() {
+            let views = self.views.clone();
+            runtime::Handle::current().spawn(async move {
+                while let Some(pause) = views.sweep() {
+                    tokio::time::sleep(pause).await;
+                }
+            });
+        }
         Ok(reading)
     }
 
@@ -158,6 +161,8 @@ pub(super) struct Outlet<T> {
     reader: Option<Arc<Peer>>,
     handle: Handle,
     pace: Pace,
+    /// Since the state was taken that is sent.
+    taken: Stopwatch,
     /// Bytes since the last burst ended, and when that was: before the pause after it, and after it.
     bytes: u64,
     ended: Stopwatch,
@@ -167,8 +172,9 @@ pub(super) struct Outlet<T> {
 impl<T: Message> Outlet<T> {
     fn new(sender: mpsc::Sender<T>, handle: &Handle) -> Self {
         let (stall, pace) = (handle.tuning().export_stall, Pace::new(answered(handle)));
-        let (ended, began) = (Stopwatch::start(), Stopwatch::start());
-        Outlet { sender, stall, reader: peer::current(), handle: handle.clone(), pace, bytes: 0, ended, began }
+        let [taken, ended, began] = [(); 3].map(|()| Stopwatch::start());
+        let (reader, handle) = (peer::current(), handle.clone());
+        Outlet { sender, stall, reader, handle, pace, taken, bytes: 0, ended, began }
     }
 
     /// Puts a piece, and waits as long as the reader has others to take first, or writers would feel it.
@@ -180,6 +186,9 @@ impl<T: Message> Outlet<T> {
             let pause = self.pace.sent(self.bytes, passed, worked, answered(&self.handle));
             std::thread::sleep(pause);
             (self.bytes, self.began) = (0, Stopwatch::start());
+        }
+        if self.taken.elapsed() > self.handle.tuning().moment_age_max {
+            return Err(self.cut_off("read a moment", self.handle.tuning().moment_age_max));
         }
         self.put(piece)
     }
@@ -193,7 +202,7 @@ impl<T: Message> Outlet<T> {
                 match sent {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(gone()),
-                    Err(_) => Err(self.cut_off("took nothing")),
+                    Err(_) => Err(self.cut_off("took nothing", self.stall)),
                 }
             }
         }
@@ -223,10 +232,15 @@ impl<T: Message> Outlet<T> {
     }
 
     /// Cuts a reader off.
-    pub(super) fn cut_off(&self, why: &str) -> Error {
-        let (stall, reader) = (units::duration(self.stall), peer::name(self.reader.as_ref()));
-        tracing::warn!(remote_addr = reader, "a reader of a snapshot {why} for {stall} and was cut off");
-        Error::new(Kind::Interrupted, format!("its reader {why} for {stall}"))
+    pub(super) fn cut_off(&self, why: &str, time: Duration) -> Error {
+        let (time, reader) = (units::duration(time), peer::name(self.reader.as_ref()));
+        tracing::warn!(remote_addr = reader, "a reader of a snapshot {why} for {time} and was cut off");
+        Error::new(Kind::Interrupted, format!("its reader {why} for {time}"))
+    }
+
+    /// What is sent from now on is a newer state.
+    pub(super) fn takes_another(&mut self) {
+        self.taken = Stopwatch::start();
     }
 
     /// Whether the reader is still there.

@@ -50,6 +50,7 @@ pub(super) fn follow(outlet: &mut Outlet<RecordsResponse>, origin: &Origin, mut 
 }
 
 fn step(outlet: &mut Outlet<RecordsResponse>, origin: &Origin, before: &State, after: &State) -> Result<()> {
+    outlet.takes_another();
     let is_live = true;
     let descriptor = Descriptor { base_revision: before.view.revision(), is_live, ..describe(after, origin)? };
     let mut sending = Sending::new(outlet, Bytes::new()).in_time();

@@ -189,7 +189,7 @@ impl<'a> Sending<'a> {
 
     fn send(&mut self, block: Block) -> Result<()> {
         if self.since.as_ref().is_some_and(|since| since.elapsed() > self.outlet.stall()) {
-            return Err(self.outlet.cut_off("was behind what happens"));
+            return Err(self.outlet.cut_off("was behind what happens", self.outlet.stall()));
         }
         self.revisions = 0;
         let mut records = block.bytes;

@@ -22,15 +22,25 @@ const LAST_IDLE: Duration = Duration::from_secs(5);
 /// The moments that a member holds.
 #[derive(Clone, Debug)]
 pub(super) struct Views {
-    held: Arc<Mutex<HashMap<Bytes, Held>>>,
+    held: Arc<Mutex<Moments>>,
     most: usize,
     idle: Duration,
+    age: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Moments {
+    by_token: HashMap<Bytes, Held>,
+    /// Somebody sweeps until nothing is held.
+    are_swept: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     picture: Arc<Picture>,
     streams: usize,
+    /// Since it was taken.
+    taken: Stopwatch,
     /// Since the last stream ended.
     idle: Stopwatch,
     /// For how long it is held then.
@@ -46,9 +56,9 @@ pub(super) struct Reading {
 }
 
 impl Views {
-    /// Holds so many, each for so long after its last stream.
-    pub(super) fn new(most: usize, idle: Duration) -> Self {
-        Views { held: Arc::default(), most, idle }
+    /// Holds so many, each for so long after its last stream; of one that is older than `age` no stream begins.
+    pub(super) fn new(most: usize, idle: Duration, age: Duration) -> Self {
+        Views { held: Arc::default(), most, idle, age }
     }
 
     /// Holds a moment.
@@ -56,7 +66,8 @@ impl Views {
         let mut token = vec![0; TOKEN_BYTES];
         rng::fill(&mut token)?;
         let (token, picture) = (Bytes::from(token), Arc::new(picture));
-        let mut held = self.lock();
+        let mut moments = self.lock();
+        let held = &mut moments.by_token;
         while held.len() >= self.most {
             let idle = held.iter().filter(|(_, held)| held.streams == 0);
             let Some(longest) = idle.max_by_key(|(_, held)| held.idle.elapsed()).map(|(token, _)| token.clone()) else {
@@ -66,36 +77,49 @@ impl Views {
         }
         held.insert(
             token.clone(),
-            Held { picture: Arc::clone(&picture), streams: 1, idle: Stopwatch::start(), idle_max: self.idle },
+            Held {
+                picture: Arc::clone(&picture),
+                streams: 1,
+                taken: Stopwatch::start(),
+                idle: Stopwatch::start(),
+                idle_max: self.idle,
+            },
         );
-        drop(held);
+        drop(moments);
         Ok(Reading { views: self.clone(), token, picture })
     }
 
     /// Reads a moment that is held.
     pub(super) fn read(&self, token: &Bytes) -> Option<Reading> {
-        let mut held = self.lock();
-        let found = held.get_mut(token)?;
+        let mut moments = self.lock();
+        let found = moments.by_token.get_mut(token).filter(|held| held.taken.elapsed() <= self.age)?;
         found.streams += 1;
         let picture = Arc::clone(&found.picture);
-        drop(held);
+        drop(moments);
         Some(Reading { views: self.clone(), token: token.clone(), picture })
+    }
+
+    /// Whether somebody must begin to sweep: moments are held, and nobody does.
+    pub(super) fn are_unswept(&self) -> bool {
+        let mut moments = self.lock();
+        !moments.by_token.is_empty() && !std::mem::replace(&mut moments.are_swept, true)
     }
 
     /// Lets go of what nobody has read for a while. How long until the next look; none when nothing is held.
     pub(super) fn sweep(&self) -> Option<Duration> {
-        let mut held = self.lock();
-        held.retain(|_, held| held.streams > 0 || held.idle.elapsed() < held.idle_max);
-        (!held.is_empty()).then_some(self.idle.min(LAST_IDLE))
+        let mut moments = self.lock();
+        moments.by_token.retain(|_, held| held.streams > 0 || held.idle.elapsed() < held.idle_max);
+        moments.are_swept = !moments.by_token.is_empty();
+        moments.are_swept.then_some(self.idle.min(LAST_IDLE))
     }
 
     /// How many are held.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_token.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Bytes, Held>> {
+    fn lock(&self) -> MutexGuard<'_, Moments> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,7 +132,7 @@ impl Reading {
 
     /// Nobody will ask for it again, unless this stream does not arrive.
     pub(super) fn last(&self) {
-        if let Some(held) = self.views.lock().get_mut(&self.token) {
+        if let Some(held) = self.views.lock().by_token.get_mut(&self.token) {
             held.idle_max = held.idle_max.min(LAST_IDLE);
         }
     }
@@ -121,7 +145,7 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        if let Some(held) = self.views.lock().get_mut(&self.token) {
+        if let Some(held) = self.views.lock().by_token.get_mut(&self.token) {
             held.streams -= 1;
             held.idle = Stopwatch::start();
         }
