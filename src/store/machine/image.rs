@@ -103,7 +103,7 @@ mod tests {
             let (peer_urls, client_urls) = (urls(2380), urls(2379));
             let (name, lineage) = ("one".into(), Sha256::of(b"born"));
             let origin = Origin { cluster_id: 7, member_id: 0xfedc, lineage, name, peer_urls, client_urls };
-            Picture::of(&self.machine.state(), origin, &mut || Ok(())).unwrap()
+            Picture::of(&self.machine.state(), &origin, &mut || Ok(())).unwrap()
         }
     }
 

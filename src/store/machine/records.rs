@@ -63,10 +63,10 @@ pub struct Picture {
 
 impl Picture {
     /// The picture of a state. `go_on` is asked now and then whether anybody still wants it.
-    pub fn of(state: &State, origin: Origin, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
-        let descriptor = describe(state, &origin)?;
+    pub fn of(state: &State, origin: &Origin, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
+        let descriptor = describe(state, origin)?;
         let chronicle = Chronicle::of(&state.view, go_on)?;
-        let (buckets, lessor) = (buckets(state, &origin)?, state.lessor.clone());
+        let (buckets, lessor) = (buckets(state, origin)?, state.lessor.clone());
         Ok(Picture { descriptor, buckets, lessor, chronicle })
     }
 
@@ -102,7 +102,7 @@ impl Picture {
     /// meanwhile. While it works on one chunk, another thread reads the next.
     pub fn revisions(&self, after: Rev, last: Rev, each: &mut EachRevision<'_>) -> Result<()> {
         let (at, until) = (self.chronicle.after(after), self.chronicle.after(last));
-        if at == until {
+        if at >= until {
             return Ok(());
         }
         let first = self.chunk(at, until, vec![])?;

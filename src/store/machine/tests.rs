@@ -315,7 +315,7 @@ fn picture(member: &Member) -> Picture {
 
 /// The digest of a state as whoever reads its records works it out.
 fn proved(state: &State) -> StateDigest {
-    let picture = records::Picture::of(state, Origin::default(), &mut || Ok(())).unwrap();
+    let picture = records::Picture::of(state, &Origin::default(), &mut || Ok(())).unwrap();
     let mut stored = vec![];
     let last = Place { main: i64::MAX, sub: i64::MAX };
     picture

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
 };
 use crate::base::error::{Error, Kind};
+use crate::base::revision::Rev;
 use crate::base::rng::Seeded;
 use crate::base::steps::{Edge, Steps};
+use crate::snapshot::hash::StateDigest;
+use crate::snapshot::record::Record;
 use crate::store::machine::command::Operation;
-use crate::store::machine::range;
+use crate::store::machine::records::{self, Origin};
 use crate::store::node::testing::{self, paths};
 use crate::store::node::{Handle, Member};
 use crate::store::options::Tuning;
@@ -61,7 +65,7 @@ fn story(seed: u64) -> Vec<Deed> {
     let mut deeds = vec![];
     for n in 0..36 {
         let key = format!("key-{}", rng.below(8)).into();
-        deeds.push(Deed::Operation(match rng.below(12) {
+        let operation = match rng.below(12) {
             0 => {
                 lease += 1;
                 Operation::LeaseGrant(LeaseGrantRequest { id: lease, ttl: 1000 })
@@ -69,12 +73,26 @@ fn story(seed: u64) -> Vec<Deed> {
             1 if lease > 0 => Operation::LeaseRevoke(LeaseRevokeRequest { id: lease }),
             2 => Operation::DeleteRange(DeleteRangeRequest { key, ..DeleteRangeRequest::default() }),
             3 if n > 8 => Operation::Compaction(CompactionRequest { revision: revision / 2, physical: false }),
-            _ => {
+            4 => {
+                let alarm = |action: AlarmAction| {
+                    Operation::Alarm(AlarmRequest {
+                        action: action as i32,
+                        member_id: 3,
+                        alarm: AlarmType::Nospace as i32,
+                    })
+                };
+                deeds.push(Deed::Operation(alarm(AlarmAction::Activate)));
+                alarm(AlarmAction::Deactivate)
+            }
+            what => {
                 revision += 1;
                 let value = vec![b'v'; usize::try_from(rng.below(200)).unwrap()].into();
-                Operation::Put(PutRequest { key, value, ..PutRequest::default() })
+                // One that was revoked refuses it.
+                let lease = if what < 8 { lease } else { 0 };
+                Operation::Put(PutRequest { key, value, lease, ..PutRequest::default() })
             }
-        }));
+        };
+        deeds.push(Deed::Operation(operation));
         if n % 18 == 17 {
             deeds.push(Deed::Defragment);
         }
@@ -82,23 +100,36 @@ fn story(seed: u64) -> Vec<Deed> {
     deeds
 }
 
-/// Everything that can be asked of a state, but what was compacted.
+/// Everything that a state holds, but what was compacted: its records, whose keys belong to which lease, and the digest that
+/// is kept of it.
 #[derive(Debug, PartialEq)]
 struct Picture {
     revision: i64,
     compact_revision: i64,
-    kvs: Vec<crate::api::mvccpb::KeyValue>,
-    leases: Vec<i64>,
+    records: Vec<String>,
+    owners: Vec<i64>,
+    digest: StateDigest,
 }
 
 fn picture(handle: &Handle) -> Picture {
     let state = handle.state();
-    let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };
+    let all = records::Picture::of(&state, &Origin::default(), &mut || Ok(())).unwrap();
+    // Where it is in the log is not part of it: a new start has its own entries there.
+    let is_meta = |record: &&Record<'_>| matches!(record, Record::Extra(extra) if extra.bucket == b"meta");
+    let side = all.side_records();
+    let mut told: Vec<_> = side.iter().filter(|record| !is_meta(record)).map(|record| format!("{record:?}")).collect();
+    let mut tell = |record: &Record<'_>| {
+        told.push(format!("{record:?}"));
+        Ok(())
+    };
+    all.leases(&mut tell).unwrap();
+    all.revisions(Rev::default(), Rev::of(i64::MAX), &mut |_, revision| tell(&Record::Revision(*revision))).unwrap();
     Picture {
         revision: state.view.revision(),
         compact_revision: state.view.compact_revision(),
-        kvs: range(&state, &request).unwrap().kvs,
-        leases: state.lessor.all().map(|(id, _)| id).collect(),
+        records: told,
+        owners: (0..8).map(|n| state.lessor.owner(format!("key-{n}").as_bytes())).collect(),
+        digest: state.digest.get().unwrap(),
     }
 }
 

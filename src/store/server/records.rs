@@ -52,7 +52,7 @@ impl Records for Service {
         if view.is_empty() {
             let (exports, state, origin) = (self.exports.clone(), self.exports.handle().state(), self.exports.origin());
             return Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
-                let picture = Picture::of(&state, origin, &mut || outlet.check())?;
+                let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
                 drop(state);
                 let reading = exports.hold(picture)?;
                 if last {
@@ -84,14 +84,14 @@ impl Records for Service {
         let slot = self.exports.slot()?;
         if !follow {
             return Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
-                let picture = Picture::of(&state, origin, &mut || outlet.check())?;
+                let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
                 drop(state);
                 Sending::new(outlet, Bytes::new()).changes(&picture, since)
             })));
         }
         let follower = self.exports.follower()?;
         Ok(Response::new(self.exports.stream(follower, QUEUE_PIECES, move |outlet| {
-            let picture = Picture::of(&state, origin.clone(), &mut || outlet.check())?;
+            let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
             Sending::new(outlet, Bytes::new()).changes(&picture, since)?;
             drop((picture, slot));
             follow::follow(outlet, &origin, state)

@@ -30,7 +30,7 @@ impl Exports {
         let (state, origin) = (self.handle().state(), self.origin());
         Ok(self.stream(slot, QUEUE_PIECES, move |outlet| {
             let mut go_on = || outlet.check();
-            let picture = Picture::of(&state, origin, &mut go_on)?;
+            let picture = Picture::of(&state, &origin, &mut go_on)?;
             drop(state);
             let head = image::plan(&picture, sizes, &mut go_on)?;
             let mut file = File::new(outlet, head.file_bytes);
