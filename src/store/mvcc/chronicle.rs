@@ -106,7 +106,7 @@ impl Chronicle {
     /// entry at least. Where the next chunk begins.
     pub fn read(&self, at: usize, until: usize, bytes_max: usize, messages: &mut Vec<u8>) -> Result<usize> {
         messages.clear();
-        let rest = self.entries.get(at..until).unwrap_or_default();
+        let rest = &self.entries[at..until];
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
             bytes += entry.message_bytes();

@@ -334,6 +334,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_part_that_ends_before_it_begins_is_empty() {
+        let (_dir, handle) = member(Tuning::default()).await;
+        let service = Service::new(&Exports::new(&handle));
+        for (first, last) in [(40, 35), (i64::MAX, 1), (40, i64::MIN)] {
+            let place = |main| Some(HistoryPlace { main, sub: 0 });
+            let request = FullRequest { after: place(first), until: place(last), ..FullRequest::default() };
+            let answered = messages(service.full(Request::new(request)).await).await;
+            assert!(!answered.is_empty() && revisions(&answered).is_empty(), "{first}, {last}");
+        }
+    }
+
+    #[tokio::test]
     async fn changes_carry_what_came_after_and_what_is_still_there_of_before() {
         let (_dir, handle) = member(Tuning::default()).await;
         let service = Service::new(&Exports::new(&handle));
