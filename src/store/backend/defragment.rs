@@ -8,7 +8,7 @@ use crate::base::durable::give_name;
 use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::store::backend::{
-    Backend, Brief, Engine, Revision, SideChange, Space, Stored, beside, forget, made, write_to,
+    Backend, Brief, Engine, Revision, SideChange, Space, Stored, Witness, beside, forget, made, write_to,
 };
 
 /// Bytes that one transaction of a copy writes.
@@ -26,9 +26,8 @@ struct Held {
 }
 
 impl Held {
-    fn of(revision: &Revision<'_>) -> Held {
-        let Revision { stored: Stored { rev, tombstone, message }, brief: Brief { key, created, number, lease } } =
-            *revision;
+    fn of(stored: &Stored<'_>, brief: &Brief<'_>) -> Held {
+        let (Stored { rev, tombstone, message }, Brief { key, created, number, lease }) = (*stored, *brief);
         Held { rev, tombstone, message: message.to_vec(), key: key.to_vec(), created, number, lease }
     }
 
@@ -76,9 +75,9 @@ impl Backend {
             held.clear();
             Ok(())
         };
-        self.walk(Rev::default(), Rev::of(i64::MAX), &mut |revision| {
-            bytes += revision.stored.message.len();
-            held.push(Held::of(&revision));
+        self.walk(Rev::default(), Rev::of(i64::MAX), Witness::Index, &mut |stored, brief| {
+            bytes += stored.message.len();
+            held.push(Held::of(&stored, &brief.expect("the index was asked")));
             if bytes >= COPY_BYTES {
                 bytes = 0;
                 put(&mut held)?;

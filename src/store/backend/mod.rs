@@ -112,6 +112,15 @@ pub struct Listed<'a> {
     pub brief: Brief<'a>,
 }
 
+/// Who notices that a revision is missing which a scan should find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// The scan, which holds what it finds against the index.
+    Index,
+    /// The caller, who knows what must be there. It saves reading the index.
+    Caller,
+}
+
 /// The side tables. The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -347,13 +356,26 @@ impl Backend {
         found.map(|found| found.ok_or_else(|| self.damaged(rev))).transpose()
     }
 
-    /// Calls `sink` with the revisions in [from, until), in order: all that are in the index, or it is an error.
-    pub fn scan(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
-        self.walk(from, until, &mut |revision| sink(revision.stored))
+    /// Calls `sink` with the revisions in [from, until), in order. With the index as `witness`: all that are in it, or it is an
+    /// error.
+    pub fn scan(
+        &self,
+        from: Rev,
+        until: Rev,
+        witness: Witness,
+        sink: &mut dyn FnMut(Stored<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.walk(from, until, witness, &mut |stored, _| sink(stored))
     }
 
-    /// The same, with what the index has of each.
-    fn walk(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Revision<'_>) -> Result<()>) -> Result<()> {
+    /// The same, with what the index has of each where it was asked.
+    fn walk(
+        &self,
+        from: Rev,
+        until: Rev,
+        witness: Witness,
+        sink: &mut dyn FnMut(Stored<'_>, Option<Brief<'_>>) -> Result<()>,
+    ) -> Result<()> {
         let mut next = Some(from);
         while let Some(from) = next.take() {
             // An error of the sink is not one of redb's: it leaves through the side door.
@@ -361,27 +383,34 @@ impl Backend {
             next = guarded(&self.path, || {
                 let db = self.db();
                 let transaction = db.begin_read()?;
-                let (revisions, index) = (transaction.open_table(REVISIONS)?, transaction.open_table(INDEX)?);
                 let (from, until) = (key_of(from), key_of(until));
-                let mut rows = index.range::<&RowKey>(&from..&until)?;
+                let index = match witness {
+                    Witness::Index => Some(transaction.open_table(INDEX)?),
+                    Witness::Caller => None,
+                };
+                let rows = index.as_ref().map(|index| index.range::<&RowKey>(&from..&until));
+                let mut rows = rows.transpose()?;
                 let mut bytes = 0;
-                for entry in revisions.range::<&RowKey>(&from..&until)? {
+                for entry in transaction.open_table(REVISIONS)?.range::<&RowKey>(&from..&until)? {
                     let (key, value) = entry?;
                     let (key, value) = (key.value(), value.value());
-                    let row = rows.next().transpose()?;
-                    let row = row.as_ref().map(|(key, value)| (key.value(), value.value()));
-                    let revision = self.revision((key, value), row);
+                    let row = rows.as_mut().map(|rows| rows.next().transpose()).transpose()?;
+                    let row = row.as_ref().map(|row| row.as_ref().map(|(key, value)| (key.value(), value.value())));
+                    let found = self.stored(key, value).and_then(|stored| {
+                        let brief = row.map(|row| self.brief(&stored, row));
+                        Ok((stored, brief.transpose()?))
+                    });
                     // Looked at, so that nothing is passed over between two transactions.
-                    if bytes >= SCAN_BYTES && revision.is_ok() {
+                    if bytes >= SCAN_BYTES && found.is_ok() {
                         return Ok(Some(rev_of(key)));
                     }
                     bytes += value.len();
-                    outcome = revision.and_then(&mut *sink);
+                    outcome = found.and_then(|(stored, brief)| sink(stored, brief));
                     if outcome.is_err() {
                         return Ok(None);
                     }
                 }
-                if rows.next().is_some() {
+                if rows.is_some_and(|mut rows| rows.next().is_some()) {
                     outcome = Err(self.apart());
                 }
                 Ok(None)
@@ -457,17 +486,17 @@ impl Backend {
         entries.into_iter().map(open).collect()
     }
 
-    /// A revision from its two rows.
-    fn revision<'a>(
-        &self,
-        (key, value): (&RowKey, &'a [u8]),
-        row: Option<(&RowKey, &'a [u8])>,
-    ) -> Result<Revision<'a>> {
-        let stored = rows::stored(key, value).ok_or_else(|| self.damaged(rev_of(key)))?;
-        let (index_key, value) = row.ok_or_else(|| self.apart())?;
-        let listed = self.listed(index_key, value)?;
-        let revision = Revision { stored, brief: listed.brief };
-        if revision.listed() == listed { Ok(revision) } else { Err(self.apart()) }
+    /// What a row of the revisions says.
+    fn stored<'a>(&self, key: &RowKey, value: &'a [u8]) -> Result<Stored<'a>> {
+        rows::stored(key, value).ok_or_else(|| self.damaged(rev_of(key)))
+    }
+
+    /// What the row of the index says that stands where that of this revision must stand.
+    fn brief<'a>(&self, stored: &Stored<'_>, row: Option<(&RowKey, &'a [u8])>) -> Result<Brief<'a>> {
+        let (key, value) = row.ok_or_else(|| self.apart())?;
+        let listed = self.listed(key, value)?;
+        let is_its = Revision { stored: *stored, brief: listed.brief }.listed() == listed;
+        if is_its { Ok(listed.brief) } else { Err(self.apart()) }
     }
 
     fn listed<'a>(&self, key: &RowKey, value: &'a [u8]) -> Result<Listed<'a>> {
@@ -521,6 +550,9 @@ fn write_to<'a>(
     gone: &[Rev],
 ) -> Result<u64> {
     guarded(path, || {
+        // Pages that this transaction frees are free for the next one, not at once. Without a reader the engine would free them
+        // in a second commit in memory, and from then on every reader that misses its cache looks through what that left.
+        let _reader = db.begin_read()?;
         let mut transaction = db.begin_write()?;
         // What a crash leaves is opened without reading the whole file.
         transaction.set_quick_repair(true);

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::base::error::Kind;
     use crate::base::revision::Rev;
-    use crate::store::backend::{Backend, Brief, Engine, Revision, Stored};
+    use crate::store::backend::{Backend, Brief, Engine, Revision, Stored, Witness};
 
     /// A file on a disk that is full at times.
     #[derive(Debug)]
@@ -225,7 +225,7 @@ mod tests {
             mains.push(stored.rev.main);
             Ok(())
         };
-        backend.scan(Rev::default(), Rev::of(i64::MAX), &mut each).unwrap();
+        backend.scan(Rev::default(), Rev::of(i64::MAX), Witness::Index, &mut each).unwrap();
         mains
     }
 

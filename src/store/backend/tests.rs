@@ -46,7 +46,7 @@ fn scanned(backend: &Backend, from: i64, until: i64) -> Vec<i64> {
         found.push(stored.rev.main);
         Ok(())
     };
-    backend.scan(Rev::of(from), Rev::of(until), &mut sink).unwrap();
+    backend.scan(Rev::of(from), Rev::of(until), Witness::Index, &mut sink).unwrap();
     found
 }
 
@@ -65,7 +65,7 @@ fn a_reader_outlives_the_file_that_it_reads() {
         found.push(stored.rev.main);
         Ok(())
     };
-    backend.scan(Rev::default(), Rev::of(i64::MAX), &mut sink).unwrap();
+    backend.scan(Rev::default(), Rev::of(i64::MAX), Witness::Index, &mut sink).unwrap();
     assert_eq!(found, (2..302).collect::<Vec<_>>());
     let mut listed = 0;
     let mut sink = |_: Listed<'_>| {
@@ -103,7 +103,7 @@ fn an_error_of_the_reader_ends_the_scan_and_comes_out() {
     let (_dir, backend) = backend();
     write(&backend, 2..20, 10);
     let mut seen = 0;
-    let error = backend.scan(Rev::of(0), Rev::of(99), &mut |_| {
+    let error = backend.scan(Rev::of(0), Rev::of(99), Witness::Index, &mut |_| {
         seen += 1;
         if seen == 3 { Err(Error::new(Kind::Interrupted, "enough")) } else { Ok(()) }
     });
@@ -188,7 +188,7 @@ fn a_flipped_byte_is_never_served() {
             changed(&whole, &copy, |bytes| bytes[at] ^= 1 << rng.below(8));
             let read = Backend::open(&copy, CACHE_BYTES).and_then(|backend| {
                 let mut stored = vec![];
-                backend.scan(Rev::of(0), Rev::of(99), &mut |row| {
+                backend.scan(Rev::of(0), Rev::of(99), Witness::Index, &mut |row| {
                     let main = row.rev.main;
                     stored.push((main, row == revision(main, &message(main, 300)).stored));
                     Ok(())
@@ -324,7 +324,7 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
         changed(&whole, &copy, |_| {});
         meddle(&copy, change);
         let backend = Backend::open(&copy, CACHE_BYTES).unwrap();
-        let scan = backend.scan(Rev::of(0), Rev::of(99), &mut |_| Ok(()));
+        let scan = backend.scan(Rev::of(0), Rev::of(99), Witness::Index, &mut |_| Ok(()));
         let errors = [listed(&backend).unwrap_err(), scan.unwrap_err(), backend.defragment().unwrap_err()];
         // What could not be copied leaves nothing, and everything as it was.
         assert!(!beside(&copy).exists() && listed(&backend).is_err());
@@ -360,7 +360,7 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
     let backend = Backend::open(&copy, CACHE_BYTES).unwrap();
     assert_eq!(listed(&backend).unwrap(), [2, 3, 4, 5, 6, 7, 8, 9, 10, 12]);
     assert!(backend.get(Rev::of(12)).unwrap().is_none());
-    let scan = backend.scan(Rev::of(9), Rev::of(20), &mut |_| Ok(()));
+    let scan = backend.scan(Rev::of(9), Rev::of(20), Witness::Index, &mut |_| Ok(()));
     assert!(scan.unwrap_err().to_string().contains(apart), "a reader of history passes nothing over");
     assert!(backend.defragment().unwrap_err().to_string().contains(apart));
 }
@@ -379,7 +379,7 @@ fn nothing_is_passed_over_between_two_transactions_of_a_scan() {
     meddle(&path, |index| drop(index.insert(&key_of(Rev::of(3)), &*row).unwrap()));
     let backend = Backend::open(&path, CACHE_BYTES).unwrap();
     let mut seen = vec![];
-    let error = backend.scan(Rev::of(0), Rev::of(9), &mut |stored| {
+    let error = backend.scan(Rev::of(0), Rev::of(9), Witness::Index, &mut |stored| {
         seen.push(stored.rev.main);
         Ok(())
     });

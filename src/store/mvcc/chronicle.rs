@@ -8,7 +8,7 @@
 //! What a compaction made superfluous is left out, whether it was deleted by now or not: the list depends on the moment
 //! alone and is the same on every member.
 
-use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
+use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::Keys;
@@ -38,6 +38,10 @@ impl Entry {
         let bytes = u32::try_from(version.message_bytes()).expect("a message is shorter than 2 GiB");
         let shape = if version.is_tombstone() { bytes | TOMBSTONE } else { bytes };
         Entry { main: rev.main, sub: if newest { sub | NEWEST } else { sub }, shape }
+    }
+
+    fn version(&self) -> Version {
+        Version::new(self.rev(), self.is_tombstone(), self.message_bytes())
     }
 
     /// The revision.
@@ -113,35 +117,16 @@ impl Chronicle {
             bytes <= bytes_max
         };
         let n = rest.iter().take_while(fits).count().max(1).min(rest.len());
-        fill(&self.view, &rest[..n], messages)?;
+        let versions = rest[..n].iter().map(Entry::version);
+        self.view.messages(versions, |message| messages.extend_from_slice(message))?;
         Ok(at + n)
     }
-}
-
-/// Reads the messages of entries that follow one another.
-fn fill(view: &View, entries: &[Entry], messages: &mut Vec<u8>) -> Result<()> {
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
-    let until = Rev { sub: last.rev().sub + 1, ..last.rev() };
-    let mut rest = entries.iter().peekable();
-    view.scan(first.rev(), until, &mut |stored| {
-        // What lies between the entries is superfluous, and not deleted yet.
-        let Some(entry) = rest.next_if(|entry| entry.rev() == stored.rev) else { return Ok(()) };
-        if stored.tombstone != entry.is_tombstone() || stored.message.len() != entry.message_bytes() {
-            return Err(missing(entry.rev()));
-        }
-        messages.extend_from_slice(stored.message);
-        Ok(())
-    })?;
-    rest.next().map_or(Ok(()), |entry| Err(missing(entry.rev())))
-}
-
-fn missing(rev: Rev) -> Error {
-    Error::damaged(format!("the state does not hold revision {rev}, which its index names")).hint(HINT_MEMBER_DAMAGED)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::Error;
     use crate::base::rng::Seeded;
     use crate::store::backend::{Backend, CACHE_BYTES};
     use crate::store::mvcc::recent::{Batch, Change};

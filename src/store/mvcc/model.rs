@@ -12,7 +12,7 @@ use crate::api::etcdserverpb::RangeRequest;
 use crate::api::mvccpb::KeyValue;
 use crate::base::revision::Rev;
 use crate::base::rng::Seeded;
-use crate::store::backend::{Backend, CACHE_BYTES, Stored};
+use crate::store::backend::{Backend, CACHE_BYTES, Stored, Witness};
 use crate::store::mvcc::history::History;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::read::{Found, range};
@@ -277,7 +277,7 @@ impl World {
             stored += 1;
             Ok(())
         };
-        self.backend.scan(Rev::default(), Rev::of(i64::MAX), &mut count).unwrap();
+        self.backend.scan(Rev::default(), Rev::of(i64::MAX), Witness::Index, &mut count).unwrap();
         let view = self.writer.view();
         let named: usize =
             view.index().range(Keys::of(b"\0", b"\0")).map(|(_, history)| history.versions().len()).sum();

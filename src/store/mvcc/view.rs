@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::revision::Rev;
-use crate::store::backend::{Backend, Space, Stored};
+use crate::store::backend::{Backend, Space, Stored, Witness};
 use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::Index;
 use crate::store::mvcc::recent::{Change, Recent, find};
@@ -116,11 +116,44 @@ impl View {
     /// Calls `sink` with the revisions in [from, until) that are stored, in order; none that came after the moment. Some
     /// of them may be no longer in the index, because a compaction has not come to deleting them yet.
     pub fn scan(&self, from: Rev, until: Rev, sink: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        self.walk(from, until, Witness::Index, sink)
+    }
+
+    /// Calls `sink` with the messages of versions that the index names, which are in order: with all of them, or it is an
+    /// error.
+    pub fn messages(
+        &self,
+        versions: impl DoubleEndedIterator<Item = Version> + Clone,
+        mut sink: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let ends = (versions.clone().next(), versions.clone().next_back());
+        let (Some(first), Some(last)) = ends else { return Ok(()) };
+        let until = Rev { sub: last.rev().sub + 1, ..last.rev() };
+        let mut rest = versions.peekable();
+        self.walk(first.rev(), until, Witness::Caller, &mut |stored| {
+            // What lies between them is superfluous, and not deleted yet.
+            let Some(version) = rest.next_if(|version| version.rev() == stored.rev) else { return Ok(()) };
+            if stored.tombstone != version.is_tombstone() || stored.message.len() != version.message_bytes() {
+                return Err(missing(version.rev()));
+            }
+            sink(stored.message);
+            Ok(())
+        })?;
+        rest.next().map_or(Ok(()), |version| Err(missing(version.rev())))
+    }
+
+    fn walk(
+        &self,
+        from: Rev,
+        until: Rev,
+        witness: Witness,
+        sink: &mut dyn FnMut(Stored<'_>) -> Result<()>,
+    ) -> Result<()> {
         let until = until.min(Rev::of(self.moment.revision.saturating_add(1)));
         // Taken first: what leaves memory meanwhile is found in the file.
         let batches = self.recent.since(from);
         let flushed = batches.first().map_or(until, |batch| batch.first().min(until));
-        self.backend.scan(from, flushed, sink)?;
+        self.backend.scan(from, flushed, witness, sink)?;
         for change in batches.iter().flat_map(|batch| batch.changes()) {
             if change.rev >= from && change.rev < until {
                 sink(Stored { rev: change.rev, tombstone: change.tombstone, message: &change.message })?;

@@ -8,8 +8,7 @@ use crate::api::Message;
 use crate::api::etcdserverpb::AlarmType;
 use crate::api::leasepb;
 use crate::base::digest::crc32c;
-use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
-use crate::base::revision::Rev;
+use crate::base::error::Result;
 use crate::snapshot::entry;
 use crate::snapshot::hash::{HashKv, Scope};
 use crate::snapshot::record::Revision;
@@ -99,20 +98,8 @@ fn block_len(covered: &[Covered]) -> usize {
 }
 
 fn feed(view: &View, block: &[Covered], hash: &mut HashKv) -> Result<()> {
-    let (Some(first), Some(last)) = (block.first(), block.last()) else { return Ok(()) };
-    let (from, last) = (first.version.rev(), last.version.rev());
-    let mut wanted = block.iter().map(|covered| covered.version.rev()).peekable();
     let mut messages = Vec::with_capacity(block.len());
-    view.scan(from, Rev { sub: last.sub + 1, ..last }, &mut |stored| {
-        if wanted.next_if_eq(&stored.rev).is_some() {
-            messages.push(stored.message.to_vec());
-        }
-        Ok(())
-    })?;
-    if let Some(rev) = wanted.next() {
-        let text = format!("the state does not hold revision {rev}, which its index names");
-        return Err(Error::damaged(text).hint(HINT_MEMBER_DAMAGED));
-    }
+    view.messages(block.iter().map(|covered| covered.version), |message| messages.push(message.to_vec()))?;
     let revisions: Vec<_> = block
         .iter()
         .zip(&messages)

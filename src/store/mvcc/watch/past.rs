@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::revision::Rev;
-use crate::store::backend::Stored;
+use crate::store::backend::{Stored, Witness};
 use crate::store::mvcc::history::{History, Version};
 use crate::store::mvcc::hub::{Before, Published};
 use crate::store::mvcc::recent::{Batch, Change};
@@ -200,7 +200,7 @@ fn scan(next: i64, chunk: &mut Gathered<'_>) -> Result<i64> {
 fn scan_stored(from: Rev, end: Rev, chunk: &mut Gathered<'_>) -> Result<ControlFlow<i64>> {
     let backend = chunk.ground.backend;
     let mut full = None;
-    let outcome = backend.scan(from, end, &mut |stored: Stored<'_>| {
+    let outcome = backend.scan(from, end, Witness::Index, &mut |stored: Stored<'_>| {
         let Stored { rev, tombstone, message } = stored;
         if chunk.wants(tombstone, event::key(message), rev)? {
             if chunk.is_full(rev.main) {
