@@ -1,15 +1,16 @@
 //! Streams that carry a whole state: made on a thread in the background, sent as fast as their reader takes them.
 //!
-//! Between the two is a short queue. A reader that takes nothing for a while is cut off, by name: what it holds (its view,
-//! its thread) is then free. A reader that goes away is noticed at the next piece. Writers are in nobody's way: a stream
-//! reads a moment that does not change, in short looks.
+//! Between the two is a short queue of bursts: small pieces are put there many at a time, because it costs both sides to wake
+//! the reader, and a reader who finds more takes more at once. One that takes nothing for a while is cut off, by name: what it
+//! holds (its view, its thread) is then free. One that goes away is noticed at the next burst. Writers are in nobody's way: a
+//! stream reads a moment that does not change, in short looks.
 //!
 //! How many streams there are at once is limited too, because each one keeps what compactions made superfluous.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,9 @@ use crate::store::server::pace::{Answered, BURST_BYTES, Pace};
 use crate::store::server::peer::{self, Peer};
 use crate::store::server::status;
 use crate::store::server::views::{Reading, Views};
+
+/// Before its first piece a stream rests at most so many times as long as it works.
+const RESTS_MAX: u32 = 4;
 
 /// The streams of a member.
 #[derive(Clone)]
@@ -122,14 +126,14 @@ impl Exports {
         self.views.len()
     }
 
-    /// The stream of what `work` sends, of which so many pieces wait for their reader. It begins when the stream is first asked.
+    /// The stream of what `work` sends, of which so many bursts wait for their reader. It begins when the stream is first asked.
     pub(super) fn stream<T: Message + 'static>(
         &self,
         slot: OwnedSemaphorePermit,
-        queue_pieces: usize,
+        queue: usize,
         work: impl FnOnce(&mut Outlet<T>) -> Result<()> + Send + 'static,
     ) -> Pieces<T> {
-        let (sender, pieces) = mpsc::channel(queue_pieces);
+        let (sender, bursts) = mpsc::channel(queue);
         let mut outlet = Outlet::new(sender, &self.handle);
         let handle = self.handle.clone();
         let working = background(move || {
@@ -143,7 +147,7 @@ impl Exports {
             })
         });
         let working = async move { working.await.unwrap_or_else(|refused| Err(status::failed(&refused))) };
-        Pieces { pieces, working: Some(Box::pin(working)), failed: None }
+        Pieces { bursts, burst: vec![].into_iter(), working: Some(Box::pin(working)), failed: None }
     }
 }
 
@@ -156,7 +160,7 @@ impl fmt::Debug for Exports {
 /// Where a stream's pieces are put, on a thread in the background.
 #[derive(Debug)]
 pub(super) struct Outlet<T> {
-    sender: mpsc::Sender<T>,
+    sender: mpsc::Sender<Vec<T>>,
     stall: Duration,
     reader: Option<Arc<Peer>>,
     handle: Handle,
@@ -170,35 +174,47 @@ pub(super) struct Outlet<T> {
 }
 
 impl<T: Message> Outlet<T> {
-    fn new(sender: mpsc::Sender<T>, handle: &Handle) -> Self {
+    fn new(sender: mpsc::Sender<Vec<T>>, handle: &Handle) -> Self {
         let (stall, pace) = (handle.tuning().export_stall, Pace::new(answered(handle)));
         let [taken, ended, began] = [(); 3].map(|()| Stopwatch::start());
         let (reader, handle) = (peer::current(), handle.clone());
         Outlet { sender, stall, reader, handle, pace, taken, bytes: 0, ended, began }
     }
 
-    /// Puts a piece, and waits as long as the reader has others to take first, or writers would feel it.
-    pub(super) fn send(&mut self, piece: T) -> Result<()> {
-        self.bytes += piece.encoded_len() as u64;
+    /// Puts pieces that are sent together, and waits as long as the reader has others to take first, or writers would feel it.
+    pub(super) fn send(&mut self, burst: Vec<T>) -> Result<()> {
+        self.bytes += burst.iter().map(|piece| piece.encoded_len() as u64).sum::<u64>();
         if self.bytes >= BURST_BYTES {
-            let (passed, worked) = (self.ended.elapsed(), self.began.elapsed());
-            self.ended = Stopwatch::start();
-            let pause = self.pace.sent(self.bytes, passed, worked, answered(&self.handle));
-            std::thread::sleep(pause);
-            (self.bytes, self.began) = (0, Stopwatch::start());
+            self.rest(self.bytes, Duration::MAX);
         }
         if self.taken.elapsed() > self.handle.tuning().moment_age_max {
             return Err(self.cut_off("read a moment", self.handle.tuning().moment_age_max));
         }
-        self.put(piece)
+        self.put(burst)
     }
 
-    fn put(&self, piece: T) -> Result<()> {
-        match self.sender.try_send(piece) {
+    /// A part of what comes before the first piece is done, as much work as a burst: rests as after one, but not so long that
+    /// a reader who waits would give up. That the reader went away is an error.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        self.rest(BURST_BYTES, self.began.elapsed() * RESTS_MAX);
+        if self.sender.is_closed() { Err(gone()) } else { Ok(()) }
+    }
+
+    /// Rests after so many bytes as long as the pace says, but for so long at most.
+    fn rest(&mut self, bytes: u64, most: Duration) {
+        let (passed, worked) = (self.ended.elapsed(), self.began.elapsed());
+        self.ended = Stopwatch::start();
+        let pause = self.pace.sent(bytes, passed, worked, answered(&self.handle));
+        std::thread::sleep(pause.min(most));
+        (self.bytes, self.began) = (0, Stopwatch::start());
+    }
+
+    fn put(&self, burst: Vec<T>) -> Result<()> {
+        match self.sender.try_send(burst) {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(gone()),
-            Err(TrySendError::Full(piece)) => {
-                let sent = runtime::Handle::current().block_on(timeout(self.stall, self.sender.send(piece)));
+            Err(TrySendError::Full(burst)) => {
+                let sent = runtime::Handle::current().block_on(timeout(self.stall, self.sender.send(burst)));
                 match sent {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(gone()),
@@ -242,11 +258,6 @@ impl<T: Message> Outlet<T> {
     pub(super) fn takes_another(&mut self) {
         self.taken = Stopwatch::start();
     }
-
-    /// Whether the reader is still there.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.sender.is_closed() { Err(gone()) } else { Ok(()) }
-    }
 }
 
 fn answered(handle: &Handle) -> Answered {
@@ -260,12 +271,14 @@ fn gone() -> Error {
 
 /// A stream, as gRPC sends it.
 pub struct Pieces<T> {
-    pieces: mpsc::Receiver<T>,
+    bursts: mpsc::Receiver<Vec<T>>,
+    /// The rest of the one that is being taken.
+    burst: std::vec::IntoIter<T>,
     working: Option<BoxFuture<'static, Result<(), Status>>>,
     failed: Option<Status>,
 }
 
-impl<T: Send + 'static> Stream for Pieces<T> {
+impl<T: Send + Unpin + 'static> Stream for Pieces<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -275,12 +288,16 @@ impl<T: Send + 'static> Stream for Pieces<T> {
             self.working = None;
             self.failed = outcome.err();
         }
-        match self.pieces.poll_recv(context) {
-            Poll::Ready(Some(piece)) => Poll::Ready(Some(Ok(piece))),
-            // The work has let go of the queue and is about to say how it ended.
-            Poll::Ready(None) if self.working.is_some() => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(self.failed.take().map(Err)),
-            Poll::Pending => Poll::Pending,
+        loop {
+            if let Some(piece) = self.burst.next() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            match ready!(self.bursts.poll_recv(context)) {
+                Some(burst) => self.burst = burst.into_iter(),
+                // The work has let go of the queue and is about to say how it ended.
+                None if self.working.is_some() => return Poll::Pending,
+                None => return Poll::Ready(self.failed.take().map(Err)),
+            }
         }
     }
 }

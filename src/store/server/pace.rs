@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// Without a command for so long there are no writers.
 const ALONE_AFTER: Duration = Duration::from_millis(200);
 /// Bytes in a second: at least, which is where a stream begins, and so many that they are no limit.
-const LEAST_RATE: f64 = 16e6;
+const LEAST_RATE: f64 = 4e6;
 const MOST_RATE: f64 = 8e9;
 /// Of a rate, after a window in which commands took longer than they should, and after one in which they did not.
 const SLOWER: f64 = 0.75;
@@ -135,7 +135,7 @@ mod tests {
         // From 50 MB/s on, they wait twice as long.
         let some = rate(|rate| if rate > 50e6 { 900 } else { 400 }, 5_000);
         assert!(some > 20e6 && some < 60e6, "{some}");
-        let least = rate(|rate| if rate > 20e6 { 4000 } else { 400 }, 5_000);
+        let least = rate(|rate| if rate > 5e6 { 4000 } else { 400 }, 5_000);
         assert!((0.95 * LEAST_RATE..1.5 * LEAST_RATE).contains(&least), "{least}");
     }
 }

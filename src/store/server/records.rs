@@ -21,7 +21,7 @@ use crate::store::server::export::{Exports, Outlet, Pieces};
 use crate::store::server::follow;
 
 /// Messages of about 1 MiB that wait for a reader.
-const QUEUE_PIECES: usize = 4;
+const QUEUE: usize = 4;
 const LAST: Rev = Rev { main: i64::MAX, sub: i64::MAX };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -51,8 +51,8 @@ impl Records for Service {
         let slot = self.exports.slot()?;
         if view.is_empty() {
             let (exports, state, origin) = (self.exports.clone(), self.exports.handle().state(), self.exports.origin());
-            return Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
-                let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
+            return Ok(Response::new(self.exports.stream(slot, QUEUE, move |outlet| {
+                let picture = Picture::of(&state, &origin, &mut || outlet.go_on())?;
                 drop(state);
                 let reading = exports.hold(picture)?;
                 if last {
@@ -67,7 +67,7 @@ impl Records for Service {
         if last {
             reading.last();
         }
-        Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
+        Ok(Response::new(self.exports.stream(slot, QUEUE, move |outlet| {
             Sending::new(outlet, reading.token().clone()).full(reading.picture(), part)
         })))
     }
@@ -83,15 +83,15 @@ impl Records for Service {
         }
         let slot = self.exports.slot()?;
         if !follow {
-            return Ok(Response::new(self.exports.stream(slot, QUEUE_PIECES, move |outlet| {
-                let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
+            return Ok(Response::new(self.exports.stream(slot, QUEUE, move |outlet| {
+                let picture = Picture::of(&state, &origin, &mut || outlet.go_on())?;
                 drop(state);
                 Sending::new(outlet, Bytes::new()).changes(&picture, since)
             })));
         }
         let follower = self.exports.follower()?;
-        Ok(Response::new(self.exports.stream(follower, QUEUE_PIECES, move |outlet| {
-            let picture = Picture::of(&state, &origin, &mut || outlet.check())?;
+        Ok(Response::new(self.exports.stream(follower, QUEUE, move |outlet| {
+            let picture = Picture::of(&state, &origin, &mut || outlet.go_on())?;
             Sending::new(outlet, Bytes::new()).changes(&picture, since)?;
             drop((picture, slot));
             follow::follow(outlet, &origin, state)
@@ -197,11 +197,12 @@ impl<'a> Sending<'a> {
             // A block has room for more; what waits for a reader takes what it needs.
             records.shrink_to_fit();
         }
-        self.outlet.send(RecordsResponse {
+        let piece = RecordsResponse {
             records: records.into(),
             superseded: std::mem::take(&mut self.superseded),
             view: std::mem::take(&mut self.view),
-        })
+        };
+        self.outlet.send(vec![piece])
     }
 
     pub(super) fn end(mut self) -> Result<()> {

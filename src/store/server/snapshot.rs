@@ -13,11 +13,14 @@ use crate::snapshot::bbolt::shape::Sizes;
 use crate::store::machine::image;
 use crate::store::machine::records::{Picture, STORAGE_VERSION};
 use crate::store::server::export::{Exports, Outlet, Pieces};
+use crate::store::server::pace::BURST_BYTES;
 
 /// Bytes of a message's blob; etcd's figure.
 const BLOB_BYTES: usize = 32 << 10;
-/// Messages that wait for a reader.
-const QUEUE_PIECES: usize = 16;
+/// Messages that are sent together, and how often so many wait for a reader.
+const BURST: usize = 16;
+const QUEUE: usize = 2;
+const _: () = assert!((BURST * BLOB_BYTES) as u64 == BURST_BYTES, "the pace counts by bursts");
 
 impl Exports {
     /// The member's state at this moment as a file.
@@ -28,8 +31,8 @@ impl Exports {
     fn snapshot_of(&self, sizes: Sizes) -> Result<Pieces<SnapshotResponse>, Status> {
         let slot = self.slot()?;
         let (state, origin) = (self.handle().state(), self.origin());
-        Ok(self.stream(slot, QUEUE_PIECES, move |outlet| {
-            let mut go_on = || outlet.check();
+        Ok(self.stream(slot, QUEUE, move |outlet| {
+            let mut go_on = || outlet.go_on();
             let picture = Picture::of(&state, &origin, &mut go_on)?;
             drop(state);
             let head = image::plan(&picture, sizes, &mut go_on)?;
@@ -46,13 +49,15 @@ struct File<'a> {
     /// Bytes that no message holds yet.
     remaining_bytes: u64,
     blob: BytesMut,
+    /// Messages that are not sent yet.
+    burst: Vec<SnapshotResponse>,
     hasher: Sha256Hasher,
 }
 
 impl<'a> File<'a> {
     fn new(outlet: &'a mut Outlet<SnapshotResponse>, file_bytes: u64) -> Self {
         let blob = BytesMut::with_capacity(BLOB_BYTES);
-        File { outlet, remaining_bytes: file_bytes, blob, hasher: Sha256Hasher::default() }
+        File { outlet, remaining_bytes: file_bytes, blob, burst: vec![], hasher: Sha256Hasher::default() }
     }
 
     fn put(&mut self, mut chunk: &[u8]) -> Result<()> {
@@ -71,7 +76,8 @@ impl<'a> File<'a> {
     fn send(&mut self) -> Result<()> {
         let blob = std::mem::replace(&mut self.blob, BytesMut::with_capacity(BLOB_BYTES)).freeze();
         self.remaining_bytes -= blob.len() as u64;
-        self.outlet.send(message(self.remaining_bytes, blob))
+        self.burst.push(message(self.remaining_bytes, blob));
+        if self.burst.len() < BURST { Ok(()) } else { self.outlet.send(std::mem::take(&mut self.burst)) }
     }
 
     fn end(mut self) -> Result<()> {
@@ -80,7 +86,8 @@ impl<'a> File<'a> {
         }
         assert_eq!(self.remaining_bytes, 0, "the file is as long as it was announced");
         let digest = self.hasher.finish();
-        self.outlet.send(message(0, Bytes::copy_from_slice(&digest.0)))
+        self.burst.push(message(0, Bytes::copy_from_slice(&digest.0)));
+        self.outlet.send(self.burst)
     }
 }
 
