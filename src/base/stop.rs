@@ -69,8 +69,8 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// What work in the background gives up of its share of a processor that others want as well: nearly all of it.
-const BACKGROUND_NICENESS: i32 = 19;
+/// What work in the background gives up of its share of a processor that others want as well: a tenth is left to it.
+const BACKGROUND_NICENESS: i32 = 10;
 
 /// Runs blocking work that others must not feel, on a thread of its own that yields the processor to them. Threads that it
 /// begins are like it.

@@ -98,6 +98,22 @@ fn revisions_come_back_in_order_across_transactions_and_after_opening_again() {
     assert_eq!(scanned(&backend, 0, i64::MAX), [300, 301]);
 }
 
+/// Pages that a write frees are there for the next one but one at the latest.
+#[test]
+fn a_file_whose_rows_come_and_go_does_not_grow() {
+    let (_dir, backend) = backend();
+    let mut sizes = vec![];
+    for round in 0..300 {
+        let from = 2 + round * 10;
+        let gone: Vec<Rev> = (from - 10..from).filter(|main| *main > 1).map(Rev::of).collect();
+        write(&backend, from..from + 10, 20_000);
+        backend.write(&mut std::iter::empty(), &[], &gone).unwrap();
+        sizes.push(backend.file_bytes().unwrap());
+    }
+    assert_eq!(scanned(&backend, 0, i64::MAX).len(), 10);
+    assert!(sizes[299] <= sizes[30], "{} bytes became {}", sizes[30], sizes[299]);
+}
+
 #[test]
 fn an_error_of_the_reader_ends_the_scan_and_comes_out() {
     let (_dir, backend) = backend();

@@ -250,6 +250,25 @@ mod tests {
         assert_eq!(world.keep(1, 3500).0.try_recv(), Ok(0));
     }
 
+    /// A client that asks again and again for a lease that is about to go must not leave its questions here.
+    #[test]
+    fn who_waited_for_a_lease_to_end_and_went_is_forgotten() {
+        let mut world = World::new();
+        world.grant(1, 2, 0);
+        assert_eq!(world.revokes(2000), [(7, 1)]);
+        let mut stays = world.keep(1, 2001).0;
+        for _ in 0..1000 {
+            drop(world.keep(1, 2002));
+        }
+        assert_eq!(world.revokes(2499), []);
+        assert_eq!(world.leases.late.len(), 1001);
+        assert_eq!(world.revokes(2500), []);
+        assert_eq!(world.leases.late.len(), 1);
+        let change = world.lessor.revoke(1);
+        world.leases.applied(&[change], &world.lessor, 2501);
+        assert_eq!((stays.try_recv(), world.leases.late.len()), (Ok(0), 0));
+    }
+
     /// What is noted of a lease while it is kept would be less than what was promised.
     #[test]
     fn a_lease_that_is_kept_while_notes_are_on_their_way_is_noted_once_more() {

@@ -34,8 +34,10 @@ use crate::store::server::peer::{self, Peer};
 use crate::store::server::status;
 use crate::store::server::views::{Reading, Views};
 
-/// Before its first piece a stream rests at most so many times as long as it works.
-const RESTS_MAX: u32 = 4;
+/// Before its first piece a stream rests at most so many times as long as it works, and no longer than this altogether: its
+/// reader waits.
+const RESTS_MAX: u32 = 20;
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// The streams of a member.
 #[derive(Clone)]
@@ -171,6 +173,10 @@ pub(super) struct Outlet<T> {
     bytes: u64,
     ended: Stopwatch,
     began: Stopwatch,
+    /// How long it rested before the first piece.
+    rested: Duration,
+    /// What is sent is what writers do: it does not give way to them.
+    is_live: bool,
 }
 
 impl<T: Message> Outlet<T> {
@@ -178,7 +184,19 @@ impl<T: Message> Outlet<T> {
         let (stall, pace) = (handle.tuning().export_stall, Pace::new(answered(handle)));
         let [taken, ended, began] = [(); 3].map(|()| Stopwatch::start());
         let (reader, handle) = (peer::current(), handle.clone());
-        Outlet { sender, stall, reader, handle, pace, taken, bytes: 0, ended, began }
+        Outlet {
+            sender,
+            stall,
+            reader,
+            handle,
+            pace,
+            taken,
+            bytes: 0,
+            ended,
+            began,
+            rested: Duration::ZERO,
+            is_live: false,
+        }
     }
 
     /// Puts pieces that are sent together, and waits as long as the reader has others to take first, or writers would feel it.
@@ -196,17 +214,29 @@ impl<T: Message> Outlet<T> {
     /// A part of what comes before the first piece is done, as much work as a burst: rests as after one, but not so long that
     /// a reader who waits would give up. That the reader went away is an error.
     pub(super) fn go_on(&mut self) -> Result<()> {
-        self.rest(BURST_BYTES, self.began.elapsed() * RESTS_MAX);
+        let most = self.began.elapsed().saturating_mul(RESTS_MAX).min(REST_MAX.saturating_sub(self.rested));
+        let rested = self.rest(BURST_BYTES, most);
+        self.rested += rested;
         if self.sender.is_closed() { Err(gone()) } else { Ok(()) }
     }
 
-    /// Rests after so many bytes as long as the pace says, but for so long at most.
-    fn rest(&mut self, bytes: u64, most: Duration) {
+    /// Rests after so many bytes as long as the pace says, but for so long at most, and not when the reader or the member is
+    /// gone. How long.
+    fn rest(&mut self, bytes: u64, most: Duration) -> Duration {
         let (passed, worked) = (self.ended.elapsed(), self.began.elapsed());
         self.ended = Stopwatch::start();
-        let pause = self.pace.sent(bytes, passed, worked, answered(&self.handle));
-        std::thread::sleep(pause.min(most));
+        let pause = self.pace.sent(bytes, passed, worked, answered(&self.handle)).min(most);
+        if !pause.is_zero() && !self.is_live {
+            runtime::Handle::current().block_on(async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.sender.closed() => {}
+                    () = self.handle.stopped() => {}
+                }
+            });
+        }
         (self.bytes, self.began) = (0, Stopwatch::start());
+        pause
     }
 
     fn put(&self, burst: Vec<T>) -> Result<()> {
@@ -254,9 +284,9 @@ impl<T: Message> Outlet<T> {
         Error::new(Kind::Interrupted, format!("its reader {why} for {time}"))
     }
 
-    /// What is sent from now on is a newer state.
+    /// What is sent from now on is what became different since: a newer state, as fast as its writers made it.
     pub(super) fn takes_another(&mut self) {
-        self.taken = Stopwatch::start();
+        (self.taken, self.is_live) = (Stopwatch::start(), true);
     }
 }
 

@@ -151,3 +151,34 @@ impl Drop for Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::{Backend, CACHE_BYTES};
+    use crate::store::machine::Machine;
+    use crate::store::machine::records::Origin;
+
+    /// However many moments there are, one task looks after them, and goes with the last.
+    #[test]
+    fn one_sweeps_at_a_time_and_until_nothing_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Arc::new(Backend::create(&dir.path().join("db"), CACHE_BYTES).unwrap());
+        let machine = Machine::open(&backend).unwrap();
+        let picture = || Picture::of(&machine.state(), &Origin::default(), &mut || Ok(())).unwrap();
+        let views = Views::new(4, Duration::ZERO, Duration::from_secs(60));
+        assert!(!views.are_unswept());
+        for _ in 0..2 {
+            let first = views.hold(picture()).unwrap();
+            assert!(views.are_unswept());
+            let second = views.hold(picture()).unwrap();
+            assert!(!views.are_unswept(), "a second sweeper");
+            assert_eq!((views.sweep(), views.len()), (Some(Duration::ZERO), 2));
+            drop(first);
+            assert_eq!((views.sweep(), views.len()), (Some(Duration::ZERO), 1));
+            assert!(!views.are_unswept(), "a second sweeper");
+            drop(second);
+            assert_eq!((views.sweep(), views.len()), (None, 0));
+        }
+    }
+}
