@@ -49,7 +49,8 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(answered: Answered) -> Self {
-        Pace { rate: LEAST_RATE, shortest_us: f64::INFINITY, before: answered, window: Duration::ZERO }
+        // Until a command is seen there are no writers.
+        Pace { rate: LEAST_RATE, shortest_us: f64::INFINITY, before: answered, window: ALONE_AFTER }
     }
 
     /// So many bytes were sent, and so much time passed since the call before, its pause included. How long to wait.
@@ -115,6 +116,15 @@ mod tests {
         assert!(rate(|_| 400, 0) > 0.98 * FREE);
         assert!(rate(|_| 400, 5_000) > 0.98 * FREE);
         assert!(rate(|_| 400, 20) > 0.98 * FREE);
+    }
+
+    /// A small state of a member that nobody writes to leaves at once; the first command that is seen ends that.
+    #[test]
+    fn without_writers_the_first_burst_waits_for_nothing() {
+        let (mut pace, burst) = (Pace::new(Answered::default()), Duration::from_millis(1));
+        assert_eq!(pace.sent(BURST_BYTES, burst, burst, Answered::default()), Duration::ZERO);
+        let seen = Answered { count: 1, total_us: 400, waiting: 0 };
+        assert!(pace.sent(BURST_BYTES, burst, burst, seen) > Duration::from_millis(50));
     }
 
     /// A disk that answers nobody for a second is no reason to hurry.
