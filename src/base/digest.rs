@@ -109,6 +109,11 @@ pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// What padded base64 stands for; none when `text` is anything else.
+pub fn bytes_of_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
 /// Reads exactly `bytes.len()` bytes of padded base64; false when `text` is anything else, or not the one text that these
 /// bytes have.
 pub fn from_base64(text: &str, bytes: &mut [u8]) -> bool {

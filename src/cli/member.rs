@@ -35,7 +35,7 @@ pub(crate) struct NewMember {
     /// Where its peers will reach it; what --initial-cluster says otherwise
     #[arg(long, value_name = "URL,...", value_delimiter = ',', help_heading = "New member")]
     pub(crate) initial_advertise_peer_urls: Option<Vec<String>>,
-    /// Switch authentication off, where it was on: this version serves none
+    /// Switch authentication off, where it was on: everybody who reaches the member is let in
     #[arg(long, help_heading = "New member")]
     pub(crate) auth_off: bool,
 }
@@ -73,7 +73,7 @@ pub(crate) struct SnapshotRestore {
     /// Mark what was before as compacted, which is always done when revisions are raised
     #[arg(long)]
     pub(crate) mark_compacted: bool,
-    /// Switch authentication off, where it was on: this version serves none
+    /// Switch authentication off, where it was on: everybody who reaches the member is let in
     #[arg(long)]
     pub(crate) auth_off: bool,
     #[command(flatten)]
@@ -94,7 +94,7 @@ pub(crate) async fn restore(args: &Restore, data_dir: &Path, context: &Context) 
     let members = members(&member, args.initial_cluster.as_deref())?;
     let way = Way {
         bump: args.bump.as_deref().map_or(Ok(Bump::Auto), parse_bump)?,
-        auth: if member.auth_off { Auth::Off } else { Auth::Refuse },
+        auth: if member.auth_off { Auth::Off } else { Auth::Keep },
         token: args.initial_cluster_token.clone().map_or_else(|| new_token(context.clock.now()), Ok)?,
         dry_run: args.dry_run,
         yes: args.yes,
@@ -117,7 +117,7 @@ pub(crate) async fn from_snapshot(args: SnapshotRestore, context: &Context) -> R
     let members = members(&member, args.initial_cluster.as_deref())?;
     let way = Way {
         bump: args.bump_revision.map_or(Bump::Auto, |by| Bump::By(i64::from(by))),
-        auth: if member.auth_off { Auth::Off } else { Auth::Refuse },
+        auth: if member.auth_off { Auth::Off } else { Auth::Keep },
         token: args.initial_cluster_token,
         dry_run: false,
         yes: true,

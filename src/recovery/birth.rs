@@ -40,11 +40,6 @@ pub struct Request {
 /// Makes the plan, and what carries it out. What makes it impossible is an error.
 pub fn plan(facts: &Facts, request: &Request) -> Result<(Plan, Birth)> {
     let (source, target) = (&facts.source, &facts.target);
-    if source.auth_enabled && request.auth == Auth::Refuse {
-        return Err(Error::new(Kind::Usage, "authentication is on in this state, and this version serves none").hint(
-            "restore it into etcd with --etcd-snapshot, or say --auth-off: then everybody who reaches it is let in",
-        ));
-    }
     let bytes = source.raw_bytes + source.raw_bytes / 2 + LOG_BYTES;
     let path = target.path.display().to_string();
     if target.free_bytes < bytes {

@@ -11,6 +11,7 @@
 mod support;
 
 mod ask;
+mod auth;
 mod commands;
 mod coverage;
 mod ctl;

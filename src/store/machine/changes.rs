@@ -8,6 +8,7 @@ use crate::api::Message;
 use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::snapshot::record::{Compacted, Record, Revision};
+use crate::store::auth::rules::Rules;
 use crate::store::lease::lessor::stored;
 use crate::store::machine::records::Each;
 use crate::store::machine::state::State;
@@ -17,6 +18,8 @@ pub fn differ(before: &State, after: &State) -> bool {
     before.view.revision() != after.view.revision()
         || before.view.compact_revision() != after.view.compact_revision()
         || before.alarms != after.alarms
+        || before.rules.revision() != after.rules.revision()
+        || before.rules.is_enabled() != after.rules.is_enabled()
         || after.lessor.since(&before.lessor).next().is_some()
 }
 
@@ -32,6 +35,7 @@ pub fn changes(before: &State, after: &State, each: &mut Each<'_>) -> Result<()>
     for alarm in before.alarms.without(&after.alarms) {
         each(&Record::AlarmGone { stored: &alarm.encode_to_vec() })?;
     }
+    rules(&before.rules, &after.rules, each)?;
     let mut leases: Vec<_> = after.lessor.since(&before.lessor).collect();
     // In the order of an etcd file.
     leases.sort_unstable_by_key(|(id, _)| id.cast_unsigned());
@@ -44,4 +48,26 @@ pub fn changes(before: &State, after: &State, each: &mut Each<'_>) -> Result<()>
         let (rev, tombstone, stored) = (found.rev, found.tombstone, found.message);
         each(&Record::Revision(Revision { rev, tombstone, stored }))
     })
+}
+
+/// Users and roles.
+fn rules(before: &Rules, after: &Rules, each: &mut Each<'_>) -> Result<()> {
+    let config = |rules: &Rules| (rules.is_enabled(), rules.revision());
+    if config(before) == config(after) {
+        return Ok(());
+    }
+    each(&Record::AuthConfig { enabled: Some(after.is_enabled()), revision: Some(after.revision()) })?;
+    for user in after.users().filter_map(|name| after.user(name).filter(|user| before.user(name) != Some(user))) {
+        each(&Record::User { stored: user.stored() })?;
+    }
+    for gone in before.users().filter(|name| after.user(name).is_none()) {
+        each(&Record::UserGone(gone.as_bytes()))?;
+    }
+    for role in after.roles().filter_map(|name| after.role(name).filter(|role| before.role(name) != Some(role))) {
+        each(&Record::Role { stored: role.stored() })?;
+    }
+    before
+        .roles()
+        .filter(|name| after.role(name).is_none())
+        .try_for_each(|gone| each(&Record::RoleGone(gone.as_bytes())))
 }

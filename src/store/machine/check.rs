@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(txn(&deep(NESTED_MAX + 1), 128), Err(Refusal::TooManyOperations));
         assert_eq!(txn(&deep(NESTED_MAX), 128), Ok(()));
         let operation = Some(Operation::Txn(deep(NESTED_MAX)));
-        let (entry, commands) = command::encode(vec![Command { id: 1, time_ms: 2, operation }]);
+        let (entry, commands) = command::encode(vec![Command { id: 1, time_ms: 2, operation, ..Command::default() }]);
         assert_eq!(command::decode(entry.into()).unwrap(), commands);
     }
 

@@ -40,11 +40,11 @@ mod tests {
     #[test]
     fn commands_come_back_and_unknown_ones_stop_the_member() {
         let put = Operation::Put(PutRequest { key: "a".into(), ..PutRequest::default() });
-        let command = Command { id: 7, time_ms: 9, operation: Some(put) };
+        let command = Command { id: 7, time_ms: 9, operation: Some(put), ..Command::default() };
         let (entry, _) = encode(vec![command.clone(), command.clone()]);
         assert_eq!(decode(entry.clone().into()).unwrap(), [command.clone(), command]);
         assert_eq!(decode(Bytes::copy_from_slice(&entry[..entry.len() - 1])).unwrap_err().kind(), Kind::Damaged);
-        let (unknown, _) = encode(vec![Command { id: 7, time_ms: 9, operation: None }]);
+        let (unknown, _) = encode(vec![Command { id: 7, time_ms: 9, operation: None, ..Command::default() }]);
         assert_eq!(decode(unknown.into()).unwrap_err().kind(), Kind::Usage);
         assert_eq!(decode(Bytes::new()).unwrap(), []);
     }

@@ -28,6 +28,7 @@ use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::snapshot::hash::{StateDigest, key_value_fact, side_fact};
 use crate::snapshot::record::Record;
+use crate::store::auth::rules::Rules;
 use crate::store::backend::{Backend, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::records::CHUNK_BYTES;
@@ -92,7 +93,7 @@ struct Entry {
 #[derive(Clone)]
 enum Step {
     /// Everything that is stored.
-    All(Box<(View, Lessor, Alarms)>),
+    All(Box<(View, Lessor, Alarms, Rules)>),
     /// What a batch changed: of the keys, and by how much of everything else.
     Change(Option<Arc<Batch>>, StateDigest),
 }
@@ -108,7 +109,7 @@ impl Ledger {
         backend: &Arc<Backend>,
         recent: &Arc<Recent>,
         known: Option<StateDigest>,
-        all: impl FnOnce() -> (View, Lessor, Alarms),
+        all: impl FnOnce() -> (View, Lessor, Alarms, Rules),
     ) -> (Arc<Self>, Digest) {
         let (recent, backend) = (Arc::clone(recent), Arc::clone(backend));
         let facts = Remembered::new(REMEMBERED_MAX);
@@ -138,7 +139,7 @@ impl Ledger {
             }
             let entry = self.waiting().front().cloned().expect("what is not known is waiting");
             let total = match &entry.step {
-                Step::All(opened) => all(&opened.0, &opened.1, &opened.2)?,
+                Step::All(opened) => all(&opened.0, &opened.1, &opened.2, &opened.3)?,
                 Step::Change(batch, side) => self.changed(&mut sum, batch.as_deref(), side)?,
             };
             sum.total = total;
@@ -200,13 +201,10 @@ impl Remembered {
 }
 
 /// The digest of a state, from everything that it shows.
-fn all(view: &View, lessor: &Lessor, alarms: &Alarms) -> Result<StateDigest> {
+fn all(view: &View, lessor: &Lessor, alarms: &Alarms, rules: &Rules) -> Result<StateDigest> {
     let mut total = StateDigest::default();
-    for (_, stored) in view.side(Space::User)? {
-        total.add(&fact(&Record::User { stored: &stored }));
-    }
-    for (_, stored) in view.side(Space::Role)? {
-        total.add(&fact(&Record::Role { stored: &stored }));
+    for (space, _, stored) in rules.stored() {
+        rule_fact(space, &stored).iter().for_each(|fact| total.add(fact));
     }
     lessor.all().for_each(|(id, lease)| total.add(&lease_fact(id, lease.ttl_s)));
     for alarm in alarms.all(AlarmType::None as i32) {
@@ -237,6 +235,15 @@ pub(super) fn lease_fact(id: i64, ttl_s: i64) -> Sha256 {
 /// An alarm as a fact.
 pub(super) fn alarm_fact(stored: &[u8]) -> Sha256 {
     fact(&Record::Alarm { stored })
+}
+
+/// A user or a role as a fact. The switch of authentication and the revision of its rules are none.
+pub(super) fn rule_fact(space: Space, stored: &[u8]) -> Option<Sha256> {
+    match space {
+        Space::User => Some(fact(&Record::User { stored })),
+        Space::Role => Some(fact(&Record::Role { stored })),
+        _ => None,
+    }
 }
 
 fn fact(record: &Record<'_>) -> Sha256 {

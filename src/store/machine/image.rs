@@ -88,8 +88,12 @@ mod tests {
         }
 
         fn apply(&mut self, operations: Vec<Operation>) {
-            let commands =
-                operations.into_iter().map(|operation| Command { id: 1, time_ms: 1, operation: Some(operation) });
+            let commands = operations.into_iter().map(|operation| Command {
+                id: 1,
+                time_ms: 1,
+                operation: Some(operation),
+                ..Command::default()
+            });
             let position = Position { index: self.machine.position().index + 1, term: 3 };
             self.cuts.push(self.machine.apply(position, commands.collect()).unwrap().cut);
         }

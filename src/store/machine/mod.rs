@@ -18,8 +18,10 @@ pub mod digest;
 pub mod flush;
 mod guard;
 pub mod image;
+pub mod permit;
 pub mod records;
 pub mod refusal;
+mod rules;
 pub mod side;
 pub mod state;
 mod txn;
@@ -34,14 +36,16 @@ use crate::api::etcdserverpb::{
     AlarmResponse, CompactionResponse, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutResponse,
     RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
 };
-use crate::api::holdfast::v1::Command;
+use crate::api::holdfast::v1::{Command, Requester};
 use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::snapshot::hash::StateDigest;
+use crate::store::auth::rules::{Edit, Rules};
+use crate::store::auth::sessions::Session;
 use crate::store::backend::{Backend, SideChange, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::command::Operation;
-use crate::store::machine::digest::{Digest, Ledger, alarm_fact, lease_fact};
+use crate::store::machine::digest::{Digest, Ledger, alarm_fact, lease_fact, rule_fact};
 use crate::store::machine::flush::{Cut, Meta, Position};
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::{Alarms, State};
@@ -70,8 +74,30 @@ pub enum Reply {
     LeaseRevoke(LeaseRevokeResponse),
     /// To a question about alarms, or a change of one.
     Alarm(AlarmResponse),
+    /// To a change of the rules of authentication.
+    Rules(RulesReply),
+    /// To a password that was right.
+    Session(NewSession),
     /// To what members tell each other.
     Done,
+}
+
+/// A session that begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewSession {
+    /// Where the store stands.
+    pub header: Option<ResponseHeader>,
+    /// What stands for it.
+    pub token: String,
+    /// Whose it is, and since when.
+    pub session: Session,
+}
+
+/// What every change of the rules answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RulesReply {
+    /// Where the store stands.
+    pub header: Option<ResponseHeader>,
 }
 
 /// What became of a command.
@@ -93,10 +119,11 @@ pub struct Machine {
     writer: Writer,
     lessor: Lessor,
     alarms: Alarms,
+    rules: Rules,
     position: Position,
     /// Changes of side tables since the last batch ended.
     side: Vec<SideChange>,
-    /// By how much they change the state digest. Users and roles will count here, too.
+    /// By how much they change the state digest.
     side_facts: StateDigest,
     ledger: Arc<Ledger>,
     /// The state's, after the last batch.
@@ -109,6 +136,8 @@ impl Machine {
         let meta = Meta::read(backend)?;
         let mut lessor = Lessor::load(backend.side(Space::Lease)?)?;
         let alarms = Alarms::load(backend.side(Space::Alarm)?)?;
+        let [switch, users, roles] = [Space::Auth, Space::User, Space::Role].map(|space| backend.side(space));
+        let rules = Rules::load(switch?, users?, roles?)?;
         let writer = Writer::open(Arc::clone(backend), meta.compact_revision, |index, listed| {
             let (key, lease) = (listed.brief.key, listed.brief.lease);
             // A lease may have ended since, in history that was not compacted.
@@ -118,10 +147,10 @@ impl Machine {
                 false => lessor.detach(key),
             }
         })?;
-        let all = || (writer.view(), lessor.clone(), alarms.clone());
+        let all = || (writer.view(), lessor.clone(), alarms.clone(), rules.clone());
         let (ledger, digest) = Ledger::open(backend, writer.recent(), meta.digest, all);
         let (side, side_facts) = (vec![], StateDigest::default());
-        Ok(Machine { writer, lessor, alarms, position: meta.position, side, side_facts, ledger, digest })
+        Ok(Machine { writer, lessor, alarms, rules, position: meta.position, side, side_facts, ledger, digest })
     }
 
     /// Up to where in the log everything is applied.
@@ -135,6 +164,7 @@ impl Machine {
             view: self.writer.view(),
             lessor: self.lessor.clone(),
             alarms: self.alarms.clone(),
+            rules: self.rules.clone(),
             position: self.position,
             digest: self.digest.clone(),
         })
@@ -151,7 +181,7 @@ impl Machine {
         let mut replies = Vec::with_capacity(commands.len());
         for command in commands {
             let operation = command.operation.expect("commands without an operation are not decoded");
-            let outcome = match self.apply_one(operation) {
+            let outcome = match self.apply_one(operation, command.own, command.requester.as_ref()) {
                 Ok(reply) => Ok(reply),
                 Err(Failure::Refused(refusal)) => Err(refusal),
                 Err(Failure::Broken(error)) => return Err(error),
@@ -183,8 +213,13 @@ impl Machine {
         Cut { batch, side, gone, position: self.position, digest: self.digest.clone() }
     }
 
-    fn apply_one(&mut self, operation: Operation) -> Result<Reply, Failure> {
+    fn apply_one(&mut self, operation: Operation, own: bool, requester: Option<&Requester>) -> Result<Reply, Failure> {
         guard::admit(&self.alarms, &operation)?;
+        if !own {
+            let (user, revision) = requester.map_or(("", 0), |requester| (&requester.user, requester.revision));
+            let subject = self.rules.subject(user, revision);
+            permit::operation(&subject, &self.lessor, &operation).map_err(Refusal::from)?;
+        }
         match operation {
             Operation::Put(request) => {
                 let reply = self.put(&request)?;
@@ -234,7 +269,29 @@ impl Machine {
             }
             // Of one member alone: there is nobody to tell yet.
             Operation::Publish(_) | Operation::ClusterVersion(_) => Ok(Reply::Done),
+            Operation::Authenticate(request) => {
+                let since = rules::authenticate(&self.rules, &request).map_err(Refusal::from)?;
+                let session = Session { user: request.user.into(), since };
+                Ok(Reply::Session(NewSession { header: self.header(), token: request.token, session }))
+            }
+            operation => self.rule(&operation),
         }
+    }
+
+    /// What is about users and roles.
+    fn rule(&mut self, operation: &Operation) -> Result<Reply, Failure> {
+        let edits = rules::change(&mut self.rules, operation).map_err(Refusal::from)?;
+        for Edit { change, before } in edits {
+            for (stored, is_new) in [(before.as_ref(), false), (change.value.as_ref(), true)] {
+                match stored.and_then(|stored| rule_fact(change.space, stored)) {
+                    Some(fact) if is_new => self.side_facts.add(&fact),
+                    Some(fact) => self.side_facts.remove(&fact),
+                    None => {}
+                }
+            }
+            self.side.push(change);
+        }
+        Ok(Reply::Rules(RulesReply { header: self.header() }))
     }
 
     fn revoke(&mut self, id: i64) -> Result<Reply, Failure> {

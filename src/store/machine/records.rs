@@ -197,10 +197,15 @@ fn buckets(state: &State, origin: &Origin) -> Result<BTreeMap<Vec<u8>, Bucket>> 
         let entries = buckets.entry(bucket.to_vec()).or_default();
         entries.extend(key.map(|key| (key.to_vec(), value)));
     }
-    for (space, bucket) in
-        [(Space::Auth, entry::AUTH), (Space::User, entry::AUTH_USERS), (Space::Role, entry::AUTH_ROLES)]
-    {
-        buckets.entry(bucket.to_vec()).or_default().extend(state.view.side(space)?);
+    // With entries of a later version, which the rules do not know.
+    buckets.entry(entry::AUTH.to_vec()).or_default().extend(state.view.side(Space::Auth)?);
+    for (space, key, stored) in state.rules.stored() {
+        let bucket = match space {
+            Space::User => entry::AUTH_USERS,
+            Space::Role => entry::AUTH_ROLES,
+            _ => entry::AUTH,
+        };
+        buckets.entry(bucket.to_vec()).or_default().insert(key, stored);
     }
     let mut put = |bucket: &[u8], key: &[u8], value: Vec<u8>| {
         buckets.entry(bucket.to_vec()).or_default().insert(key.to_vec(), value);

@@ -2,6 +2,7 @@
 //! `store::server`.
 
 use crate::base::error::Error;
+use crate::store::auth::Denial;
 use crate::store::mvcc::view::Fault;
 
 /// A reason that is the same on every member.
@@ -35,6 +36,14 @@ pub enum Refusal {
     NoSpace,
     /// An alarm says that members differ.
     Corrupt,
+    /// The rules of authentication.
+    Auth(Denial),
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Refusal::Auth(denial)
+    }
 }
 
 /// Why something was not applied.

@@ -6,6 +6,7 @@ use crate::api::Message;
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
+use crate::store::auth::rules::Rules;
 use crate::store::backend::{SideChange, Space};
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::digest::Digest;
@@ -21,6 +22,8 @@ pub struct State {
     pub lessor: Lessor,
     /// Its alarms.
     pub alarms: Alarms,
+    /// Its users and roles.
+    pub rules: Rules,
     /// Up to where in the log it is applied.
     pub position: Position,
     /// The digest of all its facts.

@@ -39,8 +39,12 @@ impl Member {
     fn apply(&mut self, operations: Vec<Operation>) -> Vec<Outcome> {
         let position = Position { index: self.machine.position().index + 1, term: 1 };
         let ids = 1_u64..;
-        let commands =
-            ids.zip(operations).map(|(id, operation)| Command { id, time_ms: 5, operation: Some(operation) });
+        let commands = ids.zip(operations).map(|(id, operation)| Command {
+            id,
+            time_ms: 5,
+            operation: Some(operation),
+            ..Command::default()
+        });
         let applied = self.machine.apply(position, commands.collect()).unwrap();
         assert!(applied.replies.iter().map(|(id, _)| *id).eq(1..=applied.replies.len() as u64));
         assert_eq!(applied.state.position, position);

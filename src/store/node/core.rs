@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest};
-use crate::api::holdfast::v1::Command;
+use crate::api::holdfast::v1::{Command, Requester};
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::free_bytes;
@@ -40,7 +40,7 @@ pub(super) type Waiter = oneshot::Sender<std::result::Result<Reply, Fault>>;
 /// Everything that can happen.
 pub(super) enum Event {
     /// A client wants something agreed on.
-    Propose { operation: Operation, bytes: usize, reply: Waiter, ticket: Ticket },
+    Propose { operation: Operation, requester: Option<Requester>, bytes: usize, reply: Waiter, ticket: Ticket },
     /// A client keeps a lease.
     KeepAlive { id: i64, since: Stopwatch, reply: oneshot::Sender<i64> },
     /// Somebody asks for all leases.
@@ -248,9 +248,9 @@ impl Core {
                 // It would be refused in any case: the log's room is for what helps. Whoever asked may have gone.
                 let _ = reply.send(Err(Fault::Refused(Refusal::NoSpace)));
             }
-            Event::Propose { operation, bytes, reply, ticket } => {
+            Event::Propose { operation, requester, bytes, reply, ticket } => {
                 let watched = self.watch_quota(&operation);
-                let id = self.gather(operation, bytes);
+                let id = self.gather_for(operation, requester, bytes);
                 self.waiting.insert(id, Waiting { reply, ticket });
                 // The request that crosses the quota is still carried out.
                 if let Some(alarm) = watched {
@@ -299,13 +299,25 @@ impl Core {
         Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
-    /// Puts a command among those to be proposed; its id.
-    fn gather(&mut self, operation: Operation, bytes: usize) -> u64 {
+    /// Puts a command of this member's own among those to be proposed.
+    fn gather(&mut self, operation: Operation, bytes: usize) {
+        let command = self.command(operation);
+        self.gathered.push_back((Command { own: true, ..command }, bytes));
+    }
+
+    /// Puts somebody's command among those to be proposed; its id.
+    fn gather_for(&mut self, operation: Operation, requester: Option<Requester>, bytes: usize) -> u64 {
+        let command = self.command(operation);
+        let id = command.id;
+        self.gathered.push_back((Command { requester, ..command }, bytes));
+        id
+    }
+
+    fn command(&mut self, operation: Operation) -> Command {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         let time_ms = Clock::System.now().timestamp_millis();
-        self.gathered.push_back((Command { id, time_ms, operation: Some(operation) }, bytes));
-        id
+        Command { id, time_ms, operation: Some(operation), ..Command::default() }
     }
 
     fn may_propose(&self) -> bool {
@@ -445,6 +457,7 @@ impl Core {
             match &outcome {
                 Ok(Reply::LeaseGrant(_)) => self.shared.counters.leases_granted.increment(),
                 Ok(Reply::LeaseRevoke(_)) => self.shared.counters.leases_revoked.increment(),
+                Ok(Reply::Session(new)) => self.shared.begin_session(new.token.clone(), new.session.clone()),
                 _ => {}
             }
             self.leases.answered(id);

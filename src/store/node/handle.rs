@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
+use crate::api::holdfast::v1::Requester;
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::telemetry::Counters;
+use crate::store::auth::sessions::{Session, Sessions};
 use crate::store::backend::Backend;
 use crate::store::lease::clock::Millis;
 use crate::store::machine::Reply;
@@ -83,6 +85,8 @@ pub(super) struct Shared {
     pub(super) waiting_changes: Arc<Waiting>,
     pub(super) counters: Arc<Counters>,
     pub(super) end: Arc<End>,
+    started: Stopwatch,
+    sessions: Mutex<Sessions>,
 }
 
 /// How a member ends; apart from it, because this is what is left.
@@ -111,7 +115,10 @@ impl Shared {
         let revision = state.view.revision();
         let (published, applied) = (watch::Sender::new(revision), watch::Sender::new(state.position.index));
         let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
+        let sessions = Mutex::new(Sessions::new(tuning.session_ttl));
         Shared {
+            started: Stopwatch::start(),
+            sessions,
             member,
             tuning,
             backend,
@@ -137,6 +144,15 @@ impl Shared {
 
     pub(super) fn state(&self) -> Arc<State> {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on the token stands for its user.
+    pub(super) fn begin_session(&self, token: String, session: Session) {
+        self.sessions().begin(token, session, self.started.elapsed());
     }
 
     /// Shows a new state to everybody, then the batch that made it to those who watch.
@@ -254,15 +270,27 @@ impl Handle {
         self.shared.applied.subscribe()
     }
 
-    /// Has an operation agreed on and applied; what came of it. Requests were checked before (`machine::check`).
+    /// Has an operation agreed on and applied that nobody who is known asks for; what came of it. Requests were checked
+    /// before (`machine::check`).
     pub async fn propose(&self, operation: Operation) -> Result<Reply, Fault> {
+        self.propose_for(None, operation).await
+    }
+
+    /// The same for somebody, whose permission is looked at when it is applied.
+    pub async fn propose_for(&self, requester: Option<Requester>, operation: Operation) -> Result<Reply, Fault> {
         let bytes = command::bytes(&operation);
         if bytes > self.shared.tuning.request_bytes_max {
             return Err(Fault::TooLarge);
         }
         let ticket = Ticket::draw(&self.shared, bytes).ok_or(Fault::TooManyRequests)?;
-        let agreed = self.ask(|reply| Event::Propose { operation, bytes, reply, ticket }).await;
+        let agreed = self.ask(|reply| Event::Propose { operation, requester, bytes, reply, ticket }).await;
         agreed.inspect_err(|_| self.shared.counters.proposals_failed.increment())?
+    }
+
+    /// The session that a token stands for, which is used by this; none when the rules of the state know it no longer.
+    pub fn session(&self, token: &str) -> Option<Session> {
+        let session = self.shared.sessions().of(token, self.shared.started.elapsed())?;
+        self.state().rules.honours(&session).then_some(session)
     }
 
     /// Starts a lease's time again; how many seconds it has now, 0 when there is no such lease.

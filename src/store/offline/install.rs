@@ -213,6 +213,7 @@ mod tests {
     use crate::snapshot::encode::Encoder;
     use crate::snapshot::proof::Prover;
     use crate::snapshot::record::{Descriptor, KeyValue, Rev};
+    use crate::store::auth::Denial;
     use crate::store::consensus::log::Opened;
     use crate::store::datadir::identity::{Origin, Reason};
     use crate::store::machine::range;
@@ -283,7 +284,7 @@ mod tests {
     fn kubernetes_is_read_back_key_for_key_with_its_lease() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, expected, proof) = records(KUBERNETES);
-        let birth = birth(&dir, 1_000_000, Auth::Refuse);
+        let birth = birth(&dir, 1_000_000, Auth::Keep);
         let check = |found: &Proof| {
             assert_eq!(*found, proof);
             Ok(())
@@ -316,7 +317,7 @@ mod tests {
     fn without_a_raise_the_history_stays_what_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, expected, _) = records(KUBERNETES);
-        let birth = birth(&dir, 0, Auth::Refuse);
+        let birth = birth(&dir, 0, Auth::Keep);
         let made = install(&birth, expected, &mut feed(&bytes), &|_| Ok(()), &Stop::new()).unwrap();
         assert_eq!((made.revision, made.compact_revision), (1677, 900));
         let (_lock, _, state) = opened(&birth);
@@ -326,12 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn a_state_with_authentication_is_refused_until_it_is_said_to_be_off() {
+    fn authentication_stays_as_it_was_unless_it_is_said_to_be_off() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, expected, proof) = records(AUTH);
-        let refused = birth(&dir, 0, Auth::Refuse);
-        let error = install(&refused, expected, &mut feed(&bytes), &|_| Ok(()), &Stop::new()).unwrap_err();
-        assert!(error.chain().contains("authentication is on") && error.hint_text().is_some(), "{}", error.chain());
+        let other = tempfile::tempdir().unwrap();
+        let kept = birth(&other, 0, Auth::Keep);
+        install(&kept, expected, &mut feed(&bytes), &|_| Ok(()), &Stop::new()).unwrap();
+        let (_lock, _, state) = opened(&kept);
+        assert!(state.rules.is_enabled() && state.rules.users().count() == 3);
+        assert_eq!(state.rules.subject("", 0).administers(), Err(Denial::UserEmpty));
+        assert_eq!(state.rules.subject("root", state.rules.revision()).administers(), Ok(()));
         let off = birth(&dir, 5, Auth::Off);
         let check = |found: &Proof| {
             assert_eq!(*found, proof);
@@ -366,7 +371,7 @@ mod tests {
     fn what_is_not_the_source_or_is_broken_off_leaves_no_member() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, expected, _) = records(KUBERNETES);
-        let birth = birth(&dir, 1, Auth::Refuse);
+        let birth = birth(&dir, 1, Auth::Keep);
         let refuse = |_: &Proof| Err(Error::damaged("it is another"));
         let stop = Stop::new();
         let error = install(&birth, expected, &mut feed(&bytes), &refuse, &stop).unwrap_err();
@@ -403,7 +408,7 @@ mod tests {
         let all_records = Records::of(&bytes).collect::<Result<Vec<_>>>().unwrap();
         prover.batch(&all_records[..all_records.len() - 1]).unwrap();
         let wanted = prover.finish();
-        let birth = birth(&dir, 0, Auth::Refuse);
+        let birth = birth(&dir, 0, Auth::Keep);
         let made = install(&birth, expected, &mut feed(&bytes), &|_| Ok(()), &Stop::new()).unwrap();
         assert_eq!(made.proof, wanted);
         let (_lock, _, state) = opened(&birth);

@@ -3,7 +3,7 @@
 //! What belongs to the cluster that they were taken from stays behind: its members, its place in its log. What this store
 //! does not interpret is kept for whoever takes the state out again.
 
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::Result;
 use crate::base::revision::Rev;
 use crate::snapshot::entry;
 use crate::snapshot::forward::{Forward, Marks};
@@ -17,8 +17,8 @@ const WRITE_BYTES: usize = 32 << 20;
 /// What becomes of authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
-    /// A state in which it is on is refused.
-    Refuse,
+    /// It is as it was.
+    Keep,
     /// It is off afterwards. Users and roles are kept.
     Off,
 }
@@ -65,13 +65,6 @@ impl<'a> Loader<'a> {
             // These are read back: what is proved is what is there.
             Record::Lease { .. } | Record::Alarm { .. } | Record::User { .. } | Record::Role { .. } => {
                 self.keep(record)?;
-            }
-            Record::AuthConfig { enabled: Some(true), .. } if self.auth == Auth::Refuse => {
-                return Err(Error::new(
-                    Kind::Usage,
-                    "authentication is on in this state, and this version serves none",
-                )
-                .hint("restore it into etcd with --etcd-snapshot, or say --auth-off: then everybody is let in"));
             }
             _ => {
                 self.proof.batch(std::slice::from_ref(record), &mut Marks::new(vec![]))?;

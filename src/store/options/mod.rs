@@ -220,7 +220,7 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
             Effect::Peers => alone.push(flag.name),
             Effect::None(why) => without.push(format!("{} ({why})", flag.name)),
             // Nothing given is nothing refused.
-            Effect::Refused(_) if value.text.is_empty() && flag.name != "auth-token" => {}
+            Effect::Refused(_) if value.text.is_empty() => {}
             Effect::Refused(why) => {
                 return Err(given.wrong(flag.name, format!("cannot be had: {why}"), "leave this flag out"));
             }
@@ -485,8 +485,33 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         election: Duration::from_millis(election),
         watch_progress: progress,
         auto_compaction: auto_compaction(given)?,
+        session_ttl: Duration::from_secs(number(given, "auth-token-ttl", 1)?),
+        bcrypt_cost: bcrypt_cost(given)?,
+        has_tokens: has_tokens(given)?,
         ..defaults
     })
+}
+
+/// etcd's bounds are Go's: from 4 to 31.
+fn bcrypt_cost(given: &Given) -> Result<u32> {
+    let cost = at_most(given, "bcrypt-cost", 4, 31)?;
+    Ok(u32::try_from(cost).expect("it is at most 31"))
+}
+
+fn has_tokens(given: &Given) -> Result<bool> {
+    match given.text("auth-token") {
+        "simple" => Ok(true),
+        "" => Ok(false),
+        other => {
+            let hint = "say simple, or leave the flag out; an empty value lets in users with certificates only";
+            let kind = other.split(',').next().unwrap_or_default();
+            Err(given.wrong(
+                "auth-token",
+                format!("cannot be had: this version makes no tokens of kind {kind:?}"),
+                hint,
+            ))
+        }
+    }
 }
 
 fn auto_compaction(given: &Given) -> Result<AutoCompaction> {

@@ -121,7 +121,6 @@ use Shape::{Count, Duration, List, Number, Switch, Text, Urls};
 const GO: &str = "it is about the Go runtime or its libraries";
 const LOG_CUT: &str = "the log is cut as soon as the state holds what it says";
 const CHECKED: &str = "every stored value has a checksum that each read checks";
-const AUTH: &str = "this version has no users";
 const OLD: &str = "etcd does not know it any more either";
 const IGNORED: &str = "etcd ignores it too";
 const DISCOVERY: &str = "members are not discovered; name them with --initial-cluster";
@@ -207,6 +206,23 @@ pub const FLAGS: &[Flag] = &[
     flag(Security, Works, Text, "key-file", "", "Its private key"),
     flag(Security, Works, Text, "trusted-ca-file", "", "Authorities whose certificates clients must show"),
     flag(Security, Works, Switch, "client-cert-auth", "false", "Clients must show a certificate"),
+    flag(
+        Security,
+        Works,
+        Text,
+        "auth-token",
+        "simple",
+        "What stands for a user who has shown a password: simple, or nothing",
+    ),
+    flag(
+        Security,
+        Works,
+        Count,
+        "auth-token-ttl",
+        "300",
+        "Seconds after which a token that is not used stands for nobody",
+    ),
+    flag(Security, Works, Count, "bcrypt-cost", "10", "Rounds of bcrypt for new passwords, as the power of two"),
     flag(Security, Works, Text, "client-crl-file", "", "Certificates that were revoked"),
     flag(
         Security,
@@ -336,9 +352,6 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None("this member asks nothing of itself over the network"), Text, "client-cert-file", "", ""),
     flag(Without, None("this member asks nothing of itself over the network"), Text, "client-key-file", "", ""),
     flag(Without, None("certificates are not made here"), Number, "self-signed-cert-validity", "1", ""),
-    flag(Without, Refused("this version has no users, and so no tokens"), Text, "auth-token", "simple", ""),
-    flag(Without, None(AUTH), Number, "bcrypt-cost", "10", ""),
-    flag(Without, None(AUTH), Count, "auth-token-ttl", "300", ""),
     flag(Without, None("browsers are told of no other origins"), List, "cors", "*", ""),
     flag(Without, None("the JSON gateway is not in this version"), Switch, "enable-grpc-gateway", "true", ""),
     flag(Without, None(GO), Switch, "enable-pprof", "false", ""),

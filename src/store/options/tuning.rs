@@ -78,6 +78,12 @@ pub struct Tuning {
     pub watchers_max: usize,
     /// Between two notes to a watcher that wants to hear now and then how far it has come.
     pub watch_progress: Duration,
+    /// A session ends when its token was not used for so long.
+    pub session_ttl: Duration,
+    /// Whether somebody who shows a password is given a token.
+    pub has_tokens: bool,
+    /// Rounds of bcrypt for new passwords, as the power of two.
+    pub bcrypt_cost: u32,
 }
 
 impl Default for Tuning {
@@ -112,6 +118,9 @@ impl Default for Tuning {
             watch_streams_max: 50_000,
             watchers_max: 100_000,
             watch_progress: Duration::from_secs(600),
+            session_ttl: Duration::from_secs(300),
+            has_tokens: true,
+            bcrypt_cost: 10,
         }
     }
 }

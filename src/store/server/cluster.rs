@@ -7,6 +7,7 @@ use crate::api::etcdserverpb::cluster_server::Cluster;
 use crate::api::etcdserverpb::{MemberListRequest, MemberListResponse};
 use crate::store::node::Handle;
 use crate::store::server::convert::header;
+use crate::store::server::identity::{administrator, somebody};
 use crate::store::server::status::Reason;
 
 /// Said of changes that need a second member.
@@ -45,6 +46,7 @@ fn are_addresses(urls: &[String]) -> bool {
 #[tonic::async_trait]
 impl Cluster for Service {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Answer<MemberListResponse> {
+        somebody(&self.handle, &request)?;
         if request.into_inner().linearizable {
             self.handle.linearized().await?;
         }
@@ -61,6 +63,7 @@ impl Cluster for Service {
     }
 
     async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+        administrator(&self.handle, &request)?;
         let urls = request.into_inner().peer_ur_ls;
         if !are_addresses(&urls) {
             return Err(Reason::MemberUrlsInvalid.into());
@@ -72,11 +75,13 @@ impl Cluster for Service {
     }
 
     async fn member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Answer<pb::MemberRemoveResponse> {
+        administrator(&self.handle, &request)?;
         // Without the last one there would be nobody left to agree.
         Err(if self.is_me(request.into_inner().id) { Reason::NotEnoughStarted } else { Reason::MemberNotFound }.into())
     }
 
     async fn member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Answer<pb::MemberUpdateResponse> {
+        administrator(&self.handle, &request)?;
         Err(if self.is_me(request.into_inner().id) {
             Status::unimplemented(ALONE)
         } else {
@@ -85,6 +90,7 @@ impl Cluster for Service {
     }
 
     async fn member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Answer<pb::MemberPromoteResponse> {
+        administrator(&self.handle, &request)?;
         Err(if self.is_me(request.into_inner().id) { Reason::NotLearner } else { Reason::MemberNotFound }.into())
     }
 }

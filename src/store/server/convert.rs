@@ -26,10 +26,10 @@ pub fn complete(handle: &Handle, reply: &mut Option<ResponseHeader>) {
     *reply = header(handle, revision);
 }
 
-/// Proposes a command; the reply of its own kind, with a complete header.
+/// Proposes a command of somebody's; the reply of its own kind, with a complete header.
 macro_rules! propose {
-    ($handle:expr, $kind:ident, $request:expr) => {
-        match $handle.propose(Operation::$kind($request)).await? {
+    ($handle:expr, $requester:expr, $kind:ident, $request:expr) => {
+        match $handle.propose_for($requester, Operation::$kind($request)).await? {
             Reply::$kind(mut reply) => {
                 complete($handle, &mut reply.header);
                 reply

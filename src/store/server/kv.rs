@@ -14,10 +14,11 @@ use crate::api::etcdserverpb::{
 use crate::base::stop::blocking;
 use crate::store::machine::command::Operation;
 use crate::store::machine::state::State;
-use crate::store::machine::{self, Reply, check};
+use crate::store::machine::{self, Reply, check, permit};
 use crate::store::mvcc::index::Keys;
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, propose};
+use crate::store::server::identity::{requester, subject};
 use crate::store::server::range_stream::STALL_MAX;
 use crate::store::server::{range_stream, status};
 
@@ -72,9 +73,11 @@ impl Kv for Service {
     type RangeStreamStream = BoxStream<'static, Result<RangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<RangeRequest>) -> Answer<RangeResponse> {
+        check::range(request.get_ref())?;
+        let requester = requester(&self.handle, &request)?;
         let request = request.into_inner();
-        check::range(&request)?;
         let state = self.state(request.serializable).await?;
+        permit::range(&subject(&state, &requester), &request)?;
         let outcome = if is_short(&state, &request.key, &request.range_end) {
             machine::range(&state, &request)
         } else {
@@ -86,36 +89,40 @@ impl Kv for Service {
     }
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Answer<Self::RangeStreamStream> {
+        check::range(request.get_ref())?;
+        range_stream::check(request.get_ref())?;
+        let requester = requester(&self.handle, &request)?;
         let request = request.into_inner();
-        check::range(&request)?;
-        range_stream::check(&request)?;
         let slot = Arc::clone(&self.slots).try_acquire_owned();
         let slot = slot
             .map_err(|_| Status::resource_exhausted("holdfast: too many ranges are being streamed; try again later"))?;
         let state = self.state(request.serializable).await?;
+        permit::range(&subject(&state, &requester), &request)?;
         let chunks = range_stream::chunks(&self.handle, state, request, slot, STALL_MAX)?;
         Ok(Response::new(chunks))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Answer<PutResponse> {
-        let request = request.into_inner();
-        check::put(&request)?;
-        Ok(Response::new(propose!(&self.handle, Put, request)))
+        check::put(request.get_ref())?;
+        let requester = requester(&self.handle, &request)?;
+        Ok(Response::new(propose!(&self.handle, requester, Put, request.into_inner())))
     }
 
     async fn delete_range(&self, request: Request<DeleteRangeRequest>) -> Answer<DeleteRangeResponse> {
-        let request = request.into_inner();
-        check::delete_range(&request)?;
-        Ok(Response::new(propose!(&self.handle, DeleteRange, request)))
+        check::delete_range(request.get_ref())?;
+        let requester = requester(&self.handle, &request)?;
+        Ok(Response::new(propose!(&self.handle, requester, DeleteRange, request.into_inner())))
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Answer<TxnResponse> {
+        check::txn(request.get_ref(), self.handle.tuning().txn_operations_max)?;
+        let requester = requester(&self.handle, &request)?;
         let request = request.into_inner();
-        check::txn(&request, self.handle.tuning().txn_operations_max)?;
         if !check::reads_only(&request) {
-            return Ok(Response::new(propose!(&self.handle, Txn, request)));
+            return Ok(Response::new(propose!(&self.handle, requester, Txn, request)));
         }
         let state = self.state(check::may_be_stale(&request)).await?;
+        permit::txn(&subject(&state, &requester), &state.lessor, &request)?;
         let outcome = if is_short_txn(&state, &request) {
             machine::read(&state, &request)
         } else {
@@ -127,9 +134,10 @@ impl Kv for Service {
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Answer<CompactionResponse> {
+        let requester = requester(&self.handle, &request)?;
         let request = request.into_inner();
         let physical = request.physical;
-        let reply = propose!(&self.handle, Compaction, request);
+        let reply = propose!(&self.handle, requester, Compaction, request);
         if physical {
             self.handle.removed().await?;
         }

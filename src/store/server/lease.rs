@@ -10,11 +10,13 @@ use crate::api::etcdserverpb::{
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use crate::base::rng;
-use crate::store::machine::Reply;
+use crate::store::auth::grant::Access;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
+use crate::store::machine::{Reply, permit};
 use crate::store::node::Handle;
 use crate::store::server::convert::{complete, header_of, propose};
+use crate::store::server::identity::{Claim, requester, somebody, subject};
 use crate::store::server::{gate, status};
 
 /// The longest lease, in seconds. etcd's figure.
@@ -46,7 +48,10 @@ impl Service {
         }
     }
 
-    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    async fn keep_alive(&self, claim: &Claim, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+        // Asked each time: a stream outlives tokens and rules.
+        let requester = claim.requester(&self.handle)?;
+        subject(&self.handle.state(), &requester).is_somebody()?;
         // Taken before: a client must not believe that the lease lived at a later revision.
         let header = header_of(&self.handle, &self.handle.state());
         let ttl = self.handle.keep_alive(id).await?;
@@ -71,17 +76,19 @@ impl Lease for Service {
     type LeaseKeepAliveStream = BoxStream<'static, Result<LeaseKeepAliveResponse, Status>>;
 
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Answer<LeaseGrantResponse> {
+        let requester = requester(&self.handle, &request)?;
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         if ttl > TTL_MAX_S {
             return Err(self.too_long().into());
         }
         let ttl = ttl.max(self.handle.tuning().lease_ttl_min_s());
         let id = if id == 0 { random_id()? } else { id };
-        Ok(Response::new(propose!(&self.handle, LeaseGrant, LeaseGrantRequest { ttl, id })))
+        Ok(Response::new(propose!(&self.handle, requester, LeaseGrant, LeaseGrantRequest { ttl, id })))
     }
 
     async fn lease_revoke(&self, request: Request<LeaseRevokeRequest>) -> Answer<LeaseRevokeResponse> {
-        Ok(Response::new(propose!(&self.handle, LeaseRevoke, request.into_inner())))
+        let requester = requester(&self.handle, &request)?;
+        Ok(Response::new(propose!(&self.handle, requester, LeaseRevoke, request.into_inner())))
     }
 
     async fn lease_keep_alive(
@@ -89,22 +96,30 @@ impl Lease for Service {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Answer<Self::LeaseKeepAliveStream> {
         // One question is answered before the next one is read: a client that does not read is not read from either.
-        let answers = stream::unfold(Some((self.clone(), request.into_inner())), |talk| async move {
-            let (service, mut questions) = talk?;
+        let claim = Claim::of(&request);
+        let answers = stream::unfold(Some((self.clone(), claim, request.into_inner())), |talk| async move {
+            let (service, claim, mut questions) = talk?;
             let answer = match questions.message().await {
-                Ok(Some(LeaseKeepAliveRequest { id })) => service.keep_alive(id).await,
+                Ok(Some(LeaseKeepAliveRequest { id })) => service.keep_alive(&claim, id).await,
                 Ok(None) => return None,
                 Err(status) => Err(gate::too_long(&status).unwrap_or(status)),
             };
-            let rest = answer.is_ok().then_some((service, questions));
+            let rest = answer.is_ok().then_some((service, claim, questions));
             Some((answer, rest))
         });
         Ok(Response::new(answers.boxed()))
     }
 
     async fn lease_time_to_live(&self, request: Request<LeaseTimeToLiveRequest>) -> Answer<LeaseTimeToLiveResponse> {
+        let requester = requester(&self.handle, &request)?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let state = self.handle.linearized().await?;
+        let subject = subject(&state, &requester);
+        if keys {
+            permit::lease(&subject, &state.lessor, id, Access::Read)?
+        } else {
+            subject.is_somebody()?
+        }
         let left = self.handle.time_left(id).await?;
         let mut reply = LeaseTimeToLiveResponse { id, ttl: NO_TTL_S, ..LeaseTimeToLiveResponse::default() };
         reply.header = header_of(&self.handle, &state);
@@ -118,7 +133,8 @@ impl Lease for Service {
         Ok(Response::new(reply))
     }
 
-    async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Answer<LeaseLeasesResponse> {
+    async fn lease_leases(&self, request: Request<LeaseLeasesRequest>) -> Answer<LeaseLeasesResponse> {
+        somebody(&self.handle, &request)?;
         let state = self.handle.linearized().await?;
         let leases = self.handle.leases().await?;
         let leases = leases.into_iter().map(|(id, _)| LeaseStatus { id }).collect();

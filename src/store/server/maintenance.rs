@@ -18,6 +18,7 @@ use crate::store::node::Handle;
 use crate::store::server::convert::{complete, header_of, propose};
 use crate::store::server::export::{Exports, Pieces};
 use crate::store::server::hash::{hash, hash_kv};
+use crate::store::server::identity::{administrator, requester, somebody, subject};
 use crate::store::server::status::Reason;
 use crate::store::server::{status, version};
 
@@ -64,17 +65,20 @@ impl Maintenance for Service {
     type SnapshotStream = Pieces<pb::SnapshotResponse>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
+        let requester = requester(&self.handle, &request)?;
         let request = request.into_inner();
         if request.action == AlarmAction::Get as i32 {
             // Looking changes nothing, and must work where nothing else does.
             let state = self.handle.linearized().await?;
+            subject(&state, &requester).is_somebody()?;
             let alarms = state.alarms.all(request.alarm);
             return Ok(Response::new(pb::AlarmResponse { header: header_of(&self.handle, &state), alarms }));
         }
-        Ok(Response::new(propose!(&self.handle, Alarm, request)))
+        Ok(Response::new(propose!(&self.handle, requester, Alarm, request)))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        somebody(&self.handle, &request)?;
         let (status, state) = (self.handle.status(), self.handle.state());
         let leaderless = (status.leader == 0).then(|| "etcdserver: no leader".to_owned());
         let alarms = state.alarms.all(pb::AlarmType::None as i32).into_iter().map(|alarm| in_words(&alarm));
@@ -96,18 +100,21 @@ impl Maintenance for Service {
         }))
     }
 
-    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
+    async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
+        administrator(&self.handle, &request)?;
         self.handle.defragment().await.map_err(|error| status::failed(&error))?;
         // etcd's has no header either.
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+        administrator(&self.handle, &request)?;
         let (header, hash) = self.hashed(hash).await?;
         Ok(Response::new(pb::HashResponse { header, hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
+        administrator(&self.handle, &request)?;
         let revision = request.into_inner().revision;
         let (header, hashed) = self.hashed(move |state| hash_kv(state, revision)).await?;
         Ok(Response::new(pb::HashKvResponse {
@@ -118,11 +125,13 @@ impl Maintenance for Service {
         }))
     }
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        administrator(&self.handle, &request)?;
         Ok(Response::new(self.exports.snapshot()?))
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+        administrator(&self.handle, &request)?;
         // To the leader itself there is nothing to move.
         if request.into_inner().target_id == self.handle.member().member_id {
             Ok(Response::new(pb::MoveLeaderResponse { header: None }))
@@ -132,6 +141,7 @@ impl Maintenance for Service {
     }
 
     async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+        administrator(&self.handle, &request)?;
         let request = request.into_inner();
         if request.action == DowngradeAction::Cancel as i32 {
             return Err(Reason::NoDowngrade.into());

@@ -29,6 +29,7 @@ mod follow;
 pub mod gate;
 pub mod hash;
 pub mod http;
+pub mod identity;
 mod inside;
 pub mod kv;
 pub mod lease;

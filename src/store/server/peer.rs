@@ -14,7 +14,7 @@ use std::fmt;
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 
 use crate::base::layer::{Layer, Layered};
@@ -30,6 +30,8 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(super) struct Peer {
     address: SocketAddr,
+    /// The common name in the certificate that it showed, where that says who it is.
+    common_name: OnceLock<String>,
     /// The system cut it off.
     cut: AtomicBool,
     /// What it asked last.
@@ -44,7 +46,13 @@ impl Peer {
     /// At this address.
     pub(super) fn new(address: SocketAddr) -> Arc<Peer> {
         let (cut, ended, unanswered) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        Arc::new(Peer { address, cut, ended, last: Mutex::new(NOTHING), unanswered })
+        Arc::new(Peer { address, common_name: OnceLock::new(), cut, ended, last: Mutex::new(NOTHING), unanswered })
+    }
+
+    /// Its certificate has this common name.
+    pub(super) fn is_named(&self, common_name: String) {
+        // A connection has one handshake.
+        let _ = self.common_name.set(common_name);
     }
 
     /// Runs the connection of this peer.
@@ -98,6 +106,11 @@ impl fmt::Display for Peer {
 /// The peer of the connection that this task is.
 pub(super) fn current() -> Option<Arc<Peer>> {
     PEER.try_with(Arc::clone).ok()
+}
+
+/// The common name in the certificate of this connection, where that says who it is.
+pub(super) fn common_name() -> Option<String> {
+    current()?.common_name.get().cloned()
 }
 
 /// Its name in a log; of a task that is no connection, what it is.

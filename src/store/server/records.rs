@@ -19,6 +19,7 @@ use crate::store::machine::records::Picture;
 use crate::store::mvcc::chronicle::Entry;
 use crate::store::server::export::{Exports, Outlet, Pieces};
 use crate::store::server::follow;
+use crate::store::server::identity::administrator;
 
 /// Messages of about 1 MiB that wait for a reader.
 const QUEUE: usize = 4;
@@ -45,6 +46,7 @@ impl Records for Service {
     type ChangesStream = Pieces<RecordsResponse>;
 
     async fn full(&self, request: Request<FullRequest>) -> Answer<Self::FullStream> {
+        administrator(self.exports.handle(), &request)?;
         let FullRequest { view, after, until, last } = request.into_inner();
         let part = (after.is_some() || until.is_some())
             .then(|| Part { after: after.map_or(Rev::default(), place), until: until.map_or(LAST, place) });
@@ -73,6 +75,7 @@ impl Records for Service {
     }
 
     async fn changes(&self, request: Request<ChangesRequest>) -> Answer<Self::ChangesStream> {
+        administrator(self.exports.handle(), &request)?;
         let ChangesRequest { since, follow } = request.into_inner();
         let (state, origin) = (self.exports.handle().state(), self.exports.origin());
         let revision = state.view.revision();

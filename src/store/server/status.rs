@@ -6,6 +6,7 @@
 use tonic::{Code, Status};
 
 use crate::base::error::Error;
+use crate::store::auth::Denial;
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::node::{Fault, Handle};
 
@@ -34,8 +35,14 @@ pub enum Reason {
     DowngradeTarget,
     /// There is no downgrade to cancel.
     NoDowngrade,
-    /// There are no users to be one of.
-    AuthNotEnabled,
+    /// No such user, or not its password.
+    AuthFailed,
+    /// The user signs in with a certificate only.
+    NoPassword,
+    /// A token that stands for nobody, or no longer.
+    InvalidToken,
+    /// A password that is longer than bcrypt looks at.
+    PasswordTooLong,
     /// A stream of watches was ended by its client.
     WatchCanceled,
     /// There are as many streams of watches as may be.
@@ -59,7 +66,15 @@ impl Reason {
             Reason::DowngradeFormat => (Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
             Reason::DowngradeTarget => (Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
             Reason::NoDowngrade => (Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),
-            Reason::AuthNotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+            Reason::AuthFailed => {
+                (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+            }
+            // These two go out as etcd's auth package has them, without the server's name before them.
+            Reason::NoPassword => {
+                (Code::Unknown, "auth: authentication failed, password was given for no password user")
+            }
+            Reason::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
+            Reason::InvalidToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
             Reason::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
             Reason::TooManyStreams => (Code::ResourceExhausted, "etcdserver: too many watch streams"),
         }
@@ -82,6 +97,28 @@ const fn refused(refusal: Refusal) -> (Code, &'static str) {
         Refusal::LeaseTtlTooLarge => (Code::OutOfRange, "etcdserver: too large lease TTL"),
         Refusal::NoSpace => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         Refusal::Corrupt => (Code::DataLoss, "etcdserver: corrupt cluster"),
+        Refusal::Auth(denial) => denied(denial),
+    }
+}
+
+const fn denied(denial: Denial) -> (Code, &'static str) {
+    match denial {
+        Denial::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
+        Denial::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
+        Denial::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
+        Denial::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
+        Denial::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
+        Denial::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
+        Denial::RoleNotGranted => (Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
+        Denial::PermissionNotGranted => (Code::FailedPrecondition, "etcdserver: permission is not granted to the role"),
+        Denial::PermissionNotGiven => (Code::InvalidArgument, "etcdserver: permission not given"),
+        Denial::InvalidManagement => (Code::InvalidArgument, "etcdserver: invalid auth management"),
+        Denial::RootUserMissing => (Code::FailedPrecondition, "etcdserver: root user does not exist"),
+        Denial::RootRoleMissing => (Code::FailedPrecondition, "etcdserver: root user does not have root role"),
+        Denial::PasswordHash => (Code::Unknown, "illegal base64 data in the hash of the password"),
+        Denial::NotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+        Denial::OldRevision => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        Denial::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
     }
 }
 
@@ -110,6 +147,12 @@ impl From<Reason> for Status {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         status(refused(refusal))
+    }
+}
+
+impl From<Denial> for Status {
+    fn from(denial: Denial) -> Self {
+        status(denied(denial))
     }
 }
 
@@ -172,7 +215,23 @@ mod tests {
             (9, "can only promote a learner member", said(Reason::NotLearner.into())),
             (9, "bad leader transferee", said(Reason::BadLeaderTransferee.into())),
             (9, "no inflight downgrade job", said(Reason::NoDowngrade.into())),
-            (9, "authentication is not enabled", said(Reason::AuthNotEnabled.into())),
+            (9, "authentication is not enabled", said(Denial::NotEnabled.into())),
+            (9, "user name already exists", said(Denial::UserExists.into())),
+            (9, "user name not found", said(Denial::UserNotFound.into())),
+            (9, "role name already exists", said(Denial::RoleExists.into())),
+            (9, "role name not found", said(Denial::RoleNotFound.into())),
+            (9, "role is not granted to the user", said(Denial::RoleNotGranted.into())),
+            (9, "permission is not granted to the role", said(Denial::PermissionNotGranted.into())),
+            (9, "root user does not exist", said(Denial::RootUserMissing.into())),
+            (9, "root user does not have root role", said(Denial::RootRoleMissing.into())),
+            (3, "user name is empty", said(Denial::UserEmpty.into())),
+            (3, "role name is empty", said(Denial::RoleEmpty.into())),
+            (3, "permission not given", said(Denial::PermissionNotGiven.into())),
+            (3, "invalid auth management", said(Denial::InvalidManagement.into())),
+            (3, "revision of auth store is old", said(Denial::OldRevision.into())),
+            (3, "authentication failed, invalid user ID or password", said(Reason::AuthFailed.into())),
+            (7, "permission denied", said(Fault::Refused(Denial::PermissionDenied.into()).into())),
+            (16, "invalid auth token", said(Reason::InvalidToken.into())),
             (14, "no leader", said(Fault::NoLeader.into())),
             (14, "no leader", said(Reason::NoLeader.into())),
             (14, "server stopped", said(Fault::Stopped.into())),

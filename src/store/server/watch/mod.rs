@@ -46,6 +46,7 @@ use crate::api::etcdserverpb::WatchRequest;
 use crate::store::mvcc::watch::past;
 use crate::store::node::Handle;
 use crate::store::options::Tuning;
+use crate::store::server::identity::Claim;
 use crate::store::server::status::Reason;
 use crate::store::server::watch::session::Session;
 use crate::store::server::watch::stream::{Said, Talk};
@@ -167,7 +168,8 @@ impl Service {
         let wants_leader = gate::wants_leader(request.metadata().as_ref());
         let (sender, said) = mpsc::channel(BURSTS_MAX);
         let session = Session::new(inner.limits, Arc::clone(&inner.counters));
-        let talk = Talk::new(&inner.handle, session, inner.limits, Arc::clone(&inner.readers), wants_leader);
+        let (claim, readers) = (Claim::of(&request), Arc::clone(&inner.readers));
+        let talk = Talk::new(&inner.handle, session, inner.limits, readers, claim, wants_leader);
         let open = Open::new(place, &inner.counters);
         tokio::spawn(async move {
             talk.run(request.into_inner(), sender).await;

@@ -143,8 +143,7 @@ impl Session {
             ""
         };
         if !refusal.is_empty() {
-            let head = WatchResponse { created: true, canceled: true, ..self.head(NO_ID, now) };
-            return Reply::from(WatchResponse { cancel_reason: refusal.to_owned(), ..head });
+            return self.refuse(refusal, now);
         }
         let id = if request.watch_id == 0 { self.free_id() } else { request.watch_id };
         let start = request.start_revision;
@@ -159,6 +158,12 @@ impl Session {
             self.lag(id, spec, from);
         }
         Reply::from(WatchResponse { created: true, ..self.head(id, now) })
+    }
+
+    /// Makes no watcher, and says why.
+    pub(super) fn refuse(&self, reason: &str, now: i64) -> Reply {
+        let head = WatchResponse { created: true, canceled: true, ..self.head(NO_ID, now) };
+        Reply::from(WatchResponse { cancel_reason: reason.to_owned(), ..head })
     }
 
     /// Ends a watcher; nothing is said of one that does not exist.

@@ -15,11 +15,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use tonic::{Code, Status, Streaming};
 
-use crate::api::etcdserverpb::WatchRequest;
 use crate::api::etcdserverpb::watch_request::RequestUnion;
+use crate::api::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use crate::base::error::Error;
 use crate::base::rng;
 use crate::base::stop::blocking;
+use crate::store::auth::grant::Access;
 use crate::store::machine::state::State;
 use crate::store::mvcc::hub::Published;
 use crate::store::mvcc::view::Fault;
@@ -27,6 +28,7 @@ use crate::store::mvcc::watch::past::read_before;
 use crate::store::node::{self, Handle};
 use crate::store::server::convert::header;
 use crate::store::server::gate;
+use crate::store::server::identity::{Claim, subject};
 use crate::store::server::status::{Reason, broken};
 use crate::store::server::watch::Limits;
 use crate::store::server::watch::session::{Session, Step};
@@ -39,6 +41,11 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Replies that are handed over together, or why there are no more.
 pub(super) type Burst = Result<Vec<Reply>, Status>;
+
+/// A refusal as etcd's watches quote it: Go's print of a gRPC error.
+fn in_words_of_go(refusal: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", refusal.code(), refusal.message())
+}
 
 /// What a stream says, reply by reply.
 #[derive(Debug)]
@@ -73,6 +80,7 @@ impl Stream for Said {
 /// The task of a stream.
 pub(super) struct Talk {
     handle: Handle,
+    claim: Claim,
     session: Session,
     limits: Limits,
     readers: Arc<Semaphore>,
@@ -90,10 +98,12 @@ impl Talk {
         session: Session,
         limits: Limits,
         readers: Arc<Semaphore>,
+        claim: Claim,
         wants_leader: bool,
     ) -> Self {
         Talk {
             handle: handle.clone(),
+            claim,
             session,
             limits,
             readers,
@@ -162,7 +172,11 @@ impl Talk {
         match question.request_union {
             Some(RequestUnion::CreateRequest(request)) => {
                 let now = self.handle.state().view.revision();
-                self.replies.push(self.session.create(&request, now));
+                let reply = match self.permit(&request) {
+                    Ok(()) => self.session.create(&request, now),
+                    Err(refusal) => self.session.refuse(&in_words_of_go(&refusal), now),
+                };
+                self.replies.push(reply);
             }
             Some(RequestUnion::CancelRequest(request)) => {
                 let now = self.handle.state().view.revision();
@@ -172,6 +186,13 @@ impl Talk {
             // etcd overhears what it does not understand.
             None => {}
         }
+    }
+
+    /// Whether its client may watch this: asked for each watcher, because a stream outlives tokens and rules.
+    fn permit(&self, request: &WatchCreateRequest) -> Result<(), Status> {
+        let requester = self.claim.requester(&self.handle)?;
+        let key = if request.key.is_empty() { &[0][..] } else { &request.key };
+        Ok(subject(&self.handle.state(), &requester).may(Access::Read, key, &request.range_end)?)
     }
 
     /// Answers the question how far the stream has come, once it has come as far as the store was when it was asked. Nobody
