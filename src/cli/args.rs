@@ -118,6 +118,12 @@ pub(crate) enum Command {
     /// Become another program that ends with its parent
     #[command(hide = true, after_help = "Example:\n  holdfast leash 4711 /usr/bin/etcd --version")]
     Leash(Leash),
+    /// etcd's proxy of TCP, which Holdfast does not have
+    #[command(hide = true, disable_help_flag = true, after_help = "Example:\n  holdfast gateway start")]
+    Gateway(Absent),
+    /// etcd's proxy of gRPC, which Holdfast does not have
+    #[command(hide = true, disable_help_flag = true, after_help = "Example:\n  holdfast grpc-proxy start")]
+    GrpcProxy(Absent),
     /// Copy whole points into a second repository, checked on the way
     #[command(after_help = "Examples:\n  holdfast copy --policy prod.toml --to s3://second-bucket/etcd\n  \
                             holdfast copy --policy prod.toml --to file:///mnt/offsite --point latest\n  \
@@ -437,6 +443,14 @@ pub(crate) struct Drill {
     pub(crate) scratch: Scratch,
     #[command(flatten)]
     pub(crate) metrics: Metrics,
+}
+
+/// Whatever is given to a command that is not there.
+#[derive(Debug, Args)]
+pub(crate) struct Absent {
+    /// As etcd takes it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) given: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

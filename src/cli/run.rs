@@ -178,6 +178,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<Ended> {
             told.end(result, facts, context).await
         }
         Command::Drill(args) => drill::drill(args, &mut Facts::default(), context).await,
+        Command::Gateway(args) => Err(serve::absent("gateway", &args)),
+        Command::GrpcProxy(args) => Err(serve::absent("grpc-proxy", &args)),
         Command::Leash(args) => Err(drill::leash(&args)),
         Command::Copy(args) => copy::copy(args, context).await,
         Command::Snapshot(Snapshot::Save(args)) => snapshot::save(args, context).await,

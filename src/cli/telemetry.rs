@@ -1,17 +1,17 @@
 //! Logs to standard error: warnings by default, more with -v, anything with HOLDFAST_LOG. A member logs as etcd's flags say.
 
-use std::fs::OpenOptions;
 use std::io::IsTerminal;
-use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 
+use crate::base::clock::Clock;
 use crate::base::error::{IoContext, Kind, Result};
 use crate::cli::args::Global;
+use crate::cli::serve::log_file::LogFile;
 use crate::store::options::{LogOutput, Logs};
 
 /// The variable that holds a log filter, as `tracing` reads them: `info`, `holdfast::client=debug`.
@@ -39,20 +39,19 @@ pub(crate) fn start(global: &Global) {
 }
 
 /// Starts the logging of a member.
-pub(crate) fn start_member(logs: &Logs) -> Result<()> {
+pub(crate) fn start_member(logs: &Logs, clock: Clock) -> Result<()> {
     let level = LevelFilter::from_str(logs.level).unwrap_or(LevelFilter::INFO);
     let filter =
         EnvFilter::builder().with_env_var(FILTER_VARIABLE).with_default_directive(level.into()).from_env_lossy();
-    let (writer, ansi) = match &logs.output {
-        LogOutput::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
-        LogOutput::Stdout => (BoxMakeWriter::new(std::io::stdout), std::io::stdout().is_terminal()),
-        LogOutput::File(path) => {
-            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-            let file = file.during(|| format!("open the log file {}", path.display()));
-            let hint = "name a file in --log-outputs that can be written, or leave the flag out";
-            (BoxMakeWriter::new(Mutex::new(file.map_err(|error| error.kind_of(Kind::Usage).or_hint(hint))?)), false)
-        }
+    // Colours are for a terminal alone.
+    let ansi = match logs.outputs[..] {
+        [LogOutput::Stderr] => std::io::stderr().is_terminal(),
+        [LogOutput::Stdout] => std::io::stdout().is_terminal(),
+        _ => false,
     };
+    let mut writers = logs.outputs.iter().map(|output| writer(output, clock)).collect::<Result<Vec<_>>>()?.into_iter();
+    let first = writers.next().unwrap_or_else(|| BoxMakeWriter::new(std::io::stderr));
+    let writer = writers.fold(first, |all, writer| BoxMakeWriter::new(all.and(writer)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match logs.json {
         true => builder.json().flatten_event(true).with_ansi(false).try_init(),
@@ -61,4 +60,16 @@ pub(crate) fn start_member(logs: &Logs) -> Result<()> {
     // Only a second start can fail, and the first one's settings stand then.
     drop(started);
     Ok(())
+}
+
+fn writer(output: &LogOutput, clock: Clock) -> Result<BoxMakeWriter> {
+    match output {
+        LogOutput::Stderr => Ok(BoxMakeWriter::new(std::io::stderr)),
+        LogOutput::Stdout => Ok(BoxMakeWriter::new(std::io::stdout)),
+        LogOutput::File(path, rotation) => {
+            let file = LogFile::open(path, *rotation, clock).during(|| format!("open the log file {}", path.display()));
+            let hint = "name a file in --log-outputs that can be written, or leave the flag out";
+            Ok(BoxMakeWriter::new(Mutex::new(file.map_err(|error| error.kind_of(Kind::Usage).or_hint(hint))?)))
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! `holdfast serve` as operators of etcd start it, and as etcd's own client and probes see it.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -222,6 +224,146 @@ fn only_certificates_with_the_right_names_are_let_in() {
     member.client_tls = client;
     assert_ne!(member.etcdctl(&["get", "a", "--dial-timeout=2s", "--command-timeout=2s"]).code(), 0);
     assert!(member.log().contains("rejected connection on client endpoint"), "{}", member.log());
+}
+
+/// A member that lets in clients of one authority, but those on a list.
+fn guarded(certs: &Certs, crl: &Path) -> Member {
+    let mut member = Member::prepared(&[]);
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    member.scheme = "https";
+    member.args = vec![
+        flag("cert-file", &certs.server_cert),
+        flag("key-file", &certs.server_key),
+        flag("trusted-ca-file", &certs.ca),
+        flag("client-crl-file", crl),
+    ];
+    member
+}
+
+/// Whether a client that shows this certificate is let in.
+fn lets_in(member: &Member, certs: &Certs, cert: &Path, key: &Path) -> bool {
+    let flags = ["cacert", "cert", "key"].into_iter().zip([certs.ca.as_path(), cert, key]);
+    let flags: Vec<String> = flags.map(|(name, path)| format!("--{name}={}", path.display())).collect();
+    let run = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
+    let run = run.args(&[format!("--endpoints={}", member.endpoint())]).args(&flags);
+    run.args(&["--dial-timeout=2s", "--command-timeout=2s", "get", "a"]).run().code() == 0
+}
+
+#[test]
+fn certificates_that_are_expired_revoked_or_of_nobody_known_are_refused_with_the_reason() {
+    let dir = tempfile::TempDir::with_prefix_in("certs-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let certs = Certs::make(dir.path());
+    let crl = dir.path().join("crl.pem");
+    fs::copy(&certs.crl, &crl).unwrap();
+    let mut member = guarded(&certs, &crl);
+    member.client_tls = client_tls(&certs);
+    member.launch(|run| run);
+    member.wait();
+    let refused = |cert: &Path, key: &Path, why: &str| {
+        assert!(!lets_in(&member, &certs, cert, key), "{why}");
+        let log = member.log().to_lowercase();
+        let told = |line: &&str| line.contains("rejected connection on client endpoint") && line.contains(why);
+        let line = log.lines().find(told).unwrap_or_else(|| panic!("no {why} in {log}"));
+        assert!(line.contains("127.0.0.1:"), "{line}");
+    };
+    refused(&certs.expired_cert, &certs.expired_key, "expired");
+    refused(&certs.other_cert, &certs.other_key, "unknownissuer");
+    assert!(lets_in(&member, &certs, &certs.client_cert, &certs.client_key));
+    // A list that changes counts from the next handshake on.
+    fs::copy(&certs.client_crl, &crl).unwrap();
+    refused(&certs.client_cert, &certs.client_key, "revoked");
+    assert!(lets_in(&member, &certs, &certs.server_cert, &certs.server_key));
+    fs::write(&crl, "no list").unwrap();
+    assert!(!lets_in(&member, &certs, &certs.client_cert, &certs.client_key), "the old list counts on");
+    assert!(member.log().contains("the old certificates serve on"), "{}", member.log());
+    fs::copy(&certs.crl, &crl).unwrap();
+    assert!(lets_in(&member, &certs, &certs.client_cert, &certs.client_key));
+    assert!(member.log().matches("rejected connection").count() <= 4, "each kind is told once: {}", member.log());
+}
+
+#[test]
+fn a_member_makes_its_own_certificate_once() {
+    let mut member = Member::prepared(&["--auto-tls", "--self-signed-cert-validity=2"]);
+    member.scheme = "https";
+    let cert = member.data_dir().join("fixtures/client/cert.pem");
+    // Whoever trusts the certificate needs nothing else.
+    member.client_tls = vec![format!("--cacert={}", cert.display())];
+    member.launch(|run| run);
+    member.wait();
+    let made = fs::read_to_string(&cert).unwrap();
+    assert_eq!(member.etcdctl(&["put", "a", "1"]).success().stdout(), "OK\n");
+    let told = Run::new("openssl").args(&["x509", "-noout", "-checkend", "62208000", "-in"]).args(&[&cert]).run();
+    assert_eq!(told.code(), 0, "valid for two years: {told}");
+    assert_eq!(member.stop(), 0);
+    member.launch(|run| run);
+    member.wait();
+    assert_eq!(member.etcdctl(&["get", "a"]).success().stdout(), "a\n1\n");
+    assert_eq!(fs::read_to_string(&cert).unwrap(), made);
+}
+
+#[test]
+fn a_unix_socket_serves_as_a_port_does_and_goes_with_its_member() {
+    let mut member = Member::prepared(&[]);
+    let path = member.dir.path().join("s");
+    let url = format!("unix://{}", path.display());
+    member.args = vec![format!("--listen-client-urls={},{url}", member.endpoint())];
+    let page = |path: &Path| {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    for _ in 0..2 {
+        member.launch(|run| run);
+        member.wait();
+        assert!(page(&path).ends_with("{\"health\":\"true\",\"reason\":\"\"}"), "{}", page(&path));
+        let flag = format!("--endpoints={url}");
+        let run = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
+        assert_eq!(run.args(&[&flag, "put", "a", "1"]).run().success().stdout(), "OK\n");
+        // What is left of a member that was killed is not in the way of the next.
+        member.process.take().unwrap().kill();
+        assert!(path.exists());
+    }
+    member.launch(|run| run);
+    member.wait();
+    assert_eq!(member.stop(), 0);
+    assert!(!path.exists());
+}
+
+#[test]
+fn whoever_pings_without_end_is_told_to_go() {
+    let member = Member::start(&[]);
+    let mut stream = TcpStream::connect(member.client.address()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    for _ in 0..4 {
+        stream.write_all(b"\0\0\x08\x06\0\0\0\0\0holdfast").unwrap();
+    }
+    let mut told = vec![];
+    stream.read_to_end(&mut told).unwrap();
+    let last_words = b"\0\0\x16\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo_many_pings";
+    assert!(told.ends_with(last_words), "{told:?}");
+    wait_until("the log tells of it", LIMIT, || member.log().contains("asked too often whether the member lives"));
+    assert_eq!(member.etcdctl(&["put", "a", "1"]).success().stdout(), "OK\n");
+}
+
+#[test]
+fn a_log_goes_to_every_place_that_is_named_and_proxies_of_etcd_are_not_there() {
+    let mut member = Member::prepared(&[]);
+    let file = member.dir.path().join("second.log");
+    member.args = vec![format!("--log-outputs=stderr,{}", file.display()), "--enable-log-rotation".to_owned()];
+    member.launch(|run| run);
+    member.wait();
+    assert_eq!(member.stop(), 0);
+    let second = fs::read_to_string(&file).unwrap();
+    assert!(second.contains("ready to serve client requests") && second == member.log(), "{second}");
+    for command in ["gateway", "grpc-proxy"] {
+        let outcome = Run::holdfast().args(&[command, "start", "--endpoints=127.0.0.1:2379"]).run().exits(2);
+        assert!(outcome.stderr.contains(&format!("there is no {command} in Holdfast")), "{outcome}");
+        assert!(outcome.stderr.contains("TCP proxy"), "{outcome}");
+    }
 }
 
 #[test]

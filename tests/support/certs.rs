@@ -1,7 +1,7 @@
 //! Certificates for one test: a right set, and wrong ones to be refused.
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer};
-use rcgen::{KeyPair, date_time_ymd};
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,14 @@ pub struct Certs {
     /// In time, but for another host.
     pub elsewhere_cert: PathBuf,
     pub elsewhere_key: PathBuf,
+    /// The authority's list of revoked certificates, with none in it.
+    pub crl: PathBuf,
+    /// The same, with the client's.
+    pub client_crl: PathBuf,
 }
+
+/// The number of the client's certificate.
+const CLIENT: u64 = 4711;
 
 impl Certs {
     /// Makes all of them in `dir`.
@@ -32,7 +39,9 @@ impl Certs {
         let (ca, other_ca) = (Authority::new("holdfast test authority"), Authority::new("another authority"));
         let server = &["127.0.0.1", "localhost"][..];
         let (server_cert, server_key) = ca.sign(dir, "server", &params(server, "server"));
-        let (client_cert, client_key) = ca.sign(dir, "client", &params(&[], "client"));
+        let mut client = params(&[], "client");
+        client.serial_number = Some(SerialNumber::from(CLIENT));
+        let (client_cert, client_key) = ca.sign(dir, "client", &client);
         let (other_cert, other_key) = other_ca.sign(dir, "other", &params(&[], "client"));
         let mut expired = params(server, "server");
         (expired.not_before, expired.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2001, 2, 1));
@@ -52,6 +61,8 @@ impl Certs {
             expired_key,
             elsewhere_cert,
             elsewhere_key,
+            crl: write(dir, "none.crl", &ca.revoke(&[])),
+            client_crl: write(dir, "client.crl", &ca.revoke(&[CLIENT])),
         }
     }
 }
@@ -75,6 +86,27 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let cert = write(dir, &format!("{name}.crt"), &cert.pem());
         (cert, write(dir, &format!("{name}.key"), &key.serialize_pem()))
+    }
+}
+
+impl Authority {
+    /// A list of revoked certificates, by their numbers.
+    fn revoke(&self, numbers: &[u64]) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
 

@@ -9,6 +9,7 @@
 //!   well-formed base64.
 //! - A private key appears in no message and in no `Debug` output.
 
+mod own;
 mod server;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use rustls::server::ParsedCertificate;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
 
+pub use own::OwnFiles;
 pub use server::{ServerFiles, ServerTls, Versions};
 
 /// Largest PEM file, in bytes; a system's whole bundle of authorities has about 220 KiB.

@@ -137,9 +137,11 @@ impl ServerFiles {
         Ok(Arc::new(Named { inner, names }))
     }
 
-    /// Whether the suites have names that are known, however they are used.
-    pub fn check_suites(&self) -> Result<()> {
-        self.provider().map(drop)
+    /// Those of the suites that are passed over, because they are not spoken here; an error when one has no known name.
+    pub fn suites_passed_over(&self) -> Result<Vec<String>> {
+        self.provider()?;
+        let passed_over = |name: &&String| NOT_SPOKEN.contains(&with_hash(name).as_str());
+        Ok(self.suites.iter().filter(passed_over).cloned().collect())
     }
 
     fn provider(&self) -> Result<CryptoProvider> {

@@ -120,6 +120,7 @@ fn asked_for(text: &str) -> Result<Address> {
     };
     let address = Address::parse(text).map_err(|error| error.during("--listen-client-url"))?;
     match &address {
+        Address { scheme: Scheme::Unix | Scheme::Unixs, .. } => wrong("is a Unix socket, which backups do not read"),
         Address { scheme: Scheme::Https, .. } => wrong("needs a certificate, and `dev` has none"),
         Address { port: 0, .. } => wrong("names no port"),
         _ if !address.is_local() => wrong("is no IP address to listen at"),

@@ -4,17 +4,21 @@
 //! so that a start that fails has changed nothing. `dev` runs a member the same way, from flags of its own.
 
 pub(crate) mod flags;
+pub(crate) mod log_file;
 mod notify;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::base::clock::Time;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::stop::{Stop, blocking};
-use crate::base::tls::ServerTls;
+use crate::base::tls::{OwnFiles, ServerFiles, ServerTls};
+use crate::cli::args::Absent;
 use crate::cli::run::{Context, Ended};
 use crate::cli::serve::flags::Flags;
 use crate::cli::telemetry;
@@ -24,7 +28,6 @@ use crate::store::node::{Handle, Member, Paths, create};
 use crate::store::options::Options;
 use crate::store::options::file::FILE_BYTES_MAX;
 use crate::store::options::given::{CONFIG_FILE, Sources, VARIABLE_PREFIX};
-use crate::store::options::value::Scheme;
 use crate::store::server::calls::Calls;
 use crate::store::server::http::Pages;
 use crate::store::server::listen::{Bound, Server, bind};
@@ -36,13 +39,22 @@ pub(crate) async fn serve(flags: Flags, context: &Context) -> Result<Ended> {
         return Ok(Ended::Well);
     }
     let options = Options::parse(&sources(flags.given)?)?;
-    telemetry::start_member(&options.logs)?;
+    telemetry::start_member(&options.logs, context.clock)?;
     let told_to_stop = async {
         context.stop.stopped().await;
         Ok(())
     };
     Listening::take(options)?.run(told_to_stop, context).await?;
     Ok(Ended::Well)
+}
+
+/// A command of etcd that is not here, and what does its work.
+pub(crate) fn absent(command: &str, args: &Absent) -> Error {
+    let words = [OsString::from("holdfast"), command.into()];
+    let line = words.iter().chain(&args.given).map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    Error::new(Kind::Usage, format!("`{line}`: there is no {command} in Holdfast")).hint(
+        "give clients all addresses, or put a plain TCP proxy before the members, as HAProxy or nginx (stream) are",
+    )
 }
 
 /// A member whose ports are taken and whose directory was not touched yet.
@@ -58,18 +70,23 @@ impl Listening {
         for warning in &options.warnings {
             tracing::warn!("{warning}");
         }
-        let all = [&options.clients.grpc, &options.clients.http, &options.clients.metrics];
-        let secure = all.into_iter().flatten().any(|address| address.scheme == Scheme::Https);
-        let tls = secure.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
+        let secure = options.clients.all().any(|address| address.scheme.is_secure());
+        // Those that are made are made in the directory.
+        let given = secure && options.own_tls.is_none();
+        let tls = given.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
         let bound = bind(&options.clients)?;
         Ok(Listening { options, tls, bound })
     }
 
     /// Runs the member. `work` begins when it serves, and the member stops when that ends; or it stops by itself, and
     /// then `work` is dropped where it stands.
-    pub(crate) async fn run(self, work: impl Future<Output = Result<()>>, context: &Context) -> Result<()> {
+    pub(crate) async fn run(mut self, work: impl Future<Output = Result<()>>, context: &Context) -> Result<()> {
         let options = self.options.clone();
         let (datadir, identity) = blocking(move || open(&options)).await?;
+        if let Some(own) = self.options.own_tls.clone() {
+            let (now, files) = (context.clock.now(), self.options.tls.clone());
+            self.tls = Some(Arc::new(blocking(move || load_own(&own, files, now)).await?));
+        }
         let member = member(&identity, &self.options);
         tracing::info!(
             name = member.name,
@@ -121,7 +138,7 @@ impl Listening {
         // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
         let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
         let mut serving = tokio::spawn(server.serve(bound, ending.clone()));
-        for address in options.clients.grpc.iter().chain(&options.clients.http).chain(&options.clients.metrics) {
+        for address in options.clients.all() {
             tracing::info!(address = address.text, "serving client traffic");
         }
         tracing::info!("ready to serve client requests");
@@ -152,6 +169,15 @@ impl Listening {
         tracing::info!("stopped");
         worked
     }
+}
+
+/// Makes certificates unless they are there, and reads them.
+fn load_own(own: &OwnFiles, files: ServerFiles, now: Time) -> Result<ServerTls> {
+    let folder = own.folder.display();
+    if own.make(now)? {
+        tracing::info!(hosts = own.hosts.join(","), years = own.years, "a certificate was made in {folder}");
+    }
+    ServerTls::load(files).map_err(|error| error.or_hint(format!("remove {folder}: the next start makes others")))
 }
 
 fn member(identity: &Identity, options: &Options) -> Member {

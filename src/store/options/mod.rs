@@ -10,6 +10,8 @@
 
 pub mod file;
 pub mod given;
+mod logs;
+mod security;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -20,12 +22,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::tls::{ServerFiles, Versions};
+use crate::base::tls::{OwnFiles, ServerFiles};
 use crate::base::units::GIB;
 use crate::store::options::given::{Given, Sources};
+pub use crate::store::options::logs::{LogOutput, Logs, Rotation};
 use crate::store::options::table::Effect;
 pub use crate::store::options::tuning::{AutoCompaction, QUOTA_BYTES, Tuning};
-use crate::store::options::value::{Address, Scheme};
+use crate::store::options::value::Address;
 
 /// etcd's limit on `--election-timeout`.
 const ELECTION_MS_MAX: i64 = 50_000;
@@ -37,6 +40,8 @@ const QUOTA_SUGGESTED_MAX: u64 = 8 * GIB;
 const QUOTA_SENSIBLE_MIN: u64 = 16 << 20;
 /// Larger requests are served, and warned of: etcd's suggested maximum.
 const REQUEST_SUGGESTED_MAX: usize = 10 << 20;
+/// Of `--grpc-keepalive-min-time=0s`, which leaves it to the library that etcd is built with.
+const PING_INTERVAL_MIN: Duration = Duration::from_mins(5);
 /// etcd's limit on `--distributed-tracing-sampling-rate`: so many of a million.
 const SAMPLING_RATE_MAX: u64 = 1_000_000;
 
@@ -57,6 +62,8 @@ pub struct Options {
     pub advertised: Vec<String>,
     /// Certificates and keys of its listeners.
     pub tls: ServerFiles,
+    /// Those that are to be made when they are not there.
+    pub own_tls: Option<OwnFiles>,
     /// How connections are kept.
     pub connections: Connections,
     /// Limits and intervals of the member itself.
@@ -95,6 +102,15 @@ pub struct Listeners {
     pub metrics: Vec<Address>,
     /// Names by which plain HTTP may address it; none for all.
     pub hosts: Option<Vec<String>>,
+    /// Whether other processes may listen at the same addresses.
+    pub shares_port: bool,
+}
+
+impl Listeners {
+    /// Every address.
+    pub fn all(&self) -> impl Iterator<Item = &Address> {
+        self.grpc.iter().chain(&self.http).chain(&self.metrics)
+    }
 }
 
 /// How connections are kept.
@@ -102,34 +118,14 @@ pub struct Listeners {
 pub struct Connections {
     /// Requests on one of them.
     pub streams_max: u32,
+    /// Clients may ask whether the member lives, but no more often; some such questions are let pass.
+    pub ping_interval_min: Duration,
     /// Silence before it is asked whether it lives.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that.
     pub keepalive_timeout: Duration,
     /// Requests that take longer are logged.
     pub slow_request: Duration,
-}
-
-/// What is told, how, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Logs {
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: &'static str,
-    /// Lines for programs.
-    pub json: bool,
-    /// Where to.
-    pub output: LogOutput,
-}
-
-/// Where logs go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogOutput {
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
-    /// To the end of a file.
-    File(PathBuf),
 }
 
 impl Options {
@@ -149,18 +145,19 @@ impl Options {
         };
         let wal_dir = Some(given.text("wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from);
         let clients = listeners(&given)?;
-        let tls = tls(&given, &clients, &mut warnings)?;
+        let (tls, own_tls) = security::files(&given, &clients, &data_dir, &mut warnings)?;
         Ok(Options {
             birth: birth(&given, &name)?,
             advertised: advertised(&given)?,
             tls,
+            own_tls,
             connections: connections(&given)?,
             tuning: tuning(&given, &mut warnings)?,
             defragment_at: match number(&given, "bootstrap-defrag-threshold-megabytes", 0)? {
                 0 => None,
                 megabytes => Some(megabytes << 20),
             },
-            logs: logs(&given)?,
+            logs: logs::logs(&given, &mut warnings)?,
             extensive_metrics: one_of(&given, "metrics", &["basic", "extensive"])? == "extensive",
             name,
             data_dir,
@@ -238,6 +235,10 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
             gates.push(known);
         }
     }
+    if gates.contains(&"LeaseCheckpointPersist") && !gates.contains(&"LeaseCheckpoint") {
+        let hint = "give LeaseCheckpoint=true too";
+        return Err(given.wrong("feature-gates", "LeaseCheckpointPersist needs LeaseCheckpoint", hint));
+    }
     // Asked for by kubeadm: what the gate does in etcd, checksums do here at every read.
     gates.retain(|gate| *gate != "InitialCorruptCheck");
     without.extend(gates.iter().map(|gate| format!("feature-gates {gate}")));
@@ -259,11 +260,6 @@ fn judge_idle(given: &Given) -> Result<()> {
     at_most(given, "distributed-tracing-sampling-rate", 0, SAMPLING_RATE_MAX)?;
     for origin in value::words(given.text("cors")).iter().filter(|origin| *origin != "*") {
         Address::parse(origin).map_err(|error| error.during("--cors"))?;
-    }
-    let rotates = value::switch(given.text("enable-log-rotation"))?;
-    if rotates && !matches!(logs(given)?.output, LogOutput::File(_)) {
-        let hint = "give --log-outputs=FILE, or leave this flag out";
-        return Err(given.wrong("enable-log-rotation", "there is no file that could be rotated", hint));
     }
     Ok(())
 }
@@ -313,6 +309,7 @@ fn listeners(given: &Given) -> Result<Listeners> {
         http: local_addresses(given, "listen-client-http-urls")?,
         metrics: local_addresses(given, "listen-metrics-urls")?,
         hosts: (!hosts.is_empty() && !hosts.iter().any(|host| host == "*")).then_some(hosts),
+        shares_port: value::switch(given.text("socket-reuse-port"))?,
     })
 }
 
@@ -351,72 +348,15 @@ fn birth(given: &Given, name: &str) -> Result<Birth> {
     Ok(Birth { members, peer_urls, token: given.text("initial-cluster-token").to_owned(), joins: state == "existing" })
 }
 
-fn tls(given: &Given, clients: &Listeners, warnings: &mut Vec<String>) -> Result<ServerFiles> {
-    let path = |name: &str| Some(given.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let version = |name: &str| match given.text(name) {
-        "" => Ok(None),
-        "TLS1.2" => Ok(Some(false)),
-        "TLS1.3" => Ok(Some(true)),
-        other => Err(given.wrong(
-            name,
-            format!("{other:?} is no version of TLS that is spoken here"),
-            "give TLS1.2 or TLS1.3",
-        )),
-    };
-    let only_13 = version("tls-min-version")? == Some(true);
-    let only_12 = version("tls-max-version")? == Some(false);
-    if only_12 && only_13 {
-        return Err(given.wrong("tls-max-version", "TLS1.2 is below --tls-min-version", "let the two overlap"));
-    }
-    let files = ServerFiles {
-        cert: path("cert-file"),
-        key: path("key-file"),
-        ca: path("trusted-ca-file"),
-        crl: path("client-crl-file"),
-        names: value::words(given.text("client-cert-allowed-hostname")),
-        versions: if only_13 {
-            Versions::Only13
-        } else if only_12 {
-            Versions::Only12
-        } else {
-            Versions::Both
-        },
-        suites: value::words(given.text("cipher-suites")),
-    };
-    files.check_suites().map_err(|error| error.during("--cipher-suites"))?;
-    let all = || clients.grpc.iter().chain(&clients.http).chain(&clients.metrics);
-    let of = |scheme: Scheme| all().find(|address| address.scheme == scheme);
-    let has_pair = files.cert.is_some() && files.key.is_some();
-    if let Some(address) = of(Scheme::Https).filter(|_| !has_pair) {
-        let hint = "give --cert-file and --key-file, or listen at http://";
-        return Err(Error::new(Kind::Usage, format!("{} needs a certificate and its key", address.text)).hint(hint));
-    }
-    if files.cert.is_some() != files.key.is_some() {
-        let (there, missing) =
-            if files.cert.is_some() { ("cert-file", "--key-file") } else { ("key-file", "--cert-file") };
-        return Err(given.wrong(there, "a certificate and its key go together", format!("give {missing} too")));
-    }
-    if value::switch(given.text("client-cert-auth"))? && files.ca.is_none() {
-        let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
-        return Err(given.wrong("client-cert-auth", "there are no authorities to trust", hint));
-    }
-    let beside = ["client-crl-file", "client-cert-allowed-hostname"];
-    if let Some(name) = beside.into_iter().find(|name| files.ca.is_none() && !given.text(name).is_empty()) {
-        let hint = "give --trusted-ca-file, the authorities that sign clients' certificates";
-        return Err(given.wrong(name, "without authorities no certificate is asked for", hint));
-    }
-    let plain = clients.grpc.iter().chain(&clients.http).find(|address| address.scheme == Scheme::Http);
-    if let Some(address) = plain.filter(|_| has_pair) {
-        warnings.push(format!("{} is plain HTTP: certificates are not used there", address.text));
-    }
-    Ok(files)
-}
-
 fn connections(given: &Given) -> Result<Connections> {
     let span = |name: &str| value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")));
     Ok(Connections {
         streams_max: u32::try_from(at_most(given, "max-concurrent-streams", 1, u64::from(u32::MAX))?)
             .unwrap_or(u32::MAX),
+        ping_interval_min: match span("grpc-keepalive-min-time")? {
+            Duration::ZERO => PING_INTERVAL_MIN,
+            least => least,
+        },
         keepalive_interval: span("grpc-keepalive-interval")?,
         keepalive_timeout: span("grpc-keepalive-timeout")?,
         slow_request: span("warning-unary-request-duration")?,
@@ -537,21 +477,6 @@ fn auto_compaction(given: &Given) -> Result<AutoCompaction> {
         Duration::ZERO => Ok(AutoCompaction::Off),
         span => Ok(AutoCompaction::Periodic(span)),
     }
-}
-
-fn logs(given: &Given) -> Result<Logs> {
-    // etcd's last two levels are for lines that end the process; here those are errors.
-    let levels = ["debug", "info", "warn", "error", "panic", "fatal", "dpanic"];
-    let named = one_of(given, "log-level", &levels)?;
-    let level = levels[..4].iter().find(|level| **level == named).copied().unwrap_or("error");
-    let outputs = value::words(given.text("log-outputs"));
-    let output = match outputs.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] | ["default" | "stderr" | "systemd/journal"] => LogOutput::Stderr,
-        ["stdout"] => LogOutput::Stdout,
-        [path] => LogOutput::File(PathBuf::from(path)),
-        _ => return Err(given.wrong("log-outputs", "logs go to one place here", "name one of them")),
-    };
-    Ok(Logs { level, json: one_of(given, "log-format", &["json", "console"])? == "json", output })
 }
 
 /// A number that is at least `least`.

@@ -12,16 +12,32 @@ pub enum Scheme {
     Http,
     /// With TLS.
     Https,
+    /// Plain, over a Unix socket.
+    Unix,
+    /// With TLS, over a Unix socket.
+    Unixs,
 }
 
-/// `http://HOST:PORT`, where a member listens or is reached.
+impl Scheme {
+    /// Whether TLS is spoken.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Scheme::Https | Scheme::Unixs)
+    }
+
+    /// Whether it is a file and no network.
+    pub fn is_unix(self) -> bool {
+        matches!(self, Scheme::Unix | Scheme::Unixs)
+    }
+}
+
+/// `http://HOST:PORT` or `unix://PATH`, where a member listens or is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Plain or with TLS.
     pub scheme: Scheme,
-    /// A name, or an IP address without brackets; may be empty, which is every address.
+    /// A name, or an IP address without brackets; may be empty, which is every address. Of a Unix socket, its path.
     pub host: String,
-    /// The port.
+    /// The port; 0 of a Unix socket.
     pub port: u16,
     /// As it was written.
     pub text: String,
@@ -35,9 +51,17 @@ impl Address {
         let scheme = match scheme {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            "unix" | "unixs" => return Err(wrong("is a Unix socket, and this version listens on TCP only")),
+            "unix" => Scheme::Unix,
+            "unixs" => Scheme::Unixs,
             _ => return Err(wrong("begins with neither http:// nor https://")),
         };
+        if scheme.is_unix() {
+            // As in etcd, what stands in the place of a host and a port is part of a path that begins where it is run.
+            return match rest {
+                "" => Err(wrong("names no file to be the socket")),
+                path => Ok(Address { scheme, host: path.to_owned(), port: 0, text: text.to_owned() }),
+            };
+        }
         if rest.contains(['/', '?', '#', '@']) {
             return Err(wrong("has more than a host and a port"));
         }
@@ -50,9 +74,12 @@ impl Address {
         Ok(Address { scheme, host: bare.unwrap_or(host).to_owned(), port, text: text.to_owned() })
     }
 
-    /// Whether a socket can be bound to it: an address or this host, no other name.
+    /// Whether a socket can be bound to it: an address, this host or a file, no other name.
     pub fn is_local(&self) -> bool {
-        self.host.is_empty() || self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok()
+        self.scheme.is_unix()
+            || self.host.is_empty()
+            || self.host == "localhost"
+            || self.host.parse::<std::net::IpAddr>().is_ok()
     }
 }
 
@@ -161,6 +188,9 @@ mod tests {
         assert_eq!(read("https://[::1]:1").unwrap(), (Scheme::Https, "::1".to_owned(), 1, true));
         assert_eq!(read("http://:80").unwrap(), (Scheme::Http, String::new(), 80, true));
         assert_eq!(read("http://etcd.example:80").unwrap(), (Scheme::Http, "etcd.example".to_owned(), 80, false));
+        assert_eq!(read("unix:///run/etcd.sock").unwrap(), (Scheme::Unix, "/run/etcd.sock".to_owned(), 0, true));
+        assert_eq!(read("unixs://a:1").unwrap(), (Scheme::Unixs, "a:1".to_owned(), 0, true));
+        assert!(Scheme::Unixs.is_secure() && !Scheme::Unix.is_secure() && !Scheme::Https.is_unix());
         for text in [
             "",
             "127.0.0.1:1",
@@ -171,7 +201,7 @@ mod tests {
             "http://a:1/",
             "http://u@a:1",
             "ftp://a:1",
-            "unix://a:1",
+            "unix://",
             "http://::1:1",
         ] {
             assert_eq!(read(text).unwrap_err().kind(), Kind::Usage, "{text}");

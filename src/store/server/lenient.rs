@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::base::layer::{Layer, Layered};
 
 /// What every connection over HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 /// The longest frame that the server allows: HTTP/2's own default, which it does not raise.
 const FRAME_BYTES_MAX: usize = 16_384;

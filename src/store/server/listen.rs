@@ -6,16 +6,13 @@
 //! The end is in order: no connection is taken any more, clients are told to go elsewhere (GOAWAY), requests that are under
 //! way get their answers, streams are ended (`calls`), and what is left after a while is cut.
 //!
-//! Deliberately not done: pings that come too often are answered, because the HTTP/2 library answers them itself and tells
-//! nobody; etcd would end such a connection.
-//!
 //! Invariants:
 //! - A connection that does not finish its handshake, or its first request line, is cut after a while; so is one whose other
 //!   end takes nothing of what it was sent.
 //! - There are never more connections than the limit on files allows, with a reserve for the member's own.
 
 use std::convert::Infallible;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener as Socket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -42,13 +39,16 @@ use crate::base::socket::cut_when_unread;
 use crate::base::stop::Stop;
 use crate::base::tls::ServerTls;
 use crate::base::units;
-use crate::store::options::value::{Address, Scheme};
+use crate::store::options::value::Address;
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
 use crate::store::server::lenient::lenient;
 use crate::store::server::peer::{Peer, noted};
+use crate::store::server::pings::counted;
+use crate::store::server::rejections::Rejections;
+use crate::store::server::socket::{self, Socket, SocketFile};
 
 /// How long a client may take to greet.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -92,30 +92,23 @@ pub fn bind(listeners: &Listeners) -> Result<Vec<Bound>> {
     let grpc = if listeners.http.is_empty() { Face::All } else { Face::Grpc };
     let faces = [(&listeners.grpc, grpc), (&listeners.http, Face::Pages), (&listeners.metrics, Face::Probes)];
     let wanted = faces.into_iter().flat_map(|(addresses, face)| addresses.iter().map(move |address| (address, face)));
-    wanted.map(|(address, face)| Ok(Bound { socket: bind_one(address)?, address: address.clone(), face })).collect()
+    let bind = |(address, face): (&Address, Face)| {
+        Ok(Bound { socket: bind_one(address, listeners.shares_port)?, address: address.clone(), face })
+    };
+    wanted.map(bind).collect()
 }
 
-fn bind_one(address: &Address) -> Result<Socket> {
-    let host = if address.host == "localhost" { "127.0.0.1" } else { &address.host };
-    let bound = if host.is_empty() {
-        // Every address of the host, of both kinds where it has both.
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port));
-        Socket::bind(any).or_else(|_| Socket::bind(("0.0.0.0", address.port)))
-    } else {
-        Socket::bind((host, address.port))
-    };
-    let during = || format!("listen at {}", address.text);
-    let socket = bound.map_err(|error| {
+fn bind_one(address: &Address, shares_port: bool) -> Result<Socket> {
+    socket::bind(address, shares_port).map_err(|error| {
         use std::io::ErrorKind;
         let (kind, hint) = match error.kind() {
             ErrorKind::AddrInUse => (Kind::Conflict, HINT_IN_USE),
             ErrorKind::AddrNotAvailable => (Kind::Usage, "this host does not have that address: give one that it has"),
+            _ if address.scheme.is_unix() => (Kind::Denied, "give a file in a folder that this user may write to"),
             _ => (Kind::Denied, "give an address and a port that this user may listen at"),
         };
-        Error::io(during(), error).kind_of(kind).hint(hint)
-    })?;
-    socket.set_nonblocking(true).during(during)?;
-    Ok(socket)
+        Error::io(format!("listen at {}", address.text), error).kind_of(kind).hint(hint)
+    })
 }
 
 /// What is served, and how.
@@ -144,6 +137,7 @@ struct Shared {
     hosts: Option<Vec<String>>,
     connections: Connections,
     permits: Arc<Semaphore>,
+    rejections: Rejections,
 }
 
 impl Server {
@@ -158,19 +152,20 @@ impl Server {
             hosts: self.hosts,
             connections: self.connections,
             permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
+            rejections: Rejections::default(),
         });
         let graceful = Arc::new(GracefulShutdown::new());
         let mut listening = vec![];
         for bound in bound {
-            let listener =
-                TcpListener::from_std(bound.socket).during(|| format!("listen at {}", bound.address.text))?;
-            let tls = self.tls.clone().filter(|_| bound.address.scheme == Scheme::Https);
-            if bound.address.scheme == Scheme::Https && tls.is_none() {
+            let doorway = Doorway::of(bound.socket).during(|| format!("listen at {}", bound.address.text))?;
+            let is_secure = bound.address.scheme.is_secure();
+            let tls = self.tls.clone().filter(|_| is_secure);
+            if is_secure && tls.is_none() {
                 let hint = "give a certificate and its key";
                 return Err(Error::new(Kind::Usage, format!("{} needs a certificate", bound.address.text)).hint(hint));
             }
             let one = Listener {
-                listener,
+                doorway,
                 tls,
                 face: bound.face,
                 shared: Arc::clone(&shared),
@@ -191,8 +186,40 @@ impl Server {
     }
 }
 
+/// A socket from which connections are taken.
+enum Doorway {
+    Tcp(TcpListener),
+    /// The file is removed with it.
+    Unix {
+        socket: UnixListener,
+        _file: SocketFile,
+    },
+}
+
+/// A connection as it was taken.
+enum Taken {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Doorway {
+    fn of(socket: Socket) -> std::io::Result<Doorway> {
+        match socket {
+            Socket::Tcp(socket) => TcpListener::from_std(socket).map(Doorway::Tcp),
+            Socket::Unix(socket, file) => Ok(Doorway::Unix { socket: UnixListener::from_std(socket)?, _file: file }),
+        }
+    }
+
+    async fn accept(&self) -> std::io::Result<Taken> {
+        match self {
+            Doorway::Tcp(socket) => socket.accept().await.map(|(stream, address)| Taken::Tcp(stream, address)),
+            Doorway::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Taken::Unix(stream)),
+        }
+    }
+}
+
 struct Listener {
-    listener: TcpListener,
+    doorway: Doorway,
     tls: Option<Arc<ServerTls>>,
     face: Face,
     shared: Arc<Shared>,
@@ -201,37 +228,50 @@ struct Listener {
 
 impl Listener {
     /// The next connection, once there is room for one.
-    async fn next(&self) -> (OwnedSemaphorePermit, std::io::Result<(TcpStream, SocketAddr)>) {
+    async fn next(&self) -> (OwnedSemaphorePermit, std::io::Result<Taken>) {
         let permit = Arc::clone(&self.shared.permits).acquire_owned().await;
-        (permit.expect("nobody closes the semaphore"), self.listener.accept().await)
+        (permit.expect("nobody closes the semaphore"), self.doorway.accept().await)
     }
 
     async fn run(self, stop: Stop) {
         loop {
-            let (permit, accepted) = tokio::select! {
+            let (permit, taken) = tokio::select! {
                 biased;
                 () = stop.stopped() => return,
                 next = self.next() => next,
             };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
+            match taken {
+                Ok(Taken::Tcp(stream, address)) => {
+                    self.shared.tune(&stream);
+                    self.welcome(stream, Some(address), permit, &stop);
+                }
+                Ok(Taken::Unix(stream)) => self.welcome(stream, None, permit, &stop),
                 Err(error) => {
                     tracing::warn!("take a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
                 }
-            };
-            let (tls, shared, face, watcher) =
-                (self.tls.clone(), Arc::clone(&self.shared), self.face, self.graceful.watcher());
-            let (stop, peer) = (stop.clone(), Peer::new(address));
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = greet(stream, tls, shared, face, watcher, &peer, &stop) => {}
-                    () = late(&stop) => {}
-                }
-                drop(permit);
-            });
+            }
         }
+    }
+
+    /// Gives a connection a task of its own.
+    fn welcome(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: Option<SocketAddr>,
+        permit: OwnedSemaphorePermit,
+        stop: &Stop,
+    ) {
+        let (tls, shared, face, watcher) =
+            (self.tls.clone(), Arc::clone(&self.shared), self.face, self.graceful.watcher());
+        let (stop, peer) = (stop.clone(), Peer::new(address));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = greet(stream, tls, shared, face, watcher, &peer, &stop) => {}
+                () = late(&stop) => {}
+            }
+            drop(permit);
+        });
     }
 }
 
@@ -243,7 +283,7 @@ async fn late(stop: &Stop) {
 
 /// A connection from its handshake to its end.
 async fn greet(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: Option<Arc<ServerTls>>,
     shared: Arc<Shared>,
     face: Face,
@@ -251,13 +291,6 @@ async fn greet(
     peer: &Arc<Peer>,
     stop: &Stop,
 ) {
-    // Answers are written whole.
-    let _ = stream.set_nodelay(true);
-    let connections = &shared.connections;
-    if !connections.keepalive_interval.is_zero() && !connections.keepalive_timeout.is_zero() {
-        // A system that cannot is asked by HTTP/2 alone.
-        let _ = cut_when_unread(&stream, connections.keepalive_timeout);
-    }
     let stream = noted(stream, peer);
     let Some(tls) = tls else { return converse(stream, shared, face, false, watcher, peer).await };
     let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream));
@@ -268,8 +301,7 @@ async fn greet(
     };
     match greeted {
         Ok(Ok(stream)) => converse(stream, shared, face, true, watcher, peer).await,
-        // etcd's words, which operators look for.
-        Ok(Err(error)) => tracing::warn!(remote_addr = %peer, "rejected connection on client endpoint: {error}"),
+        Ok(Err(error)) => shared.rejections.tell(peer, &error.to_string()),
         Err(_) => tracing::debug!(remote_addr = %peer, "a client did not finish its handshake"),
     }
 }
@@ -294,11 +326,12 @@ async fn converse(
         .max_concurrent_streams(connections.streams_max)
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
+    let stream = counted(corked(lenient(stream)), connections.ping_interval_min, peer);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(corked(lenient(stream))), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
     let connection = watcher.watch(connection).inspect(|_| peer.ends());
     let ended = peer.scope(inside.drive(connection)).await;
     if peer.was_cut(ended.as_ref().err().map(|error| &**error as _)) {
@@ -310,6 +343,16 @@ async fn converse(
 }
 
 impl Shared {
+    fn tune(&self, stream: &TcpStream) {
+        // Answers are written whole.
+        let _ = stream.set_nodelay(true);
+        let connections = &self.connections;
+        if !connections.keepalive_interval.is_zero() && !connections.keepalive_timeout.is_zero() {
+            // A system that cannot is asked by HTTP/2 alone.
+            let _ = cut_when_unread(stream, connections.keepalive_timeout);
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>, face: Face, secure: bool) -> Response<Body> {
         let is_grpc = is_grpc(request.headers());
         if is_grpc && matches!(face, Face::All | Face::Grpc) {

@@ -29,7 +29,8 @@ tokio::task_local! {
 /// The other end of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    address: SocketAddr,
+    /// None when it came over a Unix socket.
+    address: Option<SocketAddr>,
     /// The common name in the certificate that it showed, where that says who it is.
     common_name: OnceLock<String>,
     /// The system cut it off.
@@ -43,8 +44,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// At this address.
-    pub(super) fn new(address: SocketAddr) -> Arc<Peer> {
+    /// At this address; none when it came over a Unix socket.
+    pub(super) fn new(address: Option<SocketAddr>) -> Arc<Peer> {
         let (cut, ended, unanswered) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
         Arc::new(Peer { address, common_name: OnceLock::new(), cut, ended, last: Mutex::new(NOTHING), unanswered })
     }
@@ -99,7 +100,10 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("a Unix socket"),
+        }
     }
 }
 
@@ -147,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_named_with_what_it_waited_for() {
-        let peer = Peer::new("127.0.0.1:7".parse().unwrap());
+        let peer = Peer::new("127.0.0.1:7".parse().ok());
         peer.asks("KV/Range");
         assert_eq!((peer.to_string().as_str(), peer.doing().as_str()), ("127.0.0.1:7", "1 x KV/Range"));
         peer.gave_up("Lease/LeaseKeepAlive");
