@@ -3,7 +3,8 @@
 //! etcd's own client up to 3.4, and other programs with a grpc-go of its time, make the authority of the whole endpoint
 //! where they dial one member by its URL: etcdctl 3.4 does for `endpoint status`, `endpoint hashkv`, `defrag` and
 //! `move-leader`. `http://10.0.0.1:2379` is no authority; Go's servers do not look, the HTTP/2 library here refuses the
-//! request (PROTOCOL_ERROR), and has no setting for it. So the bytes are mended before they reach it.
+//! request (PROTOCOL_ERROR), and has no setting for it. So the bytes are mended before they reach it. The same client makes
+//! it of the path where it dials a Unix socket: `/run/etcd.sock` becomes `-run-etcd.sock`.
 //!
 //! What is mended must not disturb HPACK, whose table of earlier fields both ends keep alike, by the length of each field.
 //! `http://` becomes `httpx--`, which a host's name may begin with: as many characters, and with Huffman's code, where
@@ -16,7 +17,8 @@
 //! spelt out again.
 //!
 //! Invariants:
-//! - Nothing is changed but the first bytes of an authority that begins with `http://` or `https://`.
+//! - Nothing is changed but the first bytes of an authority that begins with `http://` or `https://`, and the slashes of one
+//!   that begins with a slash.
 //! - Nothing is held but a preface or the head of a request that has not arrived whole, which nobody could act on.
 
 use std::io::Result;
@@ -58,6 +60,10 @@ const CODED: [Scheme; 2] = [
     Scheme { wrong: b"\x9d\x29\xae\xe3\x0c\x00", right: b"\x9d\x29\xaf\xca\xcb\x00", mask: 0x80 },
     Scheme { wrong: b"\x9d\x29\xad\x17\x18\x60", right: b"\x9d\x29\xad\x1e\x56\x58", mask: 0xfc },
 ];
+
+/// Six bits each.
+const CODED_SLASH: u8 = 0x18;
+const CODED_DASH: u8 = 0x16;
 
 /// What comes next of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,8 +220,50 @@ fn authority(block: &mut [u8]) -> Option<(&mut [u8], bool)> {
     Some((block.get_mut(place)?, coded))
 }
 
-/// Takes a scheme out of an authority; whether there was one.
+/// Takes a scheme or slashes out of an authority; whether it began with them.
 fn mend((value, coded): (&mut [u8], bool)) -> bool {
+    mend_scheme((value, coded)) || if coded { mend_coded_path(value) } else { mend_path(value) }
+}
+
+fn mend_path(value: &mut [u8]) -> bool {
+    let is_path = value.first() == Some(&b'/');
+    for slash in value.iter_mut().filter(|byte| is_path && **byte == b'/') {
+        *slash = b'-';
+    }
+    is_path
+}
+
+/// The same in Huffman's code, in which shorter codes are smaller numbers: what a code begins with tells how long it is.
+/// Those of more than eight bits are of characters that no host has; it ends there, and with the ones that fill the last
+/// byte.
+fn mend_coded_path(value: &mut [u8]) -> bool {
+    let is_path = value.first().is_some_and(|first| first >> 2 == CODED_SLASH);
+    let mut at = 0;
+    while is_path && at < 8 * value.len() {
+        let (byte, shift) = (at / 8, at % 8);
+        let two = [value[byte], value.get(byte + 1).copied().unwrap_or(0xff)];
+        let [next, _] = (u16::from_be_bytes(two) << shift).to_be_bytes();
+        at += match next {
+            0x00..0x50 => 5,
+            0x50..0xb8 => 6,
+            0xb8..0xf8 => 7,
+            0xf8..0xfe => 8,
+            _ => break,
+        };
+        if next >> 2 == CODED_SLASH {
+            let change = u16::from_be_bytes([(CODED_SLASH ^ CODED_DASH) << 2, 0]) >> shift;
+            let [first, second] = (u16::from_be_bytes(two) ^ change).to_be_bytes();
+            value[byte] = first;
+            if let Some(byte) = value.get_mut(byte + 1) {
+                *byte = second;
+            }
+        }
+    }
+    is_path
+}
+
+/// Takes a scheme out of an authority; whether there was one.
+fn mend_scheme((value, coded): (&mut [u8], bool)) -> bool {
     let schemes = if coded { &CODED } else { &PLAIN };
     schemes.iter().any(|scheme| {
         let last = scheme.wrong.len() - 1;
@@ -377,6 +425,44 @@ mod tests {
                 assert!(read(&all(wrong), seed, at_most).await == all(right), "{wrong} {at_most}");
             }
         }
+    }
+
+    /// The first is what etcdctl 3.5 sends to the socket of that name.
+    #[tokio::test]
+    async fn a_path_loses_its_slashes_and_no_length_changes() {
+        let cases: [(&[u8], &str, &[u8], &str); 5] = [
+            (
+                b"\x61\x34\xd6\xc4\xe2\x41\xc9\xd5\x84\x7f",
+                "/tmp/h2sock/s",
+                b"\x59\x34\xd6\xb4\xe2\x41\xc9\xd5\x64\x7f",
+                "-tmp-h2sock-s",
+            ),
+            (
+                b"\x62\xcb\x6a\x60\xa9\x24\x8c\x60\xdf\x7a\xfc\x40\x5d\x07\x27\x5f",
+                "/run/etcd/ETCD_0.sock",
+                b"\x5a\xcb\x6a\x58\xa9\x24\x8b\x60\xdf\x7a\xfc\x40\x5d\x07\x27\x5f",
+                "-run-etcd-ETCD_0.sock",
+            ),
+            (b"\x63", "/", b"\x5b", "-"),
+            (b"\x61\x8f\x2c\x7e\x31", "//x/X/", b"\x59\x6f\x2b\x7e\x2d", "--x-X-"),
+            (
+                b"\x63\xb8\xec\x62\x83\x46\xc1\x52\x49\x18\xa4\xb4\xc6\x5b\x2e\x09\x97\x5f\x63\x62\xe8\x39\x3a\xff",
+                "/var/lib/etcd/member:2379/Q.sock",
+                b"\x5b\xb8\xec\x5a\x83\x46\xb1\x52\x49\x16\xa4\xb4\xc6\x5b\x2e\x09\x97\x5f\x5b\x62\xe8\x39\x3a\xff",
+                "-var-lib-etcd-member:2379-Q.sock",
+            ),
+        ];
+        for (coded, plain, coded_right, right) in cases {
+            assert!(Authority::try_from(plain).is_err() && Authority::try_from(right).is_ok(), "{right}");
+            for (wrong, right, coded) in [(coded, coded_right, true), (plain.as_bytes(), right.as_bytes(), false)] {
+                let all =
+                    |authority| sent(&[frame(1, 4, &fields(authority, coded)), frame(1, 4, &fields(authority, coded))]);
+                assert!(read(&all(wrong), 3, 30).await == all(right), "{plain}");
+            }
+        }
+        // A slash that is not at the beginning is somebody's mistake, and left to be one.
+        let other = sent(&[frame(1, 4, &fields(b"a/b", false))]);
+        assert!(read(&other, 3, 30).await == other);
     }
 
     /// What etcdctl 3.4 sends for `endpoint status` at `http://127.0.0.1:23790`; then with TLS; and the same values mended.
