@@ -3,8 +3,10 @@
 use std::error::Error;
 
 /// Everything else is imported by these.
-const ROOTS: [&str; 5] = [
+const ROOTS: [&str; 7] = [
     "etcd/api/etcdserverpb/rpc.proto",
+    "etcd/api/v3lockpb/v3lock.proto",
+    "etcd/api/v3electionpb/v3election.proto",
     "holdfast/v1/records.proto",
     "holdfast/v1/service.proto",
     "holdfast/v1/command.proto",

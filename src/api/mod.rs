@@ -34,6 +34,18 @@ pub mod mvccpb {
     include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));
 }
 
+/// Locks by name.
+#[allow(missing_docs, clippy::all, reason = "generated; the .proto file is the document")]
+pub mod v3lockpb {
+    include!(concat!(env!("OUT_DIR"), "/v3lockpb.rs"));
+}
+
+/// Elections by name.
+#[allow(missing_docs, clippy::all, reason = "generated; the .proto file is the document")]
+pub mod v3electionpb {
+    include!(concat!(env!("OUT_DIR"), "/v3electionpb.rs"));
+}
+
 /// Holdfast's own packages.
 pub mod holdfast {
     /// The record vocabulary of restore points.

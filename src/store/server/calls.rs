@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -58,6 +59,8 @@ const BUCKETS_US: [u64; 11] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Unary,
+    /// One each way, and the answer comes when another client lets it.
+    Waiting,
     Server,
     Bidi,
 }
@@ -65,10 +68,14 @@ enum Form {
 impl Form {
     const fn name(self) -> &'static str {
         match self {
-            Form::Unary => "unary",
+            Form::Unary | Form::Waiting => "unary",
             Form::Server => "server_stream",
             Form::Bidi => "bidi_stream",
         }
+    }
+
+    const fn streams(self) -> bool {
+        matches!(self, Form::Server | Form::Bidi)
     }
 }
 
@@ -116,6 +123,13 @@ const METHODS: &[(&str, &str, Form)] = &[
     ("etcdserverpb.Auth", "RoleDelete", Form::Unary),
     ("etcdserverpb.Auth", "RoleGrantPermission", Form::Unary),
     ("etcdserverpb.Auth", "RoleRevokePermission", Form::Unary),
+    ("v3lockpb.Lock", "Lock", Form::Waiting),
+    ("v3lockpb.Lock", "Unlock", Form::Unary),
+    ("v3electionpb.Election", "Campaign", Form::Waiting),
+    ("v3electionpb.Election", "Proclaim", Form::Unary),
+    ("v3electionpb.Election", "Leader", Form::Unary),
+    ("v3electionpb.Election", "Observe", Form::Server),
+    ("v3electionpb.Election", "Resign", Form::Unary),
     ("grpc.health.v1.Health", "Check", Form::Unary),
     ("grpc.health.v1.Health", "Watch", Form::Server),
     ("holdfast.v1.Records", "Full", Form::Server),
@@ -177,7 +191,7 @@ impl Calls {
     /// A request's body, its bytes counted.
     pub(super) fn received(
         self: &Arc<Self>,
-        body: impl hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static,
+        body: impl hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     ) -> Body {
         Body::new(Received { calls: Arc::clone(self), body })
     }
@@ -239,6 +253,12 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// The signal that ends the wait of a call that others let go on; none of any other call.
+    pub(super) fn until(&self) -> Option<Stop> {
+        let waits = self.calls.methods[self.method].form == Form::Waiting;
+        waits.then(|| self.calls.stop.clone())
+    }
+
     /// The response, watched to its end.
     pub(super) fn answered(mut self, response: Response<Body>) -> Response<Body> {
         // An answer that is nothing but a refusal has its status in front.
@@ -246,7 +266,7 @@ impl Call {
             self.end(code_of(response.headers()));
             return response;
         }
-        let streams = self.calls.methods[self.method].form != Form::Unary;
+        let streams = self.calls.methods[self.method].form.streams();
         let stopped: Option<Stopped> = streams.then(|| {
             let stop = self.calls.stop.clone();
             Box::pin(async move { stop.stopped().await }) as Stopped
@@ -258,7 +278,7 @@ impl Call {
     /// of their own.
     fn counted(&mut self, data: Bytes) -> Frame<Bytes> {
         let bytes = data.len() as u64;
-        let is_stream = self.calls.methods[self.method].form != Form::Unary;
+        let is_stream = self.calls.methods[self.method].form.streams();
         let held = if is_stream { Some(data) } else { self.calls.unsent.hold(data) };
         let Some(data) = held else { return self.broken_off(EXHAUSTED, TOO_MANY) };
         self.calls.sent_bytes.add(bytes);
@@ -357,14 +377,11 @@ struct Received<B> {
     body: B,
 }
 
-impl<B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Unpin> hyper::body::Body for Received<B> {
+impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Received<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()

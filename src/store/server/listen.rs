@@ -42,6 +42,7 @@ use crate::base::units;
 use crate::store::options::value::Address;
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
+use crate::store::server::entry::{Entry, never};
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
 use crate::store::server::lenient::lenient;
@@ -130,10 +131,9 @@ pub struct Server {
 
 /// What every connection is given.
 struct Shared {
-    services: Router,
+    entry: Entry,
     pages: Router,
     probes: Router,
-    calls: Arc<Calls>,
     hosts: Option<Vec<String>>,
     connections: Connections,
     permits: Arc<Semaphore>,
@@ -145,10 +145,9 @@ impl Server {
     pub async fn serve(self, bound: Vec<Bound>, stop: Stop) -> Result<()> {
         let files = usize::try_from(files_max().saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
-            services: self.services,
+            entry: Entry::new(self.services, self.calls),
             pages: self.pages.all().fallback(not_found),
             probes: self.pages.probes().fallback(not_found),
-            calls: self.calls,
             hosts: self.hosts,
             connections: self.connections,
             permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
@@ -356,7 +355,7 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>, face: Face, secure: bool) -> Response<Body> {
         let is_grpc = is_grpc(request.headers());
         if is_grpc && matches!(face, Face::All | Face::Grpc) {
-            return self.call(request).await;
+            return self.entry.call(request).await;
         }
         if !secure
             && let Some(hosts) = &self.hosts
@@ -371,23 +370,6 @@ impl Shared {
             Face::Grpc => return not_found().await,
         };
         never(pages.clone().oneshot(request.map(Body::new)).await)
-    }
-
-    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
-        let call = self.calls.begin(request.uri().path());
-        let request = request.map(|body| self.calls.received(body));
-        let response = never(self.services.clone().oneshot(request).await);
-        match call {
-            Some(call) => call.answered(response),
-            None => response,
-        }
-    }
-}
-
-fn never<T>(result: Result<T, Infallible>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(never) => match never {},
     }
 }
 

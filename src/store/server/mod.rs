@@ -24,6 +24,8 @@ pub mod auth;
 pub mod calls;
 pub mod cluster;
 pub mod convert;
+pub mod election;
+mod entry;
 pub mod export;
 mod follow;
 pub mod gate;
@@ -35,11 +37,13 @@ pub mod kv;
 pub mod lease;
 mod lenient;
 pub mod listen;
+pub mod lock;
 pub mod maintenance;
 pub mod metrics;
 mod pace;
 mod peer;
 mod pings;
+mod queue;
 pub mod range_stream;
 pub mod records;
 mod rejections;
@@ -62,6 +66,8 @@ use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::lease_server::LeaseServer;
 use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::api::holdfast::v1::records_server::RecordsServer;
+use crate::api::v3electionpb::election_server::ElectionServer;
+use crate::api::v3lockpb::lock_server::LockServer;
 use crate::store::node::Handle;
 use crate::store::server::export::Exports;
 
@@ -96,5 +102,10 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
         .add_service(limited!(RecordsServer, records::Service::new(&exports)))
         .add_service(health);
-    routes.prepare().into_axum_router().layer(gate::Gate::new(handle))
+    let services = routes.prepare().into_axum_router().layer(gate::Gate::new(handle));
+    // Clients of the others, as the client is that asks them.
+    let queues = Routes::new(limited!(LockServer, lock::Service::new(&services)))
+        .add_service(limited!(ElectionServer, election::Service::new(&services)));
+    let queues = queues.prepare().into_axum_router().reset_fallback().layer(gate::Gate::new(handle));
+    services.merge(queues)
 }
