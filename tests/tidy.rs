@@ -111,6 +111,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("mimalloc", &["main"]),
     ("object_store", &["vault"]),
     ("prost", &["api", "snapshot", "store::machine::command"]),
+    ("prost_reflect", &["store::server::gateway"]),
     ("raft", &["store::consensus"]),
     ("rcgen", &["base::authority"]),
     ("redb", &["store::backend"]),

@@ -10,6 +10,9 @@
 pub use holdfast::v1 as records;
 pub use prost::Message;
 
+/// What all messages and services are, as an encoded `google.protobuf.FileDescriptorSet`: for who meets them by name.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Users and roles, as etcd stores and sends them.
 #[allow(missing_docs, clippy::all, reason = "generated; the .proto file is the document")]
 pub mod authpb {

@@ -134,6 +134,8 @@ impl Listening {
             tls: tls.clone(),
             connections: options.connections.clone(),
             hosts: options.clients.hosts.clone(),
+            origins: options.clients.origins.clone(),
+            gateway: options.clients.gateway,
         };
         // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
         let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;

@@ -102,6 +102,10 @@ pub struct Listeners {
     pub metrics: Vec<Address>,
     /// Names by which plain HTTP may address it; none for all.
     pub hosts: Option<Vec<String>>,
+    /// Origins of web pages that may ask over HTTP; none for all.
+    pub origins: Option<Vec<String>>,
+    /// Whether the services are there as JSON.
+    pub gateway: bool,
     /// Whether other processes may listen at the same addresses.
     pub shares_port: bool,
 }
@@ -258,9 +262,6 @@ fn judge_idle(given: &Given) -> Result<()> {
     one_of(given, "v2-deprecation", &["", "not-yet", "write-only", "write-only-drop-data", "gone"])?;
     number(given, "max-learners", 1)?;
     at_most(given, "distributed-tracing-sampling-rate", 0, SAMPLING_RATE_MAX)?;
-    for origin in value::words(given.text("cors")).iter().filter(|origin| *origin != "*") {
-        Address::parse(origin).map_err(|error| error.during("--cors"))?;
-    }
     Ok(())
 }
 
@@ -303,12 +304,21 @@ fn listeners(given: &Given) -> Result<Listeners> {
         ));
     }
     local_addresses(given, "listen-peer-urls")?;
-    let hosts = value::words(given.text("host-whitelist"));
+    let listed = |name| {
+        let words = value::words(given.text(name));
+        (!words.is_empty() && !words.iter().any(|word| word == "*")).then_some(words)
+    };
+    let origins = listed("cors");
+    for origin in origins.iter().flatten() {
+        Address::parse(origin).map_err(|error| error.during("--cors"))?;
+    }
     Ok(Listeners {
         grpc,
         http: local_addresses(given, "listen-client-http-urls")?,
         metrics: local_addresses(given, "listen-metrics-urls")?,
-        hosts: (!hosts.is_empty() && !hosts.iter().any(|host| host == "*")).then_some(hosts),
+        hosts: listed("host-whitelist"),
+        origins,
+        gateway: value::switch(given.text("enable-grpc-gateway"))?,
         shares_port: value::switch(given.text("socket-reuse-port"))?,
     })
 }

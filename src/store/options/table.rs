@@ -203,6 +203,8 @@ pub const FLAGS: &[Flag] = &[
     flag(Clients, Works, Duration, "grpc-keepalive-timeout", "20s", "How long it may take to answer that"),
     flag(Clients, Works, Switch, "socket-reuse-port", "false", "Other processes may listen at the same addresses"),
     flag(Clients, Works, List, "host-whitelist", "*", "Names by which plain HTTP may address this member"),
+    flag(Clients, Works, List, "cors", "*", "Origins of web pages that may ask over HTTP"),
+    flag(Clients, Works, Switch, "enable-grpc-gateway", "true", "Whether to answer JSON over HTTP below /v3/"),
     flag(
         Clients,
         Works,
@@ -376,8 +378,6 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None("what is acknowledged is always synced"), Switch, "unsafe-no-fsync", "false", ""),
     flag(Without, None("this member asks nothing of itself over the network"), Text, "client-cert-file", "", ""),
     flag(Without, None("this member asks nothing of itself over the network"), Text, "client-key-file", "", ""),
-    flag(Without, None("browsers are told of no other origins"), List, "cors", "*", ""),
-    flag(Without, None("the JSON gateway is not in this version"), Switch, "enable-grpc-gateway", "true", ""),
     flag(Without, None(GO), Switch, "enable-pprof", "false", ""),
     flag(Without, None("there is one logger"), Text, "logger", "zap", ""),
     flag(Without, None("listeners take their address again at once"), Switch, "socket-reuse-address", "false", ""),

@@ -196,6 +196,11 @@ impl Calls {
         Body::new(Received { calls: Arc::clone(self), body })
     }
 
+    /// Room for an answer that is made of a reply; none when too much waits for its readers already.
+    pub(super) fn hold(&self, data: Bytes) -> Option<Bytes> {
+        self.unsent.hold(data)
+    }
+
     /// Tells all of it.
     pub(super) fn tell(&self, page: &mut Page, extensive: bool) {
         let name = "grpc_server_started_total";

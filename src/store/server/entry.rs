@@ -1,4 +1,4 @@
-//! The way into a member's services, where every call is let in, counted and ended here.
+//! The way into a member's services, by gRPC and by JSON alike: every call is let in, counted and ended here.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,6 +24,11 @@ impl Entry {
     /// To these services.
     pub(super) fn new(services: Router, calls: Arc<Calls>) -> Self {
         Entry { services, calls }
+    }
+
+    /// What calls cost.
+    pub(super) fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 
     /// Calls a method. Whoever waits for another client goes elsewhere when the member stops.

@@ -1,7 +1,7 @@
 //! Listeners: sockets, TLS, HTTP/1.1 and HTTP/2 on one port, and an end without torn answers.
 //!
 //! One port serves everything: the first bytes of a connection tell HTTP/2 from HTTP/1.1 (with TLS, ALPN has), and the
-//! content type tells gRPC from pages. Sockets are bound before anything else is touched, so a port in use costs nothing.
+//! content type tells gRPC from pages and from JSON (`gateway`). Sockets are bound before anything else is touched, so a port in use costs nothing.
 //!
 //! The end is in order: no connection is taken any more, clients are told to go elsewhere (GOAWAY), requests that are under
 //! way get their answers, streams are ended (`calls`), and what is left after a while is cut.
@@ -19,7 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use futures::FutureExt as _;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,9 +43,11 @@ use crate::store::options::value::Address;
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::entry::{Entry, never};
+use crate::store::server::gateway::Gateway;
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
 use crate::store::server::lenient::lenient;
+use crate::store::server::origins;
 use crate::store::server::peer::{Peer, noted};
 use crate::store::server::pings::counted;
 use crate::store::server::rejections::Rejections;
@@ -127,6 +129,10 @@ pub struct Server {
     pub connections: Connections,
     /// Names by which plain HTTP may address the member; none for all.
     pub hosts: Option<Vec<String>>,
+    /// Origins of web pages that may ask over HTTP; none for all.
+    pub origins: Option<Vec<String>>,
+    /// Whether the services are there as JSON.
+    pub gateway: bool,
 }
 
 /// What every connection is given.
@@ -134,7 +140,9 @@ struct Shared {
     entry: Entry,
     pages: Router,
     probes: Router,
+    gateway: Option<Gateway>,
     hosts: Option<Vec<String>>,
+    origins: Option<Vec<String>>,
     connections: Connections,
     permits: Arc<Semaphore>,
     rejections: Rejections,
@@ -144,11 +152,15 @@ impl Server {
     /// Serves until `stop`, and returns when everything is answered or cut.
     pub async fn serve(self, bound: Vec<Bound>, stop: Stop) -> Result<()> {
         let files = usize::try_from(files_max().saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
+        let entry = Entry::new(self.services, self.calls);
+        let request_bytes_max = self.pages.handle.tuning().request_bytes_max;
         let shared = Arc::new(Shared {
-            entry: Entry::new(self.services, self.calls),
+            gateway: self.gateway.then(|| Gateway::new(entry.clone(), request_bytes_max)),
+            entry,
             pages: self.pages.all().fallback(not_found),
             probes: self.pages.probes().fallback(not_found),
             hosts: self.hosts,
+            origins: self.origins,
             connections: self.connections,
             permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
             rejections: Rejections::default(),
@@ -364,12 +376,24 @@ impl Shared {
         {
             return refusal;
         }
-        let pages = match face {
-            Face::Probes => &self.probes,
-            Face::All | Face::Pages => &self.pages,
-            Face::Grpc => return not_found().await,
+        match face {
+            Face::Probes => never(self.probes.clone().oneshot(request.map(Body::new)).await),
+            Face::Grpc => not_found().await,
+            Face::All | Face::Pages => self.page(request).await,
+        }
+    }
+
+    /// Answers over HTTP, and tells browsers who may read it.
+    async fn page(&self, request: Request<Incoming>) -> Response<Body> {
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let mut response = match &self.gateway {
+            // What a browser asks before it asks.
+            _ if request.method() == Method::OPTIONS => Response::default(),
+            Some(gateway) if Gateway::has(request.uri().path()) => gateway.answer(request).await,
+            _ => never(self.pages.clone().oneshot(request.map(Body::new)).await),
         };
-        never(pages.clone().oneshot(request.map(Body::new)).await)
+        origins::tell(self.origins.as_deref(), origin.as_ref(), &mut response);
+        response
     }
 }
 

@@ -7,20 +7,32 @@
 //! a sign of life now and then, and closes the connection without an answer; where so much was sent already that nothing
 //! more goes out, neither does that question, and the system ends the connection (`base::socket`), as grpc-go has it do
 //! for etcd. Neither says whose connection that was, and what it was waiting for. This module does.
+//!
+//! Over HTTP/1.1 nobody reads from a connection while a request is answered, so a client that gives up is not noticed
+//! before something is sent to it. Where that may take long, as with a lock that somebody else has, the connection is
+//! asked now and then whether its other end is closed.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::TcpStream;
 
 use crate::base::layer::{Layer, Layered};
 
 /// What was called by a client that called nothing.
 const NOTHING: &str = "nothing";
+/// Between two looks whether a client that waits is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 tokio::task_local! {
     static PEER: Arc<Peer>;
@@ -37,6 +49,10 @@ pub(super) struct Peer {
     cut: AtomicBool,
     /// What it asked last.
     last: Mutex<&'static str>,
+    /// Requests that want to know whether it is still there.
+    watching: AtomicUsize,
+    /// It sends nothing more.
+    closed: AtomicBool,
     /// Nothing is read or written any more.
     ended: AtomicBool,
     /// What was not answered to its end when the connection ended, and how often. What a client gives up by itself is not.
@@ -46,8 +62,16 @@ pub(super) struct Peer {
 impl Peer {
     /// At this address; none when it came over a Unix socket.
     pub(super) fn new(address: Option<SocketAddr>) -> Arc<Peer> {
-        let (cut, ended, unanswered) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        Arc::new(Peer { address, common_name: OnceLock::new(), cut, ended, last: Mutex::new(NOTHING), unanswered })
+        Arc::new(Peer {
+            address,
+            common_name: OnceLock::new(),
+            cut: AtomicBool::default(),
+            last: Mutex::new(NOTHING),
+            watching: AtomicUsize::default(),
+            closed: AtomicBool::default(),
+            ended: AtomicBool::default(),
+            unanswered: Mutex::default(),
+        })
     }
 
     /// Its certificate has this common name.
@@ -67,6 +91,15 @@ impl Peer {
         // Pages are asked for over HTTP/1.1, where whoever has nothing more to ask is let go the same way.
         let called = *self.last.lock().unwrap_or_else(PoisonError::into_inner) != NOTHING;
         self.cut.load(Ordering::Relaxed) || silent && called
+    }
+
+    /// Returns when it has closed its end: it waits for nothing any more.
+    pub(super) async fn leaves(&self) {
+        let _watching = Watching::of(&self.watching);
+        // Each look wakes the connection's task, which looks in its turn (`Noting`).
+        while !self.closed.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// It asks for something.
@@ -107,6 +140,35 @@ impl fmt::Display for Peer {
     }
 }
 
+/// One who wants to know whether a client is still there.
+struct Watching<'a>(&'a AtomicUsize);
+
+impl<'a> Watching<'a> {
+    fn of(watching: &'a AtomicUsize) -> Self {
+        watching.fetch_add(1, Ordering::Relaxed);
+        Watching(watching)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket that knows whether its other end is closed, without reading from it.
+pub(super) trait Closable {
+    /// Whether it is.
+    fn is_closed(&self) -> bool;
+}
+
+impl Closable for TcpStream {
+    fn is_closed(&self) -> bool {
+        let ready = self.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+    }
+}
+
 /// The peer of the connection that this task is.
 pub(super) fn current() -> Option<Arc<Peer>> {
     PEER.try_with(Arc::clone).ok()
@@ -134,7 +196,17 @@ pub(super) fn noted<S>(stream: S, peer: &Arc<Peer>) -> Noted<S> {
     Layered { stream, layer: Noting(Arc::clone(peer)) }
 }
 
-impl<S> Layer<S> for Noting {
+impl<S: Closable> Layer<S> for Noting {
+    fn poll_flush(&mut self, stream: Pin<&mut S>, context: &mut Context<'_>) -> Poll<Result<()>>
+    where
+        S: AsyncWrite,
+    {
+        if self.0.watching.load(Ordering::Relaxed) > 0 && stream.is_closed() {
+            self.0.closed.store(true, Ordering::Relaxed);
+        }
+        Layer::<S>::seen(self, stream.poll_flush(context))
+    }
+
     fn seen<T>(&mut self, polled: Poll<Result<T>>) -> Poll<Result<T>> {
         if let Poll::Ready(Err(error)) = &polled
             && Error::kind(error) == ErrorKind::TimedOut
