@@ -112,16 +112,16 @@ fn metrics_have_etcds_names_and_count_what_happens() {
     assert_ne!(outcome.args(&[&flag, "--dial-timeout=1s", "--command-timeout=2s", "get", "a"]).run().code(), 0);
 }
 
-/// A page over TLS, asked for by a client that knows HTTP/1.1 only.
-fn get_tls(member: &Member, certs: &Certs, target: &str) -> Outcome {
+/// A page over TLS, asked for by a client that knows HTTP/1.1 only; with POST where there is something to send.
+fn ask_tls(member: &Member, certs: &Certs, target: &str, body: &str) -> Outcome {
     let script = "import ssl,sys,urllib.request\n\
-                  url,ca,cert,key=sys.argv[1:]\n\
+                  url,body,ca,cert,key=sys.argv[1:]\n\
                   context=ssl.create_default_context(cafile=ca)\n\
                   context.load_cert_chain(cert,key)\n\
-                  print(urllib.request.urlopen(url,context=context,timeout=20).read().decode())\n";
+                  print(urllib.request.urlopen(url,body.encode() or None,context=context,timeout=20).read().decode())\n";
     let url = format!("{}{target}", member.endpoint());
     let paths = [&certs.ca, &certs.client_cert, &certs.client_key].map(|path| path.to_str().unwrap());
-    Run::new("python3").args(&["-c", script, &url]).args(&paths).run()
+    Run::new("python3").args(&["-c", script, &url, body]).args(&paths).run()
 }
 
 fn client_tls(certs: &Certs) -> Vec<String> {
@@ -167,7 +167,9 @@ fn the_static_pod_of_kubeadm_is_served_with_certificates_that_can_be_renewed() {
     member.launch(|run| run);
     member.wait();
     member.etcdctl(&["put", "a", "1"]).success();
-    assert!(get_tls(&member, &certs, "/health").success().stdout().starts_with("{\"health\":\"true\""));
+    assert!(ask_tls(&member, &certs, "/health", "").success().stdout().starts_with("{\"health\":\"true\""));
+    let range = ask_tls(&member, &certs, "/v3/kv/range", "{\"key\":\"YQ==\"}").success().stdout();
+    assert!(range.contains("\"value\":\"MQ==\""), "{range}");
     assert_eq!(get(&metrics.address(), "/livez").body, "ok\n");
     // Neither nobody nor somebody of another authority is let in, and plain HTTP is not spoken there.
     let right = std::mem::take(&mut member.client_tls);
@@ -432,6 +434,9 @@ fn http_can_have_a_port_of_its_own() {
     let member = Member::start(&[&format!("--listen-client-http-urls=http://{}", http.address())]);
     member.etcdctl(&["put", "a", "1"]).success();
     assert_eq!([get(&http.address(), "/health").status, get(&member.client.address(), "/health").status], [200, 404]);
+    // JSON is HTTP: an empty question is refused where it is understood.
+    let range = |address: String| ask(&address, "POST", "/v3/kv/range", &address).status;
+    assert_eq!([range(http.address()), range(member.client.address())], [400, 404]);
 }
 
 #[test]

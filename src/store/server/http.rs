@@ -308,7 +308,8 @@ async fn no_such_method(method: Method) -> Response {
 
 /// The answer to every other path.
 pub(super) async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, TEXT)], "404 page not found\n").into_response()
+    let headers = [(header::CONTENT_TYPE, TEXT), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::NOT_FOUND, headers, "404 page not found\n").into_response()
 }
 
 /// The refusal for a name by which this member may not be addressed; none when it may. A web page could otherwise have its

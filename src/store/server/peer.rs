@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio::net::TcpStream;
 
 use crate::base::layer::{Layer, Layered};
@@ -165,7 +165,7 @@ pub(super) trait Closable {
 impl Closable for TcpStream {
     fn is_closed(&self) -> bool {
         let ready = self.ready(Interest::READABLE).now_or_never();
-        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+        ready.is_some_and(|ready| ready.is_ok_and(Ready::is_read_closed))
     }
 }
 

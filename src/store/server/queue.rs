@@ -231,7 +231,7 @@ impl Caller {
 
 /// The next of what a watch tells; none when it must be begun again, because history was compacted before it was read.
 pub(super) async fn next(told: &mut Streaming<WatchResponse>) -> Result<Option<WatchResponse>, Status> {
-    match told.message().await.map_err(unknown)? {
+    match told.message().await.map_err(|status| unknown(&status))? {
         Some(reply) if reply.canceled && reply.compact_revision != 0 => Ok(None),
         Some(reply) if reply.canceled => Err(Status::unknown(reply.cancel_reason)),
         Some(reply) => Ok(Some(reply)),
@@ -286,11 +286,11 @@ fn created_at(key: Bytes, revision: i64) -> Compare {
 }
 
 fn plain<T>(answer: Result<Response<T>, Status>) -> Result<T, Status> {
-    answer.map(Response::into_inner).map_err(unknown)
+    answer.map(Response::into_inner).map_err(|status| unknown(&status))
 }
 
 /// A refusal as it leaves: etcd's services of this kind are clients of the others, and pass on no code.
-fn unknown(status: Status) -> Status {
+fn unknown(status: &Status) -> Status {
     Status::unknown(status.message())
 }
 

@@ -5,11 +5,11 @@
 //! padding, enums by name or number. A field that nobody knows is left out; a value that cannot be meant is refused.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost_reflect::prost::Message as _;
 use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 use tonic::Status;
 
+use crate::api::Message as _;
 use crate::base::stop::blocking;
 
 /// More is turned into the other form on a thread for blocking work.
@@ -153,7 +153,7 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{DESCRIPTORS, Message as _, etcdserverpb as pb};
+    use crate::api::{DESCRIPTORS, etcdserverpb as pb};
     use prost_reflect::DescriptorPool;
 
     fn message(name: &str) -> MessageDescriptor {

@@ -219,8 +219,13 @@ fn streamed(
     method: &Method,
     deadline: Option<Instant>,
 ) -> Response<Body> {
-    let status = first.as_ref().map_or_else(http_status, |_| StatusCode::OK);
-    answered(status, Body::from_stream(lines(first, frames, method.output.clone(), deadline)))
+    let (status, is_empty) =
+        (first.as_ref().map_or_else(http_status, |_| StatusCode::OK), !matches!(first, Ok(Some(_))));
+    let mut response = answered(status, Body::from_stream(lines(first, frames, method.output.clone(), deadline)));
+    if is_empty {
+        response.headers_mut().remove(GRPC_METADATA_CONTENT_TYPE);
+    }
+    response
 }
 
 /// Returns when the client is gone.

@@ -1,0 +1,533 @@
+//! The JSON gateway, Lock and Election: the same HTTP requests to a member of Holdfast and to one of etcd, and the same
+//! answers, byte by byte but for who answered.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::etcd::Etcd;
+use crate::support::http::{Request, Response, read_response, write_request};
+use crate::support::member::Member;
+use crate::support::peers::{ETCD_3_5, program};
+use crate::support::run::Run;
+
+/// How long an answer may take, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long nothing must come for it to count as nothing.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Both members.
+struct Pair {
+    etcd: Etcd,
+    ours: Member,
+}
+
+impl Pair {
+    fn start() -> Pair {
+        Pair { etcd: Etcd::start(), ours: Member::start(&["--name=m0"]) }
+    }
+
+    fn addresses(&self) -> [String; 2] {
+        [self.etcd.endpoint(0).replace("http://", ""), self.ours.client.address()]
+    }
+
+    /// What both answer to a request; the same.
+    fn same(&self, method: &str, path: &str, body: &str) -> Response {
+        let [etcd, ours] = self.addresses().map(|address| ask(&address, method, path, &[], body));
+        assert_eq!(shown(&ours), shown(&etcd), "{method} {path} {}", &body[..body.len().min(200)]);
+        ours
+    }
+
+    fn post(&self, path: &str, body: &str) -> Value {
+        serde_json::from_slice(&self.same("POST", path, body).body).unwrap_or_default()
+    }
+
+    /// What both answer with the same status and the same code; the words are each one's own.
+    fn both_refuse(&self, path: &str, body: &str) {
+        let [etcd, ours] = self.addresses().map(|address| ask(&address, "POST", path, &[], body));
+        let code = |answer: &Response| {
+            let text = str::from_utf8(&answer.body).unwrap();
+            let body: Value = serde_json::from_str(text).unwrap();
+            let error = body["error"].to_string();
+            assert_eq!(text, format!("{{\"error\":{error},\"code\":{},\"message\":{error}}}", body["code"]));
+            assert!(error.len() > 2, "{text}");
+            (answer.status, answer.header("content-type").map(str::to_owned), body["code"].clone())
+        };
+        assert_eq!(code(&ours), code(&etcd), "{path} {body}");
+    }
+
+    /// The first lines of a stream, the same of both.
+    fn lines(&self, path: &str, body: &str, count: usize) {
+        let told = self.addresses().map(|address| {
+            let mut talk = Talk::start(&address, path, &[], body);
+            (0..count).map(|_| plain(&talk.line().unwrap())).collect::<Vec<_>>()
+        });
+        let [etcd, ours] = told;
+        assert_eq!(ours, etcd, "{path} {body}");
+    }
+}
+
+fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Request {
+    let mut headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    headers.push(("host".to_owned(), "127.0.0.1".to_owned()));
+    headers.push(("content-length".to_owned(), body.len().to_string()));
+    Request { method: "POST".to_owned(), target: path.to_owned(), headers, body: body.as_bytes().to_vec() }
+}
+
+fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = Request { method: method.to_owned(), ..post(path, headers, body) };
+    // Who refuses a long body may do so before it has come.
+    let sent = write_request(&mut stream, &request);
+    read_response(&mut BufReader::new(stream), method).unwrap_or_else(|error| panic!("{path}: {error}, {sent:?}"))
+}
+
+/// A stream that is being answered over HTTP/1.1.
+struct Talk {
+    reader: BufReader<TcpStream>,
+}
+
+impl Talk {
+    fn start(address: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Talk {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        // What comes without a line's end ends with the connection.
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        stream.write_all(format!("{head}{headers}\r\n{body}").as_bytes()).unwrap();
+        Talk { reader: BufReader::new(stream) }
+    }
+
+    /// The next line that is JSON: what stands between is of HTTP.
+    fn line(&mut self) -> Option<String> {
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if line.starts_with("{\"") {
+                return Some(line.trim_end().to_owned());
+            }
+        }
+    }
+
+    fn is_silent(&mut self) -> bool {
+        self.reader.get_ref().set_read_timeout(Some(SILENCE)).unwrap();
+        let silent = self.line().is_none();
+        self.reader.get_ref().set_read_timeout(Some(LIMIT)).unwrap();
+        silent
+    }
+}
+
+/// What must be the same in an answer.
+fn shown(answer: &Response) -> (u16, Vec<String>, String) {
+    let names = [
+        "content-type",
+        "grpc-metadata-content-type",
+        "x-content-type-options",
+        "access-control-allow-origin",
+        "access-control-allow-methods",
+        "access-control-allow-headers",
+    ];
+    let headers = names.iter().map(|name| format!("{name}: {}", answer.header(name).unwrap_or_default()));
+    (answer.status, headers.collect(), plain(&String::from_utf8_lossy(&answer.body)))
+}
+
+/// A text without who answered.
+fn plain(text: &str) -> String {
+    let mut text = text.to_owned();
+    for field in ["cluster_id", "member_id", "raft_term", "memberID"] {
+        let field = format!("\"{field}\":\"");
+        let parts: Vec<_> = text.split(&field).collect();
+        let rest = parts[1..].iter().map(|part| {
+            let value = part.split('"').next().unwrap();
+            assert!(value.parse::<u64>().unwrap() > 0, "{text}");
+            format!("{field}_{}", &part[value.len()..])
+        });
+        text = parts[0].to_owned() + &rest.collect::<String>();
+    }
+    text
+}
+
+fn base64(text: &str) -> String {
+    holdfast::base::digest::base64(text.as_bytes())
+}
+
+/// Requests in their order, each answered alike.
+const REQUESTS: &[(&str, &str)] = &[
+    ("kv/range", "{}"),
+    ("kv/range", ""),
+    ("kv/range", "null"),
+    ("kv/range", r#"{"key":"AA==","range_end":"AA=="}"#),
+    ("kv/put", r#"{"key":"YQ==","value":"PD4m"}"#),
+    ("kv/put", r#"{"key":"YQ==","value":"+/8=","prevKv":true}"#),
+    ("kv/put", r#"{"key":"Yg=="}"#),
+    ("kv/put", r#"{"value":"Yg=="}"#),
+    ("kv/put", r#"{"key":"YQ==","lease":"4711"}"#),
+    ("kv/range", r#"{"key":"YQ=="}"#),
+    ("kv/range", r#"{"key":"YQ=="} and more"#),
+    ("kv/range", r#"{"key":"YQ==","key":"Yg=="}"#),
+    ("kv/range", r#"{"key":"YQ==","rangeEnd":"eg==","sort_order":"DESCEND","sortTarget":"MOD","limit":"1"}"#),
+    ("kv/range", r#"{"key":"YQ==","range_end":"eg==","sortOrder":2,"limit":1,"unknown":{"key":[5]}}"#),
+    ("kv/range", r#"{"key":"YQ==","range_end":"eg==","limit":null,"keys_only":true}"#),
+    ("kv/range", r#"{"key":"YQ==","revision":"99"}"#),
+    ("kv/range", r#"{"key":"YQ==","countOnly":true}"#),
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"YQ==","target":"CREATE","result":"EQUAL","create_revision":"2"}],
+            "success":[{"requestRange":{"key":"YQ=="}},{"request_put":{"key":"Yw==","value":"Yw=="}},{"requestTxn":{}}],
+            "failure":[{"requestDeleteRange":{"key":"YQ=="}}]}"#,
+    ),
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"YQ==","target":"VALUE","result":"GREATER","value":"eg=="}],
+            "failure":[{"requestDeleteRange":{"key":"Yw==","prev_kv":true}}]}"#,
+    ),
+    ("kv/txn", "{}"),
+    ("kv/txn", r#"{"success":[{}]}"#),
+    ("kv/deleterange", r#"{"key":"Yg==","prev_kv":true}"#),
+    ("kv/deleterange", r#"{"key":"Yg=="}"#),
+    ("kv/compaction", r#"{"revision":"3"}"#),
+    ("kv/compaction", r#"{"revision":3}"#),
+    ("kv/range", r#"{"key":"YQ==","revision":"2"}"#),
+    ("lease/grant", r#"{"TTL":"100","ID":"77"}"#),
+    ("lease/grant", r#"{"TTL":100,"ID":77}"#),
+    ("lease/grant", r#"{"TTL":"99999999999"}"#),
+    ("lease/leases", "{}"),
+    ("kv/lease/leases", ""),
+    ("lease/keepalive", r#"{"ID":"77"}{"ID":78}"#),
+    ("lease/keepalive", ""),
+    ("lease/timetolive", r#"{"ID":"12345"}"#),
+    ("kv/lease/timetolive", r#"{"ID":12345,"keys":true}"#),
+    ("kv/lease/revoke", r#"{"ID":77}"#),
+    ("lease/revoke", r#"{"ID":77}"#),
+    ("maintenance/alarm", r#"{"action":"GET"}"#),
+    ("maintenance/alarm", r#"{"action":"ACTIVATE","alarm":"NOSPACE"}"#),
+    ("maintenance/alarm", r#"{"action":"DEACTIVATE","alarm":"NOSPACE"}"#),
+    ("maintenance/downgrade", "{}"),
+    ("maintenance/downgrade", r#"{"action":"CANCEL"}"#),
+    ("maintenance/transfer-leadership", r#"{"targetID":"5"}"#),
+    ("maintenance/defragment", "{}"),
+    ("cluster/member/remove", r#"{"ID":"5"}"#),
+    ("cluster/member/promote", r#"{"ID":"5"}"#),
+    ("auth/status", "{}"),
+    ("auth/authenticate", r#"{"name":"<root>","password":"x"}"#),
+    ("nothing", "{}"),
+    ("kv/range/", "{}"),
+    ("kv", "{}"),
+    ("", "{}"),
+];
+
+#[test]
+fn json_is_answered_as_etcd_answers_it() {
+    let pair = Pair::start();
+    for (path, body) in REQUESTS {
+        pair.same("POST", &format!("/v3/{path}"), body);
+    }
+    pair.same("POST", "/v3beta/kv/range", r#"{"key":"YQ=="}"#);
+    pair.same("POST", "/v3/kv/range?key=YQ==", "{}");
+    pair.same("POST", "/v3alpha/kv/range", r#"{"key":"YQ=="}"#);
+    for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+        pair.same(method, "/v3/kv/range", "");
+    }
+    // Fields of one kind of member or one release only: their names.
+    for path in ["maintenance/status", "cluster/member/list"] {
+        let [etcd, ours] =
+            pair.addresses().map(|address| ask(&address, "POST", &format!("/v3/{path}"), &[], "{}").body);
+        let names = |body: &[u8]| {
+            let body: Value = serde_json::from_slice(body).unwrap();
+            let body = body["members"].as_array().map_or(body.clone(), |members| members[0].clone());
+            body.as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+        };
+        let (etcd, ours) = (names(&etcd), names(&ours));
+        assert!(etcd.iter().all(|name| ours.contains(name)), "{path}: {ours:?} without some of {etcd:?}");
+    }
+}
+
+#[test]
+fn json_that_cannot_be_meant_is_refused_as_etcd_refuses_it() {
+    let pair = Pair::start();
+    for body in [
+        "nonsense",
+        "[]",
+        "7",
+        "{\"key\":",
+        r#"{"key":7}"#,
+        r#"{"key":"!!"}"#,
+        r#"{"key":"YQ==","limit":"x"}"#,
+        r#"{"key":"YQ==","limit":1.5}"#,
+        r#"{"key":"YQ==","limit":9223372036854775808}"#,
+        r#"{"key":"YQ==","sort_order":"SIDEWAYS"}"#,
+        r#"{"key":"YQ==","serializable":"true"}"#,
+    ] {
+        pair.both_refuse("/v3/kv/range", body);
+    }
+    pair.both_refuse("/v3/kv/txn", r#"{"success":{}}"#);
+    pair.both_refuse("/v3/watch", r#"{"create_request":{"key":"!!"}}"#);
+    pair.both_refuse("/v3/election/observe", r#"{"name":7}"#);
+    for bytes in [1_600_000, 2_200_000] {
+        let value = base64(&"v".repeat(bytes));
+        pair.same("POST", "/v3/kv/put", &format!(r#"{{"key":"YQ==","value":"{value}"}}"#));
+    }
+    // Longer than any request could be: not even parsed.
+    let endless = format!(r#"{{"key":"YQ==","value":"{}"}}"#, "v".repeat(8 << 20));
+    let [_, ours] = pair.addresses().map(|address| ask(&address, "POST", "/v3/kv/put", &[], &endless));
+    assert_eq!(ours.status, 429, "{}", String::from_utf8_lossy(&ours.body));
+    assert!(ours.body.starts_with(b"{\"error\":\"grpc: received message larger than max ("));
+}
+
+#[test]
+fn headers_say_who_asks_and_how_long_it_waits() {
+    let pair = Pair::start();
+    let leads = ("Grpc-Metadata-hasleader", "true");
+    for headers in [vec![leads], vec![("Grpc-Timeout", "<5x>")], vec![("Grpc-Timeout", "20S"), ("Origin", "http://x")]]
+    {
+        let answers =
+            pair.addresses().map(|address| ask(&address, "POST", "/v3/kv/range", &headers, r#"{"key":"YQ=="}"#));
+        let [etcd, ours] = answers.each_ref().map(shown);
+        assert_eq!(ours, etcd, "{headers:?}");
+    }
+    let late = pair.addresses().map(|address| {
+        let mut talk = Talk::start(&address, "/v3/watch", &[("Grpc-Timeout", "1S")], r#"{"create_request":{}}"#);
+        [talk.line().unwrap(), talk.line().unwrap(), talk.line().unwrap_or_default()].map(|line| plain(&line))
+    });
+    // etcd says Unknown where its own client was late before its server.
+    assert!(late[0][1].contains("context deadline exceeded"), "{late:?}");
+    let error = r#"{"error":{"grpc_code":4,"http_code":504,"message":"context deadline exceeded","http_status":"Gateway Timeout"}}"#;
+    assert_eq!([&late[1][0], &late[1][1], &late[1][2]], [&late[0][0], error, ""]);
+}
+
+#[test]
+fn streams_are_lines_as_etcd_writes_them() {
+    let pair = Pair::start();
+    for value in ["MQ==", "Mg=="] {
+        pair.post("/v3/kv/put", &format!(r#"{{"key":"YQ==","value":"{value}"}}"#));
+    }
+    let watch = r#"{"create_request":{"key":"YQ==","start_revision":"3","prev_kv":true}}"#;
+    pair.lines("/v3/watch", watch, 2);
+    let questions = r#"{"create_request":{"key":"YQ==","watch_id":"5"}}{"createRequest":{"key":"YQ==","watchId":5}}
+                       {"cancel_request":{"watch_id":5}} nonsense"#;
+    pair.lines("/v3/watch", questions, 3);
+    // A stream goes on as long as its client listens, and hears what happens.
+    let mut talks =
+        pair.addresses().map(|address| Talk::start(&address, "/v3/watch", &[], r#"{"create_request":{"key":"bg=="}}"#));
+    let [etcd, ours] = talks.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    assert!(talks.iter_mut().all(Talk::is_silent));
+    pair.post("/v3/kv/put", r#"{"key":"bg==","value":"PD4="}"#);
+    let [etcd, ours] = talks.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    drop(talks);
+    // A snapshot: different files, of the same form.
+    let snapshot = ask(&pair.ours.client.address(), "POST", "/v3/maintenance/snapshot", &[], "");
+    let lines = String::from_utf8(snapshot.body).unwrap();
+    assert!(snapshot.status == 200 && lines.lines().count() > 1 && lines.ends_with("}}\n"));
+    assert!(lines.lines().all(|line| line.starts_with(r#"{"result":{"#)), "{lines}");
+}
+
+#[test]
+fn without_the_gateway_there_is_none() {
+    let member = Member::start(&["--enable-grpc-gateway=false", "--cors=https://a.example:8443"]);
+    let address = member.client.address();
+    let refused = ask(&address, "POST", "/v3/kv/range", &[("origin", "https://a.example:8443")], r#"{"key":"YQ=="}"#);
+    let page = (refused.status, refused.body.as_slice(), refused.header("access-control-allow-origin"));
+    assert_eq!(page, (404, &b"404 page not found\n"[..], Some("https://a.example:8443")));
+    let other = ask(&address, "GET", "/health", &[("origin", "https://b.example:8443")], "");
+    assert_eq!((other.status, other.header("access-control-allow-origin")), (200, None));
+}
+
+#[test]
+fn locks_are_held_and_given_up_as_etcds_are() {
+    let pair = Pair::start();
+    for id in [70, 71, 72] {
+        pair.post("/v3/lease/grant", &format!(r#"{{"TTL":"100","ID":"{id}"}}"#));
+    }
+    let lock = |lease: i64| format!(r#"{{"name":"bW8=","lease":"{lease}"}}"#);
+    pair.post("/v3/lock/lock", &lock(70));
+    pair.post("/v3/lock/lock", &lock(70));
+    for request in [lock(12345), lock(-5)] {
+        pair.post("/v3/lock/lock", &request);
+    }
+    pair.post("/v3/lock/unlock", "{}");
+    pair.post("/v3/lock/unlock", r#"{"key":"bm9uZQ=="}"#);
+    // Two wait, and each has it in its turn.
+    let mut second = pair.addresses().map(|address| Talk::start(&address, "/v3/lock/lock", &[], &lock(71)));
+    wait_for_keys(&pair, "bW8v", "bW8w", 2);
+    let mut third = pair.addresses().map(|address| Talk::start(&address, "/v3/lock/lock", &[], &lock(72)));
+    wait_for_keys(&pair, "bW8v", "bW8w", 3);
+    assert!(second.iter_mut().chain(&mut third).all(Talk::is_silent));
+    pair.post("/v3/lock/unlock", &format!(r#"{{"key":"{}"}}"#, base64("mo/46")));
+    let [etcd, ours] = second.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    assert!(third.iter_mut().all(Talk::is_silent));
+    // Its lease ends, and with it the lock.
+    pair.post("/v3/lease/revoke", r#"{"ID":"71"}"#);
+    let [etcd, ours] = third.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    pair.post("/v3/kv/range", r#"{"key":"bW8v","range_end":"bW8w"}"#);
+    // A lease of the member's own.
+    for address in pair.addresses() {
+        let answer = ask(&address, "POST", "/v3/lock/lock", &[], r#"{"name":"b3du"}"#);
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(answer["key"].as_str().unwrap().starts_with(&base64("own/")[..5]), "{answer}");
+        let leases = ask(&address, "POST", "/v3/lease/leases", &[], "{}");
+        let leases: Value = serde_json::from_slice(&leases.body).unwrap();
+        let ids = leases["leases"].as_array().unwrap().iter().map(|lease| lease["ID"].as_str().unwrap());
+        let own = ids.clone().find(|id| !["70", "72"].contains(id)).unwrap().to_owned();
+        let left = ask(&address, "POST", "/v3/lease/timetolive", &[], &format!(r#"{{"ID":"{own}"}}"#));
+        let left: Value = serde_json::from_slice(&left.body).unwrap();
+        assert_eq!(left["grantedTTL"], "60", "{left}");
+    }
+}
+
+#[test]
+fn who_waits_no_more_leaves_no_place_behind() {
+    let pair = Pair::start();
+    for id in [70, 71, 72] {
+        pair.post("/v3/lease/grant", &format!(r#"{{"TTL":"100","ID":"{id}"}}"#));
+    }
+    pair.post("/v3/lock/lock", r#"{"name":"bW8=","lease":"70"}"#);
+    let lock = r#"{"name":"bW8=","lease":"71"}"#;
+    let waiting = pair.addresses().map(|address| Talk::start(&address, "/v3/lock/lock", &[], lock));
+    wait_for_keys(&pair, "bW8v", "bW8w", 2);
+    for talk in &waiting {
+        talk.reader.get_ref().shutdown(Shutdown::Both).unwrap();
+    }
+    drop(waiting);
+    wait_for_keys(&pair, "bW8v", "bW8w", 1);
+    // Who gives itself a limit.
+    for address in pair.addresses() {
+        let limit = [("Grpc-Timeout", "300m")];
+        let late = ask(&address, "POST", "/v3/lock/lock", &limit, r#"{"name":"bW8=","lease":"72"}"#);
+        assert_eq!(late.status, 504, "{}", String::from_utf8_lossy(&late.body));
+    }
+    wait_for_keys(&pair, "bW8v", "bW8w", 1);
+    // Both leave a waiting place by its lease, too; Holdfast says so at once.
+    let [_, ours] = pair.addresses();
+    let mut waiting = Talk::start(&ours, "/v3/lock/lock", &[], lock);
+    wait_for(&ours, "bW8v", "bW8w", 2);
+    ask(&ours, "POST", "/v3/lease/revoke", &[], r#"{"ID":"71"}"#);
+    let line = waiting.line().unwrap();
+    assert_eq!(line, "{\"error\":\"mutex: session is expired\",\"code\":2,\"message\":\"mutex: session is expired\"}");
+}
+
+#[test]
+fn elections_go_as_etcds_do() {
+    let pair = Pair::start();
+    for id in [77, 78] {
+        pair.post("/v3/lease/grant", &format!(r#"{{"TTL":"100","ID":"{id}"}}"#));
+    }
+    let campaign =
+        |lease: u32, value: &str| format!(r#"{{"name":"ZQ==","lease":"{lease}","value":"{}"}}"#, base64(value));
+    pair.post("/v3/election/leader", r#"{"name":"ZQ=="}"#);
+    let mut early =
+        pair.addresses().map(|address| Talk::start(&address, "/v3/election/observe", &[], r#"{"name":"ZQ=="}"#));
+    assert!(early.iter_mut().all(Talk::is_silent));
+    pair.post("/v3/election/campaign", &campaign(77, "v1"));
+    let leader = pair.post("/v3/election/campaign", &campaign(77, "v2"))["leader"].to_string();
+    pair.post("/v3/election/campaign", &campaign(999, "v"));
+    pair.post("/v3/election/leader", r#"{"name":"ZQ=="}"#);
+    for request in ["{}".to_owned(), r#"{"leader":{"name":"ZQ=="}}"#.to_owned()] {
+        pair.post("/v3/election/proclaim", &request);
+        pair.post("/v3/election/resign", &request);
+    }
+    let mut next =
+        pair.addresses().map(|address| Talk::start(&address, "/v3/election/campaign", &[], &campaign(78, "w1")));
+    wait_for_keys(&pair, "ZS8=", "ZTA=", 2);
+    let stale = leader.replace("\"rev\":\"", "\"rev\":\"9");
+    pair.post("/v3/election/proclaim", &format!(r#"{{"leader":{stale},"value":"eA=="}}"#));
+    pair.post("/v3/election/resign", &format!(r#"{{"leader":{stale}}}"#));
+    pair.post("/v3/election/proclaim", &format!(r#"{{"leader":{leader},"value":"djM="}}"#));
+    let mut late =
+        pair.addresses().map(|address| Talk::start(&address, "/v3/election/observe", &[], r#"{"name":"ZQ=="}"#));
+    let [etcd, ours] = late.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    pair.post("/v3/election/proclaim", &format!(r#"{{"leader":{leader},"value":"djQ="}}"#));
+    assert!(next.iter_mut().all(Talk::is_silent));
+    pair.post("/v3/election/resign", &format!(r#"{{"leader":{leader}}}"#));
+    let [etcd, ours] = next.each_mut().map(|talk| plain(&talk.line().unwrap()));
+    assert_eq!(ours, etcd);
+    pair.post("/v3/election/resign", &format!(r#"{{"leader":{leader}}}"#));
+    pair.post("/v3/election/leader", r#"{"name":"ZQ=="}"#);
+    for (talks, count) in [(&mut early, 5), (&mut late, 2)] {
+        let told = talks.each_mut().map(|talk| (0..count).map(|_| plain(&talk.line().unwrap())).collect::<Vec<_>>());
+        let [etcd, ours] = told;
+        assert_eq!(ours, etcd);
+    }
+    // Who cannot lead any more is told so.
+    let [_, ours] = pair.addresses();
+    ask(&ours, "POST", "/v3/lease/grant", &[], r#"{"TTL":"100","ID":"79"}"#);
+    let mut waiting = Talk::start(&ours, "/v3/election/campaign", &[], &campaign(79, "x"));
+    wait_for(&ours, "ZS8=", "ZTA=", 2);
+    ask(&ours, "POST", "/v3/lease/revoke", &[], r#"{"ID":"79"}"#);
+    let line = waiting.line().unwrap();
+    assert_eq!(line, "{\"error\":\"election: not leader\",\"code\":2,\"message\":\"election: not leader\"}");
+}
+
+#[test]
+fn a_member_that_stops_lets_go_of_who_waits() {
+    let mut member = Member::start(&[]);
+    let address = member.client.address();
+    ask(&address, "POST", "/v3/lock/lock", &[], r#"{"name":"bW8="}"#);
+    let mut waiting = Talk::start(&address, "/v3/lock/lock", &[], r#"{"name":"bW8="}"#);
+    wait_for(&address, "bW8v", "bW8w", 2);
+    let mut watching = Talk::start(&address, "/v3/watch", &[], r#"{"create_request":{"key":"YQ=="}}"#);
+    watching.line().unwrap();
+    let began = Instant::now();
+    assert_eq!(member.stop(), 0);
+    assert!(began.elapsed() < Duration::from_secs(4), "it waited for who waits: {:?}", began.elapsed());
+    let stopped = "etcdserver: server stopped";
+    assert_eq!(waiting.line().unwrap(), format!("{{\"error\":\"{stopped}\",\"code\":14,\"message\":\"{stopped}\"}}"));
+    assert!(watching.line().unwrap().contains(stopped));
+}
+
+/// etcdctl has both in its client; what the member keeps for it must go together with what others do through the gateway.
+#[test]
+fn etcdctl_and_the_gateway_wait_for_one_another() {
+    let member = Member::start(&[]);
+    let address = member.client.address();
+    ask(&address, "POST", "/v3/lease/grant", &[], r#"{"TTL":"100","ID":"70"}"#);
+    let held = ask(&address, "POST", "/v3/lock/lock", &[], r#"{"name":"bW8=","lease":"70"}"#);
+    assert_eq!(held.status, 200);
+    thread::scope(|scope| {
+        let locked = scope.spawn(|| member.etcdctl(&["lock", "mo", "echo", "mine"]));
+        wait_for(&address, "bW8v", "bW8w", 2);
+        ask(&address, "POST", "/v3/lock/unlock", &[], &format!(r#"{{"key":"{}"}}"#, base64("mo/46")));
+        assert_eq!(locked.join().unwrap().success().stdout(), "mine\n");
+    });
+    ask(&address, "POST", "/v3/election/campaign", &[], r#"{"name":"ZQ==","lease":"70","value":"djE="}"#);
+    let log = member.dir.path().join("elect");
+    let endpoints = format!("--endpoints={}", member.endpoint());
+    let elect = Run::new(program(ETCD_3_5, "etcdctl")).env("ETCDCTL_API", "3");
+    let process = elect.args(&[&endpoints, "elect", "--listen", "e"]).start(&log);
+    let deadline = Instant::now() + LIMIT;
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains("e/46\nv1\n") {
+        assert!(Instant::now() < deadline, "{}", process.said());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How many keys there are in a range, of one member.
+fn wait_for(address: &str, key: &str, end: &str, count: u64) {
+    let deadline = Instant::now() + LIMIT;
+    let request = format!(r#"{{"key":"{key}","range_end":"{end}","count_only":true}}"#);
+    loop {
+        let answer = ask(address, "POST", "/v3/kv/range", &[], &request);
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        if answer["count"].as_str().unwrap_or("0") == count.to_string() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {count} keys: {answer}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_for_keys(pair: &Pair, key: &str, end: &str, count: u64) {
+    pair.addresses().iter().for_each(|address| wait_for(address, key, end, count));
+}
