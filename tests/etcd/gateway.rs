@@ -83,7 +83,7 @@ fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: 
     let request = Request { method: method.to_owned(), ..post(path, headers, body) };
     // Who refuses a long body may do so before it has come.
     let sent = write_request(&mut stream, &request);
-    read_response(&mut BufReader::new(stream), method).unwrap_or_else(|error| panic!("{path}: {error}, {sent:?}"))
+    read_response(&mut BufReader::new(stream), method).unwrap_or_else(|error| panic!("{address}{path}: {error}, {sent:?}"))
 }
 
 /// A stream that is being answered over HTTP/1.1.

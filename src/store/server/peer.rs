@@ -88,7 +88,7 @@ impl Peer {
     /// Whether the connection ended, as this error says, because it gave no sign of life.
     pub(super) fn was_cut(&self, ended: Option<&(dyn StdError + 'static)>) -> bool {
         let silent = ended.and_then(|error| error.downcast_ref::<hyper::Error>()).is_some_and(hyper::Error::is_timeout);
-        // Pages are asked for over HTTP/1.1, where whoever has nothing more to ask is let go the same way.
+        // Pages and JSON are asked for over HTTP/1.1, where whoever has nothing more to ask is let go the same way.
         let called = *self.last.lock().unwrap_or_else(PoisonError::into_inner) != NOTHING;
         self.cut.load(Ordering::Relaxed) || silent && called
     }
@@ -105,6 +105,11 @@ impl Peer {
     /// It asks for something.
     pub(super) fn asks(&self, method: &'static str) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = method;
+    }
+
+    /// It was answered over HTTP. Whoever has nothing more to ask there is let go after a while, which nobody need know.
+    pub(super) fn asks_nothing(&self) {
+        self.asks(NOTHING);
     }
 
     /// Its connection is over; requests that are left are let go after this.

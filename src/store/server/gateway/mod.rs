@@ -197,7 +197,11 @@ impl Gateway {
         *request.method_mut() = Verb::POST;
         *request.uri_mut() = method.path.parse().map_err(|_| Status::internal("no path of a method"))?;
         *request.headers_mut() = metadata(headers);
-        let mut frames = Frames::of(self.entry.call(request).await)?;
+        let answer = self.entry.call(request).await;
+        if let Some(peer) = peer::current() {
+            peer.asks_nothing();
+        }
+        let mut frames = Frames::of(answer)?;
         if method.tells {
             let first = within(deadline, frames.next()).await.and_then(|first| first);
             return Ok(streamed(first, frames, method, deadline));
