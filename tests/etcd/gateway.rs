@@ -83,7 +83,8 @@ fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: 
     let request = Request { method: method.to_owned(), ..post(path, headers, body) };
     // Who refuses a long body may do so before it has come.
     let sent = write_request(&mut stream, &request);
-    read_response(&mut BufReader::new(stream), method).unwrap_or_else(|error| panic!("{address}{path}: {error}, {sent:?}"))
+    read_response(&mut BufReader::new(stream), method)
+        .unwrap_or_else(|error| panic!("{address}{path}: {error}, {sent:?}"))
 }
 
 /// A stream that is being answered over HTTP/1.1.
@@ -161,6 +162,8 @@ fn base64(text: &str) -> String {
 
 /// Requests in their order, each answered alike.
 const REQUESTS: &[(&str, &str)] = &[
+    // Far from the removal: etcd 3.5.1 may leave a change of members without an answer that comes upon another.
+    ("cluster/member/promote", r#"{"ID":"5"}"#),
     ("kv/range", "{}"),
     ("kv/range", ""),
     ("kv/range", "null"),
@@ -215,7 +218,6 @@ const REQUESTS: &[(&str, &str)] = &[
     ("maintenance/transfer-leadership", r#"{"targetID":"5"}"#),
     ("maintenance/defragment", "{}"),
     ("cluster/member/remove", r#"{"ID":"5"}"#),
-    ("cluster/member/promote", r#"{"ID":"5"}"#),
     ("auth/status", "{}"),
     ("auth/authenticate", r#"{"name":"<root>","password":"x"}"#),
     ("nothing", "{}"),
