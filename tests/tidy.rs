@@ -114,6 +114,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost_reflect", &["store::server::gateway"]),
     ("raft", &["store::consensus"]),
     ("rcgen", &["base::authority"]),
+    ("bcrypt", &["store::server"]),
+    ("x509_parser", &["base::tls"]),
     ("redb", &["store::backend"]),
     ("reqwest", &["vault", "agent::notify"]),
     ("ring", &["vault::sign"]),

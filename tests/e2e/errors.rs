@@ -600,7 +600,6 @@ fn restores(book: &mut Book) {
         (2, member(&["--name", "a", "--initial-cluster", "a=http://h:1,b=http://h:2"])),
         (2, member(&["--initial-cluster", "a=http://h:1"])),
         (2, member(&["--initial-cluster", "default=http://h:1", "--initial-advertise-peer-urls", "http://h:2"])),
-        (2, words(&["restore", "--file", &auth, "--data-dir", "out/m", "--yes"])),
         (3, words(&["snapshot", "restore", &bare, "--data-dir", "out/m"])),
         (2, words(&["snapshot", "restore", &auth, "--data-dir", "out/m", "--bump-revision", "5"])),
         (1, [&["export", "latest", "there.db"][..], &place].concat().iter().map(|w| (*w).to_owned()).collect()),

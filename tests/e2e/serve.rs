@@ -284,6 +284,50 @@ fn certificates_that_are_expired_revoked_or_of_nobody_known_are_refused_with_the
 }
 
 #[test]
+fn the_common_name_in_a_certificate_is_a_user() {
+    let dir = tempfile::TempDir::with_prefix_in("certs-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let certs = Certs::make(dir.path());
+    let mut member = guarded(&certs, &certs.crl);
+    member.args.push("--client-cert-auth".to_owned());
+    member.client_tls = client_tls(&certs);
+    member.launch(|run| run);
+    member.wait();
+    let root = "--user=root:secret";
+    for command in [
+        "user add root:secret",
+        "user grant-role root root",
+        "user add client --no-password",
+        "role add reader",
+        "role grant-permission reader readwrite a b",
+        "user grant-role client reader",
+        "auth enable",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        member.etcdctl(&words).success();
+    }
+    // The certificate's name is client; a token goes before it; the gateway's own connection says nothing.
+    member.etcdctl(&["put", "a", "1"]).success();
+    let denied = member.etcdctl(&["put", "b", "1"]);
+    assert!(denied.code() != 0 && denied.stderr.contains("permission denied"), "{denied:?}");
+    member.etcdctl(&[root, "put", "b", "1"]).success();
+    let refused = ask_tls(&member, &certs, "/v3/kv/range", "{\"key\":\"YQ==\"}");
+    assert_ne!(refused.code(), 0, "{refused:?}");
+    let wrong = member.etcdctl(&["--user=root:wrong", "get", "a"]);
+    assert!(wrong.code() != 0 && wrong.stderr.contains("authentication failed"), "{wrong:?}");
+    assert!(!member.log().contains("secret"), "no password is in the log");
+    // Users outlive the process; sessions need not.
+    assert_eq!(member.stop(), 0);
+    member.launch(|run| run);
+    member.wait();
+    assert_ne!(member.etcdctl(&["get", "b"]).code(), 0);
+    assert_eq!(member.etcdctl(&[root, "get", "a"]).success().stdout(), "a\n1\n");
+    member.etcdctl(&[root, "user", "delete", "client"]).success();
+    assert_ne!(member.etcdctl(&["get", "a"]).code(), 0, "its user is gone");
+    member.etcdctl(&[root, "auth", "disable"]).success();
+    assert_eq!(member.etcdctl(&["get", "b"]).success().stdout(), "b\n1\n");
+}
+
+#[test]
 fn a_member_makes_its_own_certificate_once() {
     let mut member = Member::prepared(&["--auto-tls", "--self-signed-cert-validity=2"]);
     member.scheme = "https";

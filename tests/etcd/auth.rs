@@ -367,11 +367,41 @@ impl Chance {
             21 => Call::Revoke(id),
             22 => Call::TimeToLive(id, self.likely(50)),
             23 => Call::KeepAlive(id),
-            24 => self.likely(50).then_some(Call::Leases).unwrap_or(Call::Alarms),
-            25 => self.likely(50).then_some(Call::Members).unwrap_or(Call::MemberRemove),
-            26 => self.likely(50).then_some(Call::Defragment).unwrap_or(Call::Snapshot),
-            27 => self.likely(50).then_some(Call::HashKv).unwrap_or(Call::Disarm),
-            28 => self.likely(50).then_some(Call::MoveLeader).unwrap_or(Call::Compact(1)),
+            24 => {
+                if self.likely(50) {
+                    Call::Leases
+                } else {
+                    Call::Alarms
+                }
+            }
+            25 => {
+                if self.likely(50) {
+                    Call::Members
+                } else {
+                    Call::MemberRemove
+                }
+            }
+            26 => {
+                if self.likely(50) {
+                    Call::Defragment
+                } else {
+                    Call::Snapshot
+                }
+            }
+            27 => {
+                if self.likely(50) {
+                    Call::HashKv
+                } else {
+                    Call::Disarm
+                }
+            }
+            28 => {
+                if self.likely(50) {
+                    Call::MoveLeader
+                } else {
+                    Call::Compact(1)
+                }
+            }
             _ => {
                 let user = self.user();
                 let password = if self.likely(80) { user.clone() } else { "wrong".to_owned() };
@@ -475,7 +505,7 @@ fn intended(call: &Call, etcd: &Outcome, ours: &Outcome, off: bool) -> Option<&'
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_and_roles_are_those_of_etcd() {
     let etcd = Etcd::options().args(&["--bcrypt-cost=4"]).start();
-    let holdfast = support::member::Member::start(&["--bcrypt-cost=4", "--log-level=debug"]);
+    let holdfast = support::member::Member::start(&["--bcrypt-cost=4"]);
     let connect = |endpoint: String| Channel::from_shared(endpoint).unwrap().connect_lazy();
     let mut theirs = Side::new(connect(etcd.endpoint(0)));
     let mut ours = Side::new(connect(holdfast.endpoint()));
@@ -526,4 +556,18 @@ async fn users_and_roles_are_those_of_etcd() {
     assert!(differences.keys().eq(NAMES.iter()), "an intended difference was not met: {differences:?}");
     let document = include_str!("../../docs/differences.md");
     assert!(NAMES.iter().all(|name| document.contains(&format!("**{name}**"))), "docs/differences.md tells of all");
+}
+
+/// Watches that are given up on one connection, which lives for days.
+const GIVEN_UP: usize = 1_500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_give_up_as_many_streams_as_it_likes() {
+    let holdfast = support::member::Member::start(&[]);
+    let mut side = Side::new(Channel::from_shared(holdfast.endpoint()).unwrap().connect_lazy());
+    for n in 0..GIVEN_UP {
+        let watch = Call::Watch(pb::WatchCreateRequest { key: "a".into(), ..Default::default() });
+        let outcome = side.ask("", &watch).await;
+        assert!(outcome.is_ok(), "watch {n}: {outcome:?}");
+    }
 }

@@ -9,6 +9,7 @@
 //!   well-formed base64.
 //! - A private key appears in no message and in no `Debug` output.
 
+mod name;
 mod own;
 mod server;
 
@@ -26,6 +27,7 @@ use rustls::server::ParsedCertificate;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
 
+pub use name::common_name;
 pub use own::OwnFiles;
 pub use server::{ServerFiles, ServerTls, Versions};
 

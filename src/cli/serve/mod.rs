@@ -136,6 +136,7 @@ impl Listening {
             hosts: options.clients.hosts.clone(),
             origins: options.clients.origins.clone(),
             gateway: options.clients.gateway,
+            names_users: options.clients.names_users,
         };
         // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
         let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;

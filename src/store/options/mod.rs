@@ -108,6 +108,8 @@ pub struct Listeners {
     pub gateway: bool,
     /// Whether other processes may listen at the same addresses.
     pub shares_port: bool,
+    /// Whether the common name in a client's certificate is a user's name.
+    pub names_users: bool,
 }
 
 impl Listeners {
@@ -320,6 +322,7 @@ fn listeners(given: &Given) -> Result<Listeners> {
         origins,
         gateway: value::switch(given.text("enable-grpc-gateway"))?,
         shares_port: value::switch(given.text("socket-reuse-port"))?,
+        names_users: value::switch(given.text("client-cert-auth"))?,
     })
 }
 

@@ -116,9 +116,9 @@ impl Lease for Service {
         let state = self.handle.linearized().await?;
         let subject = subject(&state, &requester);
         if keys {
-            permit::lease(&subject, &state.lessor, id, Access::Read)?
+            permit::lease(&subject, &state.lessor, id, Access::Read)?;
         } else {
-            subject.is_somebody()?
+            subject.is_somebody()?;
         }
         let left = self.handle.time_left(id).await?;
         let mut reply = LeaseTimeToLiveResponse { id, ttl: NO_TTL_S, ..LeaseTimeToLiveResponse::default() };

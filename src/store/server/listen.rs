@@ -37,7 +37,7 @@ use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::process::files_max;
 use crate::base::socket::cut_when_unread;
 use crate::base::stop::Stop;
-use crate::base::tls::ServerTls;
+use crate::base::tls::{ServerTls, common_name};
 use crate::base::units;
 use crate::store::options::value::Address;
 use crate::store::options::{Connections, Listeners};
@@ -48,7 +48,7 @@ use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
 use crate::store::server::lenient::lenient;
 use crate::store::server::origins;
-use crate::store::server::peer::{Peer, noted};
+use crate::store::server::peer::{Closable, Peer, noted};
 use crate::store::server::pings::counted;
 use crate::store::server::rejections::Rejections;
 use crate::store::server::socket::{self, Socket, SocketFile};
@@ -133,6 +133,8 @@ pub struct Server {
     pub origins: Option<Vec<String>>,
     /// Whether the services are there as JSON.
     pub gateway: bool,
+    /// Whether the common name in a client's certificate is a user's name.
+    pub names_users: bool,
 }
 
 /// What every connection is given.
@@ -143,6 +145,7 @@ struct Shared {
     gateway: Option<Gateway>,
     hosts: Option<Vec<String>>,
     origins: Option<Vec<String>>,
+    names_users: bool,
     connections: Connections,
     permits: Arc<Semaphore>,
     rejections: Rejections,
@@ -161,6 +164,7 @@ impl Server {
             probes: self.pages.probes().fallback(not_found),
             hosts: self.hosts,
             origins: self.origins,
+            names_users: self.names_users,
             connections: self.connections,
             permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
             rejections: Rejections::default(),
@@ -268,7 +272,7 @@ impl Listener {
     /// Gives a connection a task of its own.
     fn welcome(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stream: impl AsyncRead + AsyncWrite + Closable + Unpin + Send + 'static,
         address: Option<SocketAddr>,
         permit: OwnedSemaphorePermit,
         stop: &Stop,
@@ -294,7 +298,7 @@ async fn late(stop: &Stop) {
 
 /// A connection from its handshake to its end.
 async fn greet(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stream: impl AsyncRead + AsyncWrite + Closable + Unpin + Send + 'static,
     tls: Option<Arc<ServerTls>>,
     shared: Arc<Shared>,
     face: Face,
@@ -311,7 +315,15 @@ async fn greet(
         greeted = handshake => greeted,
     };
     match greeted {
-        Ok(Ok(stream)) => converse(stream, shared, face, true, watcher, peer).await,
+        Ok(Ok(stream)) => {
+            if shared.names_users
+                && let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first)
+                && let Some(name) = common_name(certificate)
+            {
+                peer.is_named(name);
+            }
+            converse(stream, shared, face, true, watcher, peer).await;
+        }
         Ok(Err(error)) => shared.rejections.tell(peer, &error.to_string()),
         Err(_) => tracing::debug!(remote_addr = %peer, "a client did not finish its handshake"),
     }
@@ -335,6 +347,9 @@ async fn converse(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(connections.streams_max)
+        // Streams that a client gives up are counted by the library over the life of a connection: an API server that
+        // cancels watches for days would be sent away in the midst of its work.
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
     let stream = counted(corked(lenient(stream)), connections.ping_interval_min, peer);

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::io::{AsyncWrite, Interest, Ready};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::layer::{Layer, Layered};
 
@@ -167,10 +167,20 @@ pub(super) trait Closable {
     fn is_closed(&self) -> bool;
 }
 
+/// Whether a look that need not wait says so.
+fn says_closed(ready: impl Future<Output = Result<Ready>>) -> bool {
+    ready.now_or_never().is_some_and(|ready| ready.is_ok_and(Ready::is_read_closed))
+}
+
 impl Closable for TcpStream {
     fn is_closed(&self) -> bool {
-        let ready = self.ready(Interest::READABLE).now_or_never();
-        ready.is_some_and(|ready| ready.is_ok_and(Ready::is_read_closed))
+        says_closed(self.ready(Interest::READABLE))
+    }
+}
+
+impl Closable for UnixStream {
+    fn is_closed(&self) -> bool {
+        says_closed(self.ready(Interest::READABLE))
     }
 }
 

@@ -37,6 +37,7 @@ use crate::api::DESCRIPTORS;
 use crate::store::server::ENVELOPE_BYTES;
 use crate::store::server::entry::Entry;
 use crate::store::server::gateway::stream::{Frames, Questions, framed, lines};
+use crate::store::server::identity::FROM_GATEWAY;
 use crate::store::server::peer::{self, Peer};
 
 /// Where etcd's methods are. Two versions ago they were elsewhere; those paths are still understood.
@@ -286,6 +287,8 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
     }
     metadata.insert(header::CONTENT_TYPE, GRPC);
     metadata.insert(header::TE, HeaderValue::from_static("trailers"));
+    // Whose certificate the connection has is not who asks.
+    metadata.insert(FROM_GATEWAY, JSON);
     metadata
 }
 
@@ -378,8 +381,13 @@ mod tests {
         let sent = metadata(&HeaderMap::from_iter(headers));
         let mut sent: Vec<_> = sent.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         sent.sort_unstable();
-        let expected =
-            [("authorization", "abc"), ("content-type", "application/grpc"), ("hasleader", "true"), ("te", "trailers")];
+        let expected = [
+            ("authorization", "abc"),
+            ("content-type", "application/grpc"),
+            ("grpcgateway-accept", "application/json"),
+            ("hasleader", "true"),
+            ("te", "trailers"),
+        ];
         assert_eq!(sent, expected);
     }
 }

@@ -1,0 +1,35 @@
+//! The name in a certificate.
+
+use x509_parser::parse_x509_certificate;
+
+/// The common name (RFC 5280, 4.1.2.6; X.520) of whom a certificate in DER is about: the first, where there are several.
+/// None when it has none, or cannot be read.
+pub fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?;
+    name.as_str().ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    #[test]
+    fn a_certificate_names_whom_it_is_about() {
+        let key = KeyPair::generate().unwrap();
+        let of = |names: &[&str]| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            names.iter().for_each(|name| params.distinguished_name.push(DnType::CommonName, *name));
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        assert_eq!(common_name(&of(&["ann"])).as_deref(), Some("ann"));
+        assert_eq!(common_name(&of(&["a\u{f6}"])).as_deref(), Some("a\u{f6}"));
+        assert_eq!(common_name(&of(&[])), None);
+        let whole = of(&["ann"]);
+        for cut in 0..whole.len() {
+            assert_eq!(common_name(&whole[..cut]), None);
+        }
+    }
+}
