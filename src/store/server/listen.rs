@@ -347,9 +347,6 @@ async fn converse(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(connections.streams_max)
-        // Streams that a client gives up are counted by the library over the life of a connection: an API server that
-        // cancels watches for days would be sent away in the midst of its work.
-        .max_local_error_reset_streams(None)
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
     let stream = counted(corked(lenient(stream)), connections.ping_interval_min, peer);
