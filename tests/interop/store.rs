@@ -220,8 +220,11 @@ fn what_cannot_become_a_member_is_refused_with_what_to_do() {
             .run()
     };
     for (args, code, words) in [
-        (&[][..], 2, "authentication is on"),
-        (&["--auth-off", "--initial-cluster", "a=http://h:1,b=http://h:2", "--name", "a"], 2, "this version runs one"),
+        (
+            &["--auth-off", "--initial-cluster", "a=http://h:1,b=http://h:2", "--name", "a"][..],
+            2,
+            "this version runs one",
+        ),
         (&["--auth-off", "--initial-cluster", "a=http://h:1"], 2, "does not name this member"),
         (
             &[
