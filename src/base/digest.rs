@@ -3,7 +3,7 @@
 //! SHA-256 is used everywhere a digest leaves the program, because anyone can check it again with `sha256sum`.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sha2::Digest as _; // also that of sha1: both come from the same trait
 use std::fmt;
 
@@ -112,6 +112,16 @@ pub fn base64(bytes: &[u8]) -> String {
 /// What padded base64 stands for; none when `text` is anything else.
 pub fn bytes_of_base64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
+}
+
+/// Base64 for URLs, without padding (RFC 4648, section 5; RFC 7515, section 2).
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The bytes that such a text stands for; none when it is no such text.
+pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 /// Reads exactly `bytes.len()` bytes of padded base64; false when `text` is anything else, or not the one text that these

@@ -14,6 +14,7 @@ pub mod durable;
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod jwt;
 pub mod layer;
 pub mod leash;
 pub mod process;

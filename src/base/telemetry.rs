@@ -28,6 +28,22 @@ impl Counter {
     }
 }
 
+/// A number that is told anew from time to time.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// From now on it is this.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// What it was told last; 0 when nothing was.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// How often something took how long.
 #[derive(Debug)]
 pub struct Histogram {
@@ -93,6 +109,14 @@ pub struct Counters {
     pub leases_expired: Counter,
     /// Revisions that compaction deleted.
     pub compacted_revisions: Counter,
+    /// Times that everything was read and was well.
+    pub scrubs: Counter,
+    /// Times that something was damaged.
+    pub scrubs_failed: Counter,
+    /// Bytes of messages that scrubs read.
+    pub scrubbed_bytes: Counter,
+    /// When the last one ended well, in milliseconds of Unix time.
+    pub scrubbed_at_ms: Gauge,
 }
 
 impl Default for Counters {
@@ -111,6 +135,10 @@ impl Default for Counters {
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
             compacted_revisions: Counter::default(),
+            scrubs: Counter::default(),
+            scrubs_failed: Counter::default(),
+            scrubbed_bytes: Counter::default(),
+            scrubbed_at_ms: Gauge::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod differences;
 mod gateway;
 mod generate;
 mod member;
+mod tokens;
 
 mod keys;
 mod watch;

@@ -27,7 +27,7 @@ use rustls::server::ParsedCertificate;
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::units;
 
-pub use name::common_name;
+pub use name::{common_name, public_bits_in};
 pub use own::OwnFiles;
 pub use server::{ServerFiles, ServerTls, Versions};
 
@@ -124,6 +124,27 @@ impl TlsFiles {
 /// The first private key of a PEM text, in PKCS #8; none when it holds none.
 pub fn private_key_of(pem: &[u8]) -> Option<Vec<u8>> {
     Some(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der().to_vec())
+}
+
+/// A private key as a file may hold it, each in DER.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PrivateKey {
+    /// Of any kind (RFC 5958).
+    Pkcs8(Vec<u8>),
+    /// Of RSA (RFC 8017).
+    Pkcs1(Vec<u8>),
+    /// Of an elliptic curve (RFC 5915).
+    Sec1(Vec<u8>),
+}
+
+/// The first private key of a PEM text, as it is there; none when it holds none.
+pub fn private_key_in(pem: &[u8]) -> Option<PrivateKey> {
+    match PrivateKeyDer::from_pem_slice(pem).ok()? {
+        PrivateKeyDer::Pkcs8(der) => Some(PrivateKey::Pkcs8(der.secret_pkcs8_der().to_vec())),
+        PrivateKeyDer::Pkcs1(der) => Some(PrivateKey::Pkcs1(der.secret_pkcs1_der().to_vec())),
+        PrivateKeyDer::Sec1(der) => Some(PrivateKey::Sec1(der.secret_sec1_der().to_vec())),
+        _ => None,
+    }
 }
 
 /// The first public key of a PEM text, as a SubjectPublicKeyInfo; none when it holds none.

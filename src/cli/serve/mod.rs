@@ -25,9 +25,9 @@ use crate::cli::telemetry;
 use crate::store::datadir::identity::Identity;
 use crate::store::datadir::{Datadir, Places};
 use crate::store::node::{Handle, Member, Paths, create};
-use crate::store::options::Options;
 use crate::store::options::file::FILE_BYTES_MAX;
 use crate::store::options::given::{CONFIG_FILE, Sources, VARIABLE_PREFIX};
+use crate::store::options::{Options, Tokens};
 use crate::store::server::calls::Calls;
 use crate::store::server::http::Pages;
 use crate::store::server::listen::{Bound, Server, bind};
@@ -65,8 +65,8 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Reads certificates and takes the ports.
-    pub(crate) fn take(options: Options) -> Result<Self> {
+    /// Reads certificates and keys, and takes the ports.
+    pub(crate) fn take(mut options: Options) -> Result<Self> {
         for warning in &options.warnings {
             tracing::warn!("{warning}");
         }
@@ -74,6 +74,10 @@ impl Listening {
         // Those that are made are made in the directory.
         let given = secure && options.own_tls.is_none();
         let tls = given.then(|| ServerTls::load(options.tls.clone())).transpose()?.map(Arc::new);
+        if let Some(files) = &options.token_keys {
+            let keys = files.load().map_err(|error| error.during("--auth-token"))?;
+            options.tuning.tokens = Tokens::Signed(Arc::new(keys));
+        }
         let bound = bind(&options.clients)?;
         Ok(Listening { options, tls, bound })
     }
@@ -99,7 +103,8 @@ impl Listening {
             "starting a member"
         );
         let handle = Handle::start(&paths(&datadir.places()), member, self.options.tuning.clone()).await?;
-        let ended = match defragment(&handle, &self.options).await {
+        let ready = prepare(&handle, &self.options, context).await;
+        let ended = match ready {
             Ok(()) => self.serve(&handle, work, context).await,
             Err(error) => Err(error),
         };
@@ -196,6 +201,16 @@ fn member(identity: &Identity, options: &Options) -> Member {
 
 fn paths(places: &Places) -> Paths {
     Paths { state: places.state.clone(), log: places.wal.clone() }
+}
+
+/// Does what is to be done before it serves.
+async fn prepare(handle: &Handle, options: &Options, context: &Context) -> Result<()> {
+    if options.scrub_at_start {
+        let scrubbed =
+            handle.scrub(&context.stop).await.map_err(|error| error.during("read everything that is stored"))?;
+        tracing::info!(revisions = scrubbed.revisions, bytes = scrubbed.bytes, "everything that is stored is well");
+    }
+    defragment(handle, options).await
 }
 
 /// Defragments a state file that has more free room than the operator wants.

@@ -148,7 +148,8 @@ pub enum Space {
 }
 
 impl Space {
-    const ALL: [Space; 10] = [
+    /// All of them.
+    pub const ALL: [Space; 10] = [
         Space::Meta,
         Space::Lease,
         Space::Auth,

@@ -200,8 +200,8 @@ impl Remembered {
     }
 }
 
-/// The digest of a state, from everything that it shows.
-fn all(view: &View, lessor: &Lessor, alarms: &Alarms, rules: &Rules) -> Result<StateDigest> {
+/// The digest of what a state has beside its keys.
+pub(super) fn of_sides(lessor: &Lessor, alarms: &Alarms, rules: &Rules) -> StateDigest {
     let mut total = StateDigest::default();
     for (space, _, stored) in rules.stored() {
         rule_fact(space, &stored).iter().for_each(|fact| total.add(fact));
@@ -210,6 +210,12 @@ fn all(view: &View, lessor: &Lessor, alarms: &Alarms, rules: &Rules) -> Result<S
     for alarm in alarms.all(AlarmType::None as i32) {
         total.add(&alarm_fact(&alarm.encode_to_vec()));
     }
+    total
+}
+
+/// The digest of a state, from everything that it shows.
+fn all(view: &View, lessor: &Lessor, alarms: &Alarms, rules: &Rules) -> Result<StateDigest> {
+    let mut total = of_sides(lessor, alarms, rules);
     let chronicle = Chronicle::of(view, &mut || Ok(()))?;
     let (entries, mut at, mut messages) = (chronicle.entries(), 0, vec![]);
     while at < entries.len() {

@@ -22,6 +22,7 @@ pub mod permit;
 pub mod records;
 pub mod refusal;
 mod rules;
+pub mod scrub;
 pub mod side;
 pub mod state;
 mod txn;

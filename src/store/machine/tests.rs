@@ -8,13 +8,16 @@ use crate::api::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
     PutRequest, RequestOp,
 };
+use crate::base::error::{Error, Kind};
+use crate::base::revision::Rev;
 use crate::base::rng::Seeded;
 use crate::snapshot::hash::Scope;
 use crate::snapshot::proof::Prover;
 use crate::snapshot::record::{Record, Rev as Place};
-use crate::store::backend::CACHE_BYTES;
+use crate::store::backend::{Brief, CACHE_BYTES, Revision, Stored};
 use crate::store::machine::flush::flush;
 use crate::store::machine::records::{self, Origin};
+use crate::store::machine::scrub::{Scrubbed, scrub};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -343,9 +346,50 @@ fn proved(state: &State) -> StateDigest {
 }
 
 /// What the state says of its digest, and at which index.
+fn scrubbed(state: &State) -> Result<Scrubbed> {
+    scrub(state, &mut |_| Ok(()))
+}
+
 fn note(sum: Option<(u64, [u8; 32])>) -> SideChange {
     let value = sum.map(|(index, sum)| [&index.to_be_bytes()[..], &sum].concat());
     SideChange { space: Space::Meta, key: b"digest".to_vec(), value }
+}
+
+/// What is stored is not what the index in memory says, one way or the other.
+#[test]
+fn a_scrub_reads_all_and_finds_what_is_gone_and_what_is_too_many() {
+    let (_dir, mut member) = member();
+    for n in 0..40 {
+        member.one(put(&format!("{}", n % 10), &"v".repeat(n))).unwrap();
+    }
+    member.one(Operation::DeleteRange(delete("3", ""))).unwrap();
+    member.one(Operation::Compaction(CompactionRequest { revision: 21, physical: false })).unwrap();
+    member.flush(30);
+    let (mut read, state) = (0, member.machine.state());
+    let scrubbed_all = scrub(&state, &mut |bytes| {
+        read += bytes;
+        Ok(())
+    });
+    // Nothing is deleted yet: what the compaction made superfluous is read too.
+    let scrubbed_all = scrubbed_all.unwrap();
+    assert_eq!((scrubbed_all.revisions, scrubbed_all.bytes), (41, read));
+    let stopped = scrub(&state, &mut |_| Err(Error::new(Kind::Interrupted, "enough"))).unwrap_err();
+    assert_eq!(stopped.kind(), Kind::Interrupted);
+    member.flush(12);
+    let gone = |mains: &[i64]| mains.iter().copied().map(Rev::of).collect::<Vec<_>>();
+    // Revision 5 is superfluous, and may be deleted. 21 is the newest of its key up to the compaction.
+    member.backend.write(&mut std::iter::empty(), &[], &gone(&[5])).unwrap();
+    assert_eq!(scrubbed(&state).unwrap().revisions, 40);
+    let kept = member.backend.get(Rev::of(12)).unwrap().unwrap();
+    member.backend.write(&mut std::iter::empty(), &[], &gone(&[21, 35])).unwrap();
+    let error = scrubbed(&state).unwrap_err();
+    assert_eq!(error.to_string(), "29 revisions are stored of 31 that there are");
+    assert_eq!(error.kind(), Kind::Damaged);
+    let stored = Stored { rev: Rev::of(35), tombstone: false, message: &kept.1 };
+    let brief = Brief { key: b"0", created: 2, number: 4, lease: 0 };
+    member.backend.write(&mut std::iter::once(Revision { stored, brief }), &[], &[]).unwrap();
+    let error = scrubbed(&state).unwrap_err().to_string();
+    assert_eq!(error, "revision 35/0 is stored, and is of no key");
 }
 
 /// A member, what was applied to it, and states that somebody looks at.
@@ -379,6 +423,7 @@ impl World {
             0 => {
                 let state = member.machine.state();
                 assert_eq!(state.digest.get().unwrap(), proved(&state));
+                scrubbed(&state).unwrap();
                 "asked"
             }
             1..4 => {
@@ -388,6 +433,7 @@ impl World {
             4 if !kept.is_empty() => {
                 let state = kept.remove(usize::try_from(rng.below(kept.len() as u64)).unwrap());
                 assert_eq!(state.digest.get().unwrap(), proved(&state));
+                scrubbed(&state).unwrap();
                 "asked late"
             }
             5..8 => {
@@ -447,6 +493,7 @@ fn the_digest_is_that_of_the_records_whatever_happened() {
         }
         let state = world.member.machine.state();
         assert_eq!(state.digest.get().unwrap(), proved(&state), "seed {seed}");
+        scrubbed(&state).unwrap();
     }
     let expected = [
         "asked",
@@ -482,6 +529,8 @@ fn a_sum_that_is_stored_is_believed_and_found_out_when_it_is_wrong() {
     let state = opened();
     assert_eq!(state.digest.get().unwrap(), StateDigest::from_bytes(wrong));
     assert_ne!(state.digest.get().unwrap(), proved(&state));
+    let error = scrubbed(&state).unwrap_err();
+    assert!(error.to_string().starts_with("at revision 2 the state is "), "{error}");
     let cut = SideChange { value: Some(vec![1; 39]), ..note(None) };
     member.backend.write(&mut std::iter::empty(), &[cut], &[]).unwrap();
     let error = Machine::open(&member.backend).unwrap_err();

@@ -41,6 +41,8 @@ pub(super) type Waiter = oneshot::Sender<std::result::Result<Reply, Fault>>;
 pub(super) enum Event {
     /// A client wants something agreed on.
     Propose { operation: Operation, requester: Option<Requester>, bytes: usize, reply: Waiter, ticket: Ticket },
+    /// This member itself wants something agreed on.
+    Own(Operation),
     /// A client keeps a lease.
     KeepAlive { id: i64, since: Stopwatch, reply: oneshot::Sender<i64> },
     /// Somebody asks for all leases.
@@ -257,6 +259,7 @@ impl Core {
                     self.gather(alarm, 0);
                 }
             }
+            Event::Own(operation) => self.gather(operation, 0),
             Event::KeepAlive { id, since, reply } => {
                 // It came in time, even if the disk kept this task waiting meanwhile.
                 let came = self.now().saturating_sub(since.elapsed().as_millis().try_into().unwrap_or(Millis::MAX));

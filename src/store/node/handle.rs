@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use crate::api::holdfast::v1::Requester;
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
 use crate::base::telemetry::Counters;
 use crate::store::auth::sessions::{Session, Sessions};
 use crate::store::backend::Backend;
@@ -18,12 +19,14 @@ use crate::store::lease::clock::Millis;
 use crate::store::machine::Reply;
 use crate::store::machine::command::{self, Operation};
 use crate::store::machine::refusal::Refusal;
+use crate::store::machine::scrub::Scrubbed;
 use crate::store::machine::state::State;
 use crate::store::mvcc::hub::{self, Hub};
 use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
 use crate::store::node::core::Event;
 use crate::store::node::flusher::Waiting;
+use crate::store::node::scrubber::scrub_state;
 use crate::store::options::Tuning;
 
 /// Why a request was not carried out.
@@ -144,6 +147,11 @@ impl Shared {
 
     pub(super) fn state(&self) -> Arc<State> {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Word of each entry that is applied.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -267,7 +275,7 @@ impl Handle {
 
     /// The entry that was applied last, and word of each that follows: the state has it, whatever it changed.
     pub fn applied(&self) -> watch::Receiver<u64> {
-        self.shared.applied.subscribe()
+        self.shared.applied()
     }
 
     /// Has an operation agreed on and applied that nobody who is known asks for; what came of it. Requests were checked
@@ -285,6 +293,11 @@ impl Handle {
         let ticket = Ticket::draw(&self.shared, bytes).ok_or(Fault::TooManyRequests)?;
         let agreed = self.ask(|reply| Event::Propose { operation, requester, bytes, reply, ticket }).await;
         agreed.inspect_err(|_| self.shared.counters.proposals_failed.increment())?
+    }
+
+    /// Reads everything that is stored, as fast as it can be read; damage is an error. Ends early when `stop` says so.
+    pub async fn scrub(&self, stop: &Stop) -> Result<Scrubbed> {
+        scrub_state(self.state(), None, stop).await
     }
 
     /// The session that a token stands for, which is used by this; none when the rules of the state know it no longer.

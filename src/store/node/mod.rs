@@ -32,6 +32,7 @@ mod flusher;
 mod handle;
 mod leases;
 mod relief;
+mod scrubber;
 mod start;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -8,11 +8,12 @@ use std::thread;
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Result};
 use crate::base::rng;
 use crate::base::steps::Steps;
-use crate::base::stop::{blocking, no_thread};
+use crate::base::stop::{Stop, blocking, no_thread};
 use crate::store::backend::Backend;
 use crate::store::consensus::driver::{Beats, Driver, Restored};
 use crate::store::consensus::log::{HardState, Identity, Log, Opened, Place};
@@ -23,6 +24,7 @@ use crate::store::node::core::{Core, Event, Parts};
 use crate::store::node::flusher::{Behind, Flusher, tell};
 use crate::store::node::handle::{Handle, Shared};
 use crate::store::node::relief::Relief;
+use crate::store::node::scrubber::Scrubber;
 use crate::store::options::Tuning;
 
 /// Where a member keeps what it must not lose.
@@ -125,12 +127,20 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         first_id: u64::from_be_bytes(first_id),
         ready,
     };
-    tokio::spawn(live(parts, happens, flusher));
+    let stop = Stop::new();
+    let scrubber = Scrubber { shared: Arc::clone(&shared), events: events.downgrade(), stop: stop.clone() };
+    let scrubber = (tokio::spawn(scrubber.run()), stop);
+    tokio::spawn(live(parts, happens, flusher, scrubber));
     Ok(Handle { shared, events })
 }
 
 /// A member's life, from its first election until its end is told.
-async fn live(parts: Parts, mut happens: UnboundedReceiver<Event>, flusher: thread::JoinHandle<()>) {
+async fn live(
+    parts: Parts,
+    mut happens: UnboundedReceiver<Event>,
+    flusher: thread::JoinHandle<()>,
+    (scrubber, scrubbed_enough): (JoinHandle<()>, Stop),
+) {
     let (end, backend) = (Arc::clone(&parts.shared.end), Arc::clone(&parts.shared.backend));
     let core = tokio::spawn(async move {
         let mut core = Core::new(parts);
@@ -147,6 +157,9 @@ async fn live(parts: Parts, mut happens: UnboundedReceiver<Event>, flusher: thre
     // The core is gone, and nobody waits for room any more. Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
     backend.await_room(false);
     drop(backend);
+    // It may have the file open.
+    scrubbed_enough.stop();
+    let outcome = outcome.and(scrubber.await.map_err(|_| panicked()));
     let outcome = outcome.and(blocking(|| flusher.join()).await.map_err(|_| panicked()));
     let failed = happens.and_then(|mut happens| {
         std::iter::from_fn(|| happens.try_recv().ok()).find_map(|event| match event {

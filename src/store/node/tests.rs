@@ -16,6 +16,7 @@ use crate::api::etcdserverpb::{
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind};
 use crate::base::steps::{Edge, Steps};
+use crate::base::stop::Stop;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::{Reply, range};
@@ -461,5 +462,46 @@ async fn a_member_ends_with_its_last_handle() {
     }
     let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
     assert_eq!(everything(&again)[0].1, "w");
+    again.stop().await;
+}
+
+/// Bytes change on the disk that nobody reads: the member finds out by itself, says so with an alarm that outlives it, and
+/// ends. What is read from it afterwards is read only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_reads_is_read_now_and_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let often = Tuning {
+        scrub_interval: Duration::from_millis(50),
+        scrub_bytes_per_s: 64 << 20,
+        cache_bytes: 64 << 10,
+        ..small()
+    };
+    let handle = begin(dir.path(), often).await;
+    for n in 0..300 {
+        handle.propose(put(&format!("{n:03}"), &format!("{n:03}").repeat(500))).await.unwrap();
+    }
+    let scrubs = |handle: &Handle| handle.counters().scrubs.get();
+    let before = scrubs(&handle);
+    while scrubs(&handle) < before + 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(handle.counters().scrubbed_bytes.get() > 300 * 1500 && handle.counters().scrubs_failed.get() == 0);
+    assert!(handle.counters().scrubbed_at_ms.get() > 0);
+    let path = paths(dir.path()).state;
+    let bytes = std::fs::read(&path).unwrap();
+    let wanted = "123".repeat(500).into_bytes();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    for (at, _) in bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted) {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"!", at as u64 + 700).unwrap();
+    }
+    let error = handle.ended().await.unwrap_err();
+    assert!(error.to_string().contains("does not match its checksum"), "{error}");
+    assert_eq!(handle.counters().scrubs_failed.get(), 1);
+    drop(handle);
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert!(again.state().alarms.is_active(AlarmType::Corrupt));
+    assert_eq!(again.propose(put("a", "")).await, Err(Fault::Refused(Refusal::Corrupt)));
+    let error = again.scrub(&Stop::new()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged);
     again.stop().await;
 }

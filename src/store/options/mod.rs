@@ -15,6 +15,7 @@ mod security;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub mod tuning;
 pub mod value;
 
@@ -22,12 +23,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::jwt;
 use crate::base::tls::{OwnFiles, ServerFiles};
 use crate::base::units::GIB;
 use crate::store::options::given::{Given, Sources};
 pub use crate::store::options::logs::{LogOutput, Logs, Rotation};
 use crate::store::options::table::Effect;
-pub use crate::store::options::tuning::{AutoCompaction, QUOTA_BYTES, Tuning};
+pub use crate::store::options::tuning::{AutoCompaction, QUOTA_BYTES, SCRUB_INTERVAL, Tokens, Tuning};
 use crate::store::options::value::Address;
 
 /// etcd's limit on `--election-timeout`.
@@ -68,6 +70,10 @@ pub struct Options {
     pub connections: Connections,
     /// Limits and intervals of the member itself.
     pub tuning: Tuning,
+    /// Whether it reads everything that is stored before it serves.
+    pub scrub_at_start: bool,
+    /// The keys of tokens that are signed; who starts the member reads them.
+    pub token_keys: Option<jwt::Files>,
     /// Free bytes in the state file at which a start defragments it.
     pub defragment_at: Option<u64>,
     /// What is told of its doings.
@@ -159,6 +165,8 @@ impl Options {
             own_tls,
             connections: connections(&given)?,
             tuning: tuning(&given, &mut warnings)?,
+            scrub_at_start: gates(&given)?.contains(&"InitialCorruptCheck"),
+            token_keys: tokens::keys(&given)?,
             defragment_at: match number(&given, "bootstrap-defrag-threshold-megabytes", 0)? {
                 0 => None,
                 megabytes => Some(megabytes << 20),
@@ -229,11 +237,24 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
             }
         }
     }
-    let mut gates: Vec<&str> = given.gates.iter().filter(|(_, on)| *on).map(|(gate, _)| *gate).collect();
+    let gates = gates(given)?.into_iter().filter(|gate| !table::WORKING_GATES.contains(gate));
+    without.extend(gates.map(|gate| format!("feature-gates {gate}")));
+    if !alone.is_empty() {
+        warnings.push(format!("of no effect as long as this member is alone: {}", alone.join(", ")));
+    }
+    if !without.is_empty() {
+        warnings.push(format!("of no effect: {}", without.join(", ")));
+    }
+    Ok(())
+}
+
+/// The feature gates that are on.
+fn gates(given: &Given) -> Result<Vec<&'static str>> {
+    let mut gates: Vec<&'static str> = given.gates.iter().filter(|(_, on)| *on).map(|(gate, _)| *gate).collect();
     for pair in value::words(given.text("feature-gates")) {
         let (gate, on) = pair.split_once('=').unwrap_or((&pair, ""));
         let Some((known, _)) = table::GATES.iter().find(|(known, _)| *known == gate) else {
-            let known: Vec<&str> = table::GATES.iter().map(|(gate, _)| *gate).collect();
+            let known: Vec<&'static str> = table::GATES.iter().map(|(gate, _)| *gate).collect();
             let hint = format!("etcd has {}", known.join(", "));
             return Err(given.wrong("feature-gates", format!("{gate:?} is no feature gate"), hint));
         };
@@ -245,16 +266,7 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
         let hint = "give LeaseCheckpoint=true too";
         return Err(given.wrong("feature-gates", "LeaseCheckpointPersist needs LeaseCheckpoint", hint));
     }
-    // Asked for by kubeadm: what the gate does in etcd, checksums do here at every read.
-    gates.retain(|gate| *gate != "InitialCorruptCheck");
-    without.extend(gates.iter().map(|gate| format!("feature-gates {gate}")));
-    if !alone.is_empty() {
-        warnings.push(format!("of no effect as long as this member is alone: {}", alone.join(", ")));
-    }
-    if !without.is_empty() {
-        warnings.push(format!("of no effect: {}", without.join(", ")));
-    }
-    Ok(())
+    Ok(gates)
 }
 
 /// Refuses values that etcd refuses, of flags that do nothing here: a mistake is not left for the day when they do.
@@ -429,6 +441,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
             "give 5s or more",
         ));
     }
+    let after_compaction = time_or(given, "compact-hash-check-time", Duration::from_secs(1))?;
     Ok(Tuning {
         request_bytes_max: request_bytes,
         txn_operations_max: size("max-txn-ops")?,
@@ -440,7 +453,9 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         auto_compaction: auto_compaction(given)?,
         session_ttl: Duration::from_secs(number(given, "auth-token-ttl", 1)?),
         bcrypt_cost: bcrypt_cost(given)?,
-        has_tokens: has_tokens(given)?,
+        tokens: tokens::simple(given),
+        scrub_interval: time_or(given, "corrupt-check-time", SCRUB_INTERVAL)?,
+        scrub_after_compaction: gates(given)?.contains(&"CompactHashCheck").then_some(after_compaction),
         ..defaults
     })
 }
@@ -451,20 +466,10 @@ fn bcrypt_cost(given: &Given) -> Result<u32> {
     Ok(u32::try_from(cost).expect("it is at most 31"))
 }
 
-fn has_tokens(given: &Given) -> Result<bool> {
-    match given.text("auth-token") {
-        "simple" => Ok(true),
-        "" => Ok(false),
-        other => {
-            let hint = "say simple, or leave the flag out; an empty value lets in users with certificates only";
-            let kind = other.split(',').next().unwrap_or_default();
-            Err(given.wrong(
-                "auth-token",
-                format!("cannot be had: this version makes no tokens of kind {kind:?}"),
-                hint,
-            ))
-        }
-    }
+/// A time, or this one for none.
+fn time_or(given: &Given, name: &str, none: Duration) -> Result<Duration> {
+    let time = value::duration(given.text(name)).map_err(|error| error.during(format!("--{name}")))?;
+    Ok(if time.is_zero() { none } else { time })
 }
 
 fn auto_compaction(given: &Given) -> Result<AutoCompaction> {

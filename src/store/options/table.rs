@@ -120,7 +120,6 @@ use Shape::{Count, Duration, List, Number, Switch, Text, Urls};
 
 const GO: &str = "it is about the Go runtime or its libraries";
 const LOG_CUT: &str = "the log is cut as soon as the state holds what it says";
-const CHECKED: &str = "every stored value has a checksum that each read checks";
 const OLD: &str = "etcd does not know it any more either";
 const IGNORED: &str = "etcd ignores it too";
 const DISCOVERY: &str = "members are not discovered; name them with --initial-cluster";
@@ -223,7 +222,7 @@ pub const FLAGS: &[Flag] = &[
         Text,
         "auth-token",
         "simple",
-        "What stands for a user who has shown a password: simple, or nothing",
+        "What stands for a user who has shown a password: simple, jwt with its options, or nothing",
     ),
     flag(
         Security,
@@ -291,6 +290,22 @@ pub const FLAGS: &[Flag] = &[
         "0",
         "Free room in the state file at which a start defragments it; 0 never",
     ),
+    flag(
+        Limits,
+        Works,
+        Duration,
+        "corrupt-check-time",
+        "0s",
+        "Between two times that everything stored is read and checked; 0 a day",
+    ),
+    flag(
+        Limits,
+        Works,
+        Duration,
+        "compact-hash-check-time",
+        "1m",
+        "With the gate CompactHashCheck: how soon after a compaction everything stored is read and checked",
+    ),
     flag(Compaction, Works, Text, "auto-compaction-mode", "periodic", "periodic or revision"),
     flag(
         Compaction,
@@ -326,7 +341,7 @@ pub const FLAGS: &[Flag] = &[
         Text,
         "feature-gates",
         "",
-        "NAME=true|false of etcd's feature gates; none does anything here",
+        "NAME=true|false of etcd's feature gates; CompactHashCheck and InitialCorruptCheck have what is stored checked, the others do nothing here",
     ),
     // What a cluster of more than one needs.
     flag(Cluster, Peers, Urls, "listen-peer-urls", "http://localhost:2380", "Where to listen for peers"),
@@ -360,7 +375,6 @@ pub const FLAGS: &[Flag] = &[
     flag(Cluster, Peers, Count, "snapshot-catchup-entries", "5000", "Entries kept for slow followers"),
     flag(Cluster, Peers, Count, "max-learners", "1", "Members that do not vote"),
     flag(Cluster, Peers, Switch, "initial-election-tick-advance", "true", "Stand for the first election early"),
-    flag(Cluster, Peers, Duration, "compact-hash-check-time", "1m", "How often hashes of members are compared"),
     flag(Cluster, Peers, Duration, "raft-read-timeout", "5s", "How long a peer may be silent"),
     flag(Cluster, Peers, Duration, "raft-write-timeout", "5s", "How long a peer may take to read"),
     // What has no meaning here.
@@ -371,7 +385,6 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None("there is no freelist"), Text, "backend-bbolt-freelist-type", "map", ""),
     flag(Without, None("deletion gives way to requests by itself"), Number, "compaction-batch-limit", "1000", ""),
     flag(Without, None("deletion gives way to requests by itself"), Duration, "compaction-sleep-interval", "10ms", ""),
-    flag(Without, None(CHECKED), Duration, "corrupt-check-time", "0s", ""),
     flag(Without, None("this version is not downgraded"), Duration, "downgrade-check-time", "5s", ""),
     flag(Without, None("batches are applied as a whole"), Duration, "warning-apply-duration", "100ms", ""),
     flag(Without, None("memory is not locked"), Switch, "memory-mlock", "false", ""),
@@ -467,6 +480,9 @@ pub const GATES: &[(&str, &str)] = &[
     ("StopGRPCServiceOnDefrag", "experimental-stop-grpc-service-on-defrag"),
     ("TxnModeWriteWithSharedBuffer", "experimental-txn-mode-write-with-shared-buffer"),
 ];
+
+/// Those that do something here.
+pub const WORKING_GATES: &[&str] = &["CompactHashCheck", "InitialCorruptCheck"];
 
 /// The flag of this name, or of which this is an earlier one.
 pub fn find(name: &str) -> Option<&'static Flag> {

@@ -1,9 +1,16 @@
 //! Limits and intervals of a running member. Defaults are etcd's.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::base::jwt::Keys;
 
 /// Bytes of the state file that a member may fill when it was told nothing.
 pub const QUOTA_BYTES: u64 = 2 << 30;
+
+/// Between two scrubs of a member that was told nothing. A day, as etcd's users compare backups: damage is found while there
+/// are copies from before it.
+pub const SCRUB_INTERVAL: Duration = Duration::from_hours(24);
 
 /// When history is compacted without being asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +22,18 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// So many revisions are kept.
     Revisions(i64),
+}
+
+/// What stands for somebody who has shown a password.
+#[derive(Clone, Debug, Default)]
+pub enum Tokens {
+    /// Nothing: users come with certificates.
+    None,
+    /// A word, which the members know.
+    #[default]
+    Simple,
+    /// A text that these keys signed.
+    Signed(Arc<Keys>),
 }
 
 /// Limits and intervals of a running member. Every one is small in some test, so that what happens at it is seen.
@@ -44,6 +63,12 @@ pub struct Tuning {
     pub disk_reserve_bytes: u64,
     /// When history is compacted without being asked.
     pub auto_compaction: AutoCompaction,
+    /// Between two scrubs, which read everything that is stored.
+    pub scrub_interval: Duration,
+    /// How often it is looked for a compaction after which one is made; none for none.
+    pub scrub_after_compaction: Option<Duration>,
+    /// Bytes that a scrub reads in a second at most.
+    pub scrub_bytes_per_s: u64,
     /// Memory for pages of the state file, in bytes.
     pub cache_bytes: usize,
     /// Between two beats of raft's clock.
@@ -80,8 +105,8 @@ pub struct Tuning {
     pub watch_progress: Duration,
     /// A session ends when its token was not used for so long.
     pub session_ttl: Duration,
-    /// Whether somebody who shows a password is given a token.
-    pub has_tokens: bool,
+    /// What somebody who shows a password is given.
+    pub tokens: Tokens,
     /// Rounds of bcrypt for new passwords, as the power of two.
     pub bcrypt_cost: u32,
 }
@@ -101,6 +126,9 @@ impl Default for Tuning {
             segment_bytes: 64 << 20,
             disk_reserve_bytes: 256 << 20,
             auto_compaction: AutoCompaction::Off,
+            scrub_interval: SCRUB_INTERVAL,
+            scrub_after_compaction: None,
+            scrub_bytes_per_s: 32 << 20,
             cache_bytes: 64 << 20,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_secs(1),
@@ -119,7 +147,7 @@ impl Default for Tuning {
             watchers_max: 100_000,
             watch_progress: Duration::from_secs(600),
             session_ttl: Duration::from_secs(300),
-            has_tokens: true,
+            tokens: Tokens::Simple,
             bcrypt_cost: 10,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Passwords never leave this place: a new one is hashed with bcrypt before it is proposed, so that the log and every member
 //! hold the hash; one that is shown is compared with the stored hash here, and what is proposed is a token that stands for its
-//! user from then on. Both take long on purpose, so they are done on a thread for blocking work, a few at a time.
+//! user from then on. A signed token needs no proposal: who reads it checks the signature. Hashing takes long on purpose, so
+//! it is done on a thread for blocking work, a few at a time.
 
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use tonic::{Request, Response, Status};
 use crate::api::etcdserverpb as pb;
 use crate::api::etcdserverpb::auth_server::Auth;
 use crate::api::holdfast::v1::{Authenticate, Requester};
+use crate::base::clock::Clock;
 use crate::base::digest;
+use crate::base::jwt::{CannotSign, Claims, Keys};
 use crate::base::rng;
 use crate::base::stop::blocking;
 use crate::store::auth::Denial;
@@ -20,6 +23,7 @@ use crate::store::machine::Reply;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::node::{Fault, Handle};
+use crate::store::options::Tokens;
 use crate::store::server::convert::{complete, header_of};
 use crate::store::server::identity::{administrator, requester, somebody, subject};
 use crate::store::server::status::{self, Reason};
@@ -88,6 +92,15 @@ impl Service {
         }
     }
 
+    /// A signed token for a user whose password was compared. It begins nothing, so there is nothing to agree on.
+    async fn signed(&self, keys: &Arc<Keys>, username: String, revision: u64) -> Answer<pb::AuthenticateResponse> {
+        let (keys, claims) = (Arc::clone(keys), Claims { username, revision });
+        let token = self.slowly(move || keys.write(&claims, Clock::System.now())).await?;
+        let token = token.map_err(|CannotSign| Reason::CannotSign)?;
+        let header = header_of(&self.handle, &self.handle.state());
+        Ok(Response::new(pb::AuthenticateResponse { header, token }))
+    }
+
     /// Whether a password is a user's, and at which revision of the rules that is so.
     async fn compared(&self, name: &str, password: &str) -> Result<u64, Status> {
         let state = self.handle.linearized().await?;
@@ -96,7 +109,7 @@ impl Service {
         }
         let user = state.rules.user(name).ok_or(Reason::AuthFailed)?;
         let hash = user.password_hash().ok_or(Reason::NoPassword)?;
-        if !self.handle.tuning().has_tokens {
+        if matches!(self.handle.tuning().tokens, Tokens::None) {
             return Err(Reason::AuthFailed.into());
         }
         // What is no hash fits no password.
@@ -147,6 +160,9 @@ auth_with! {
             let pb::AuthenticateRequest { name, password } = request.into_inner();
             for _ in 0..COMPARED_MAX {
                 let revision = self.compared(&name, &password).await?;
+                if let Tokens::Signed(keys) = &self.handle.tuning().tokens {
+                    return self.signed(keys, name, revision).await;
+                }
                 let (user, token) = (name.clone(), self.token()?);
                 let operation = Operation::Authenticate(Authenticate { user, token, revision });
                 match self.handle.propose(operation).await {

@@ -10,9 +10,11 @@
 use tonic::{Request, Status};
 
 use crate::api::holdfast::v1::Requester;
+use crate::base::clock::Clock;
 use crate::store::auth::rules::Subject;
 use crate::store::machine::state::State;
 use crate::store::node::Handle;
+use crate::store::options::Tokens;
 use crate::store::server::peer;
 use crate::store::server::status::Reason;
 
@@ -50,11 +52,22 @@ impl Claim {
             return Ok(None);
         }
         let revision = state.rules.revision();
-        if let Some(token) = &self.token {
-            let session = handle.session(token).ok_or(Reason::InvalidToken)?;
-            return Ok(Some(Requester { user: session.user.to_string(), revision }));
+        match &self.token {
+            Some(token) => Ok(Some(bearer(handle, token, revision).ok_or(Reason::InvalidToken)?)),
+            None => Ok(self.common_name.clone().map(|user| Requester { user, revision })),
         }
-        Ok(self.common_name.clone().map(|user| Requester { user, revision }))
+    }
+}
+
+/// Who a token stands for. A session stands for its user at the present revision of the rules, because it ends by itself when
+/// the user is another; a signed token stands for one at the revision that it tells.
+fn bearer(handle: &Handle, token: &str, revision: u64) -> Option<Requester> {
+    match &handle.tuning().tokens {
+        Tokens::Signed(keys) => {
+            let claims = keys.read(token, Clock::System.now())?;
+            Some(Requester { user: claims.username, revision: claims.revision })
+        }
+        Tokens::Simple | Tokens::None => Some(Requester { user: handle.session(token)?.user.to_string(), revision }),
     }
 }
 

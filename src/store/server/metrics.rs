@@ -113,6 +113,18 @@ fn history(page: &mut Page, handle: &Handle, counters: &Counters) {
         "Revisions that compaction deleted.",
         counters.compacted_revisions.get(),
     );
+    page.counter("holdfast_scrubs_total", "Times that everything stored was read and was well.", counters.scrubs.get());
+    page.counter(
+        "holdfast_scrubs_failed_total",
+        "Times that something stored was damaged.",
+        counters.scrubs_failed.get(),
+    );
+    page.counter("holdfast_scrub_read_bytes_total", "Bytes that scrubs read.", counters.scrubbed_bytes.get());
+    page.gauge(
+        "holdfast_scrub_last_timestamp_seconds",
+        "When everything stored was last read and was well, in Unix time.",
+        float(counters.scrubbed_at_ms.get() / 1000),
+    );
 }
 
 fn watches(page: &mut Page, counters: &watch::Counters) {

@@ -39,6 +39,8 @@ pub enum Reason {
     AuthFailed,
     /// The user signs in with a certificate only.
     NoPassword,
+    /// There is no key here that signs tokens, only one that checks them.
+    CannotSign,
     /// A token that stands for nobody, or no longer.
     InvalidToken,
     /// A password that is longer than bcrypt looks at.
@@ -69,10 +71,11 @@ impl Reason {
             Reason::AuthFailed => {
                 (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
             }
-            // These two go out as etcd's auth package has them, without the server's name before them.
+            // These go out as etcd's auth package has them, without the server's name before them.
             Reason::NoPassword => {
                 (Code::Unknown, "auth: authentication failed, password was given for no password user")
             }
+            Reason::CannotSign => (Code::Unknown, "auth: token signing attempted with verify-only key"),
             Reason::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
             Reason::InvalidToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
             Reason::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
