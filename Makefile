@@ -4,7 +4,7 @@ PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PEERS := $(TARGET)/peers/bin
 
-.PHONY: help run tour test test-system bench bench-day bench-keys bench-store kill lint fmt peers clean
+.PHONY: help run tour test test-system bench bench-day bench-keys bench-store bench-online kill lint fmt peers clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,9 @@ bench-keys: peers ## memory of backups of a live cluster of three million keys
 
 bench-store: peers ## the store side by side with etcd and with a server that does nothing: throughput, latency, memory, starts
 	cargo bench --locked --bench backup -- store
+
+bench-online: peers ## what clients feel of a defragmentation and of authentication, beside etcd
+	cargo bench --locked --bench backup -- online
 
 kill: ## 200 kills of a member under load
 	HOLDFAST_TEST_KILLS=200 cargo test --locked --test e2e -- a_member_that_is_killed --nocapture

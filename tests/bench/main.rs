@@ -10,6 +10,7 @@
 mod day;
 mod keys;
 mod nothing;
+mod online;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;
@@ -44,7 +45,9 @@ fn main() -> ExitCode {
     if let (Some(address), Some(snapshot_bytes)) = (told.next(), told.next()) {
         nothing::serve(address.parse().unwrap(), snapshot_bytes.parse().unwrap());
     }
-    for (name, program) in [("day", day::day as fn() -> bool), ("keys", keys::keys), ("store", store::store)] {
+    for (name, program) in
+        [("day", day::day as fn() -> bool), ("keys", keys::keys), ("store", store::store), ("online", online::online)]
+    {
         if std::env::args().any(|arg| arg == name) {
             return if program() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }

@@ -87,13 +87,13 @@ pub(crate) fn store() -> bool {
     throughput && large
 }
 
-fn measured_seconds() -> u64 {
+pub(super) fn measured_seconds() -> u64 {
     std::env::var("HOLDFAST_BENCH_SECONDS").map_or(SECONDS, |n| n.parse().expect("a number of seconds"))
 }
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub(super) enum Who {
     Holdfast,
     Etcd,
     /// Its snapshots have so many bytes.
@@ -101,7 +101,7 @@ enum Who {
 }
 
 /// One of them, running or not.
-struct Server {
+pub(super) struct Server {
     who: Who,
     client: Port,
     peer: Port,
@@ -110,14 +110,14 @@ struct Server {
 }
 
 impl Server {
-    fn start(who: Who) -> Server {
+    pub(super) fn start(who: Who) -> Server {
         let dir = TempDir::with_prefix_in("store-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut server = Server { who, client: Port::claim(), peer: Port::claim(), process: None, dir };
         server.launch();
         server
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.client.address())
     }
 
@@ -169,7 +169,7 @@ impl Server {
             && answer.contains("\"true\"")
     }
 
-    fn bench(&self, args: &[&str], more: &[&str]) -> Measured {
+    pub(super) fn bench(&self, args: &[&str], more: &[&str]) -> Measured {
         let run = Run::holdfast().args(&["bench"]).args(args).args(&["-o", "json", "--endpoints", &self.url()]);
         let json = run.args(more).limit(LIMIT).run().success().json();
         let operations = json["operations"].as_array().unwrap().clone();
@@ -190,6 +190,35 @@ impl Server {
         etcdctl.args(&flags).args(&[file]).limit(LIMIT).run().success().elapsed
     }
 
+    /// How the 99th percentile of puts, so many in a second, grows while something else is done: without it and with it, one
+    /// time after the other, the medians of the rounds. What that left is cleared away between the rounds.
+    pub(super) fn disturbed(&self, rate: f64, what: &str, work: impl Fn(usize) + Sync, clear: impl Fn(usize)) -> f64 {
+        let (rate, duration) = (format!("{:.0}", rate.max(1.0)), format!("{}s", measured_seconds()));
+        let put = || self.bench(&["put", "--clients", "256"], &["--rate", &rate, "--duration", &duration]);
+        let (mut without, mut with) = (vec![], vec![]);
+        for _ in 0..ROUNDS {
+            without.push(put());
+            let (is_over, times) = (AtomicBool::new(false), AtomicUsize::new(0));
+            with.push(std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        work(times.fetch_add(1, Ordering::Relaxed));
+                    }
+                });
+                let put = put();
+                is_over.store(true, Ordering::Relaxed);
+                put
+            }));
+            let times = times.into_inner();
+            println!("  {:?}: {times} times {what} while puts went on", self.who);
+            (0..times).for_each(&clear);
+            std::thread::sleep(REST);
+        }
+        let (without, with) = (medians(&without).p99_s * 1e3, medians(&with).p99_s * 1e3);
+        println!("{:?}: puts at {rate}/s: p99 {without:.2} ms, during {what} {with:.2} ms", self.who);
+        with / without
+    }
+
     /// Resident memory, and the part of it that is no page of a file, in MiB.
     fn memory_mib(&self) -> (f64, f64) {
         let pid = self.process.as_ref().unwrap().pid();
@@ -204,14 +233,14 @@ impl Server {
 
 /// What a run of `holdfast bench` says of what it is about.
 #[derive(Clone, Debug)]
-struct Measured {
+pub(super) struct Measured {
     name: String,
-    per_s: f64,
-    p99_s: f64,
+    pub(super) per_s: f64,
+    pub(super) p99_s: f64,
 }
 
 /// Medians of what was measured.
-fn medians(of: &[Measured]) -> Measured {
+pub(super) fn medians(of: &[Measured]) -> Measured {
     let middle = |value: fn(&Measured) -> f64| {
         let mut values: Vec<f64> = of.iter().map(value).collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -329,40 +358,10 @@ fn large(objects: u64) -> bool {
     met.iter().all(|met| *met)
 }
 
-/// How the 99th percentile of puts, so many in a second, grows while a snapshot is saved: without one and with one after
-/// the other, the medians of the rounds. No file is removed while puts go on: on ext4 the removal of one of a gigabyte makes
-/// every fdatasync on that disk take 20 to 40 ms for a quarter of a second, whoever serves.
+/// How the 99th percentile of puts grows while snapshots are saved. No file is removed while puts go on: on ext4 the removal
+/// of one of a gigabyte makes every fdatasync on that disk take 20 to 40 ms for a quarter of a second, whoever serves.
 fn during(server: &Server, rate: f64) -> f64 {
-    let (rate, duration) = (format!("{:.0}", rate.max(1.0)), format!("{}s", measured_seconds()));
-    let put = || server.bench(&["put", "--clients", "256"], &["--rate", &rate, "--duration", &duration]);
-    let (mut without, mut with) = (vec![], vec![]);
-    for _ in 0..ROUNDS {
-        without.push(put());
-        let (is_over, saves) = (AtomicBool::new(false), AtomicUsize::new(0));
-        with.push(std::thread::scope(|threads| {
-            threads.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    let number = saves.fetch_add(1, Ordering::Relaxed);
-                    server.save_as(&server.path(&format!("save-{number}.db")));
-                }
-            });
-            let put = put();
-            is_over.store(true, Ordering::Relaxed);
-            put
-        }));
-        let saves = saves.into_inner();
-        println!("  {:?}: {saves} snapshots while puts went on", server.who);
-        for number in 0..saves {
-            fs::remove_file(server.path(&format!("save-{number}.db"))).unwrap();
-        }
-        std::thread::sleep(REST);
-    }
-    let (without, with) = (medians(&without), medians(&with));
-    println!(
-        "{:?}: puts at {rate}/s: p99 {:.2} ms, during a snapshot {:.2} ms",
-        server.who,
-        without.p99_s * 1e3,
-        with.p99_s * 1e3
-    );
-    with.p99_s / without.p99_s
+    let file = |number: usize| server.path(&format!("save-{number}.db"));
+    let save = |number| drop(server.save_as(&file(number)));
+    server.disturbed(rate, "snapshot", save, |number| fs::remove_file(file(number)).unwrap())
 }

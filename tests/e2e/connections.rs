@@ -80,6 +80,37 @@ fn answer(connection: &mut TcpStream, stream: u32) -> Vec<u8> {
     }
 }
 
+/// Streams that end in a way that the server has to end them too: whatever a client's library makes of calls that are given
+/// up, its connection stays.
+#[test]
+fn a_client_may_give_up_as_many_streams_as_it_likes() {
+    const STREAMS: u32 = 3000;
+    let member = Member::start(&[]);
+    let authority = [&[0x41, 9][..], b"127.0.0.1"].concat();
+    let range = |stream| call(stream, "/etcdserverpb.KV/Range", &authority, b"\x0a\x01a");
+    let mut connection = greeted(&member);
+    let mut stream = 1;
+    // The server has answered, and hears more of a call that is over.
+    for _ in 0..STREAMS {
+        connection.write_all(&range(stream)).unwrap();
+        answer(&mut connection, stream);
+        connection.write_all(&frame(DATA, END_STREAM, stream, &[])).unwrap();
+        stream += 2;
+    }
+    // Hundreds of calls in one write, each given up before it is looked at.
+    for _ in 0..10 {
+        let mut burst = vec![];
+        for _ in 0..300 {
+            burst.extend([range(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat());
+            stream += 2;
+        }
+        connection.write_all(&burst).unwrap();
+        connection.write_all(&range(stream)).unwrap();
+        assert!(answer(&mut connection, stream).ends_with(&[HEADERS]), "the next call is answered");
+        stream += 2;
+    }
+}
+
 /// The value of a metric.
 fn metric(member: &Member, name: &str) -> f64 {
     let page = get(&member.client.address(), "/metrics").body;

@@ -310,8 +310,18 @@ fn the_common_name_in_a_certificate_is_a_user() {
     let denied = member.etcdctl(&["put", "b", "1"]);
     assert!(denied.code() != 0 && denied.stderr.contains("permission denied"), "{denied:?}");
     member.etcdctl(&[root, "put", "b", "1"]).success();
-    let refused = ask_tls(&member, &certs, "/v3/kv/range", "{\"key\":\"YQ==\"}");
-    assert_ne!(refused.code(), 0, "{refused:?}");
+    for (target, body) in [
+        ("/v3/kv/range", r#"{"key":"YQ=="}"#),
+        ("/v3/lock/lock", r#"{"name":"YWE="}"#),
+        ("/v3/lock/unlock", r#"{"key":"YQ=="}"#),
+        ("/v3/election/proclaim", r#"{"leader":{"key":"YWI=","rev":"0"},"value":"YQ=="}"#),
+        ("/v3/watch", r#"{"create_request":{"key":"YQ=="}}"#),
+        ("/v3/none", "{}"),
+    ] {
+        let refused = ask_tls(&member, &certs, target, body);
+        assert!(refused.code() != 0 && refused.stderr.contains("HTTP Error 400"), "{target}: {refused:?}");
+    }
+    assert_eq!(member.etcdctl(&["get", "a", "b", "--keys-only"]).success().stdout(), "a\n\n");
     let wrong = member.etcdctl(&["--user=root:wrong", "get", "a"]);
     assert!(wrong.code() != 0 && wrong.stderr.contains("authentication failed"), "{wrong:?}");
     assert!(!member.log().contains("secret"), "no password is in the log");
@@ -470,6 +480,16 @@ fn a_name_that_is_not_on_the_list_is_not_answered() {
     assert_eq!(ask(&address, "GET", "/health", "etcd.example:2379").status, 200);
     let refused = ask(&address, "GET", "/health", "evil.example");
     assert!(refused.status == 421 && refused.body.contains("--host-whitelist"), "{}", refused.body);
+    // Nor as gRPC over HTTP/1.1, which only a page of that name would send.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let head = "POST /etcdserverpb.KV/Put HTTP/1.1\r\nContent-Type: application/grpc\r\nConnection: close\r\n";
+    let body = b"\0\0\0\0\x06\n\x01k\x12\x01v";
+    let request = format!("{head}Host: evil.example\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(&[request.as_bytes(), body].concat()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 421 "), "{text}");
+    assert_eq!(member.etcdctl(&["get", "k"]).success().stdout(), "");
 }
 
 #[test]

@@ -525,9 +525,8 @@ async fn users_and_roles_are_those_of_etcd() {
         let off = !is_on;
         let who = match call {
             Call::Range(_) | Call::Watch(_) => who,
-            Call::Grant(_) | Call::Revoke(_) | Call::Compact(_) if is_on && (who.is_empty() || who == "?") => {
-                "root".to_owned()
-            }
+            Call::Grant(_) | Call::Revoke(_) if is_on && (who.is_empty() || who == "?") => "root".to_owned(),
+            Call::Compact(_) if is_on => "root".to_owned(),
             _ if off => String::new(),
             _ => who,
         };

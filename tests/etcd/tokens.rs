@@ -4,6 +4,8 @@ use holdfast::api::authpb::{Permission, UserAddOptions};
 use holdfast::api::etcdserverpb as pb;
 use holdfast::api::etcdserverpb::auth_client::AuthClient;
 use holdfast::api::etcdserverpb::kv_client::KvClient;
+use holdfast::api::v3lockpb::lock_client::LockClient;
+use holdfast::api::v3lockpb::{LockRequest, UnlockRequest};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -183,6 +185,48 @@ async fn a_token_is_no_longer_good_when_its_user_is_another() {
     let log = both.member.log();
     assert!(!log.contains(&root[root.rfind('.').unwrap()..]), "{log}");
     drop(both.etcd);
+}
+
+/// Who waits for a lock asks for nothing meanwhile, so its token ends; its place is its own to the end of its call, and no
+/// longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_lock_may_wait_for_longer_than_its_token_is_good_for() {
+    let member = Member::start(&["--bcrypt-cost=4", "--auth-token-ttl=1"]);
+    let mut side = Side::new(member.endpoint());
+    side.prepare().await.unwrap();
+    let token = side.sign_in("ann").await.unwrap();
+    let mut locks = LockClient::new(Channel::from_shared(member.endpoint()).unwrap().connect_lazy());
+    let lock = |token: &str| with(token, LockRequest { name: "a".into(), lease: 0 });
+    let first = locks.lock(lock(&token)).await.unwrap().into_inner().key;
+    for is_given_up in [true, false] {
+        let token = side.sign_in("ann").await.unwrap();
+        let mut waiter = locks.clone();
+        let request = lock(&token);
+        let waiting = tokio::spawn(async move { waiter.lock(request).await });
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(side.put(&token, "a1").await.unwrap_err().1, INVALID.unwrap(), "the token has ended");
+        let root = side.sign_in("root").await.unwrap();
+        let places = async |side: &mut Side| {
+            let request = pb::RangeRequest { key: "a/".into(), range_end: "a0".into(), ..Default::default() };
+            side.kv.range(with(&root, request)).await.unwrap().into_inner().kvs
+        };
+        assert_eq!(places(&mut side).await.len(), 2);
+        if is_given_up {
+            waiting.abort();
+            tokio::time::timeout(Duration::from_secs(10), async {
+                while places(&mut side).await.len() > 1 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await
+            .expect("a place that is given up goes");
+        } else {
+            let ann = side.sign_in("ann").await.unwrap();
+            locks.unlock(with(&ann, UnlockRequest { key: first.clone() })).await.unwrap();
+            let key = waiting.await.unwrap().unwrap().into_inner().key;
+            assert!(places(&mut side).await.iter().map(|kv| &kv.key).eq([&key]));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

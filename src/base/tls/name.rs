@@ -8,11 +8,12 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::public_key_of;
 
-/// The common name (RFC 5280, 4.1.2.6; X.520) of whom a certificate in DER is about: the first, where there are several.
+/// The common name (RFC 5280, 4.1.2.6; X.520) of whom a certificate in DER is about: the last, where there are several, as
+/// Go and so etcd take it.
 /// None when it has none, or cannot be read.
 pub fn common_name(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = parse_x509_certificate(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?;
+    let name = certificate.subject().iter_common_name().last()?;
     name.as_str().ok().map(str::to_owned)
 }
 
@@ -44,6 +45,7 @@ mod tests {
         };
         assert_eq!(common_name(&of(&["ann"])).as_deref(), Some("ann"));
         assert_eq!(common_name(&of(&["a\u{f6}"])).as_deref(), Some("a\u{f6}"));
+        assert_eq!(common_name(&of(&["ann", "root"])).as_deref(), Some("root"));
         assert_eq!(common_name(&of(&[])), None);
         let whole = of(&["ann"]);
         for cut in 0..whole.len() {

@@ -56,10 +56,11 @@ impl OwnFiles {
             |error: Error| error.or_hint("let the user who runs this write there, or give --cert-file and --key-file");
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.folder).during(folder).map_err(hint)?;
         let made = self_signed(&self.hosts, now, YEAR * self.years)?;
+        // Both first: a crash in between leaves no pair of which one is older.
+        for path in [&cert, &key].into_iter().filter(|path| path.exists()) {
+            std::fs::remove_file(path).during(|| format!("remove {}", path.display())).map_err(hint)?;
+        }
         for (path, pem) in [(&key, &made.key), (&cert, &made.cert)] {
-            if path.exists() {
-                std::fs::remove_file(path).during(|| format!("remove {}", path.display())).map_err(hint)?;
-            }
             let mut file = NewFile::create(path, FILE_MODE).map_err(hint)?;
             file.append(pem.as_bytes())?;
             file.commit()?;

@@ -56,7 +56,8 @@ impl Ranges {
             (_, End::Open) => true,
             ([0], End::Before(_)) => false,
             ([], End::Before(end)) => key < end.as_slice(),
-            (range_end, End::Before(end)) => range_end <= end.as_slice(),
+            // Also of a range that holds nothing, because it ends before it begins.
+            (range_end, End::Before(end)) => key < end.as_slice() && range_end <= end.as_slice(),
         }
     }
 }
@@ -74,10 +75,12 @@ impl Grant {
         let (mut read, mut write) = (vec![], vec![]);
         for permission in permissions {
             let range = || (permission.key.to_vec(), End::of(&permission.key, &permission.range_end));
-            if matches!(permission.perm_type(), Type::Read | Type::Readwrite) {
+            // A kind of a later version grants nothing: it is not known what it means.
+            let kind = Type::try_from(permission.perm_type);
+            if matches!(kind, Ok(Type::Read | Type::Readwrite)) {
                 read.push(range());
             }
-            if matches!(permission.perm_type(), Type::Write | Type::Readwrite) {
+            if matches!(kind, Ok(Type::Write | Type::Readwrite)) {
                 write.push(range());
             }
         }
@@ -126,6 +129,10 @@ mod tests {
         assert!(!reads(b"z", b"") && !reads(b"y", b"") && !reads(b"a", b"\0") && !reads(b"\0", b"\0"));
         assert!(writes(b"a", b"c") && !writes(b"a", b"d") && writes(b"x", b"\0") && writes(b"zz", b"\0"));
         assert!(!writes(b"w", b"\0") && writes(b"y", b"z"));
+        assert!(!reads(b"d", b"b") || reads(b"d", b""), "what holds nothing is as far as its key");
+        assert!(!reads(b"z", b"b") && !writes(b"f", b"b"), "nor is what holds nothing, and begins elsewhere");
+        let later = Permission { perm_type: 7, key: b"a".to_vec().into(), range_end: b"\0".to_vec().into() };
+        assert_eq!(Grant::of([later].iter()), Grant::default(), "a kind that is not known grants nothing");
         assert_eq!(Grant::of([].iter()), Grant::default());
         assert!(!Grant::default().allows(Access::Read, b"", b""));
     }

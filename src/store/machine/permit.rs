@@ -72,11 +72,12 @@ pub(super) fn operation(subject: &Subject<'_>, lessor: &Lessor, operation: &Oper
         Operation::DeleteRange(request) => delete_range(subject, request),
         Operation::Txn(request) => txn(subject, lessor, request),
         Operation::LeaseRevoke(request) => lease(subject, lessor, request.id, Access::Write),
-        Operation::LeaseGrant(_) | Operation::Compaction(_) => subject.is_somebody(),
+        Operation::LeaseGrant(_) => subject.is_somebody(),
         Operation::Alarm(request) if request.action == AlarmAction::Get as i32 => subject.is_somebody(),
         // A password is what makes somebody of nobody.
         Operation::Authenticate(_) => Ok(()),
         Operation::Alarm(_)
+        | Operation::Compaction(_)
         | Operation::AuthEnable(_)
         | Operation::AuthDisable(_)
         | Operation::UserAdd(_)

@@ -355,6 +355,36 @@ fn note(sum: Option<(u64, [u8; 32])>) -> SideChange {
     SideChange { space: Space::Meta, key: b"digest".to_vec(), value }
 }
 
+/// What a limit cuts off is cut off on the way, and that shows in nothing.
+#[test]
+fn an_order_with_a_limit_is_the_beginning_of_the_order() {
+    let (_dir, mut member) = member();
+    for n in 0..3000 {
+        member.one(put(&format!("{:04}", n * 7919 % 3000), &format!("{}", n * 31 % 400))).unwrap();
+    }
+    let state = member.machine.state();
+    for sort_target in 0..5 {
+        for sort_order in 0..3 {
+            let request = RangeRequest {
+                key: "\0".into(),
+                range_end: "\0".into(),
+                sort_target,
+                sort_order,
+                min_mod_revision: 500,
+                ..RangeRequest::default()
+            };
+            let all = range(&state, &request).unwrap();
+            assert_eq!((all.kvs.len(), all.count, all.more), (2502, 3000, false));
+            for limit in [1, 7, 1500, 2501, 2502, 2503] {
+                let some = range(&state, &RangeRequest { limit, ..request.clone() }).unwrap();
+                let limit = usize::try_from(limit).unwrap().min(2502);
+                assert_eq!((some.count, some.more), (3000, limit < 2502));
+                assert!(some.kvs == all.kvs[..limit], "{sort_target} {sort_order} {limit}");
+            }
+        }
+    }
+}
+
 /// What is stored is not what the index in memory says, one way or the other.
 #[test]
 fn a_scrub_reads_all_and_finds_what_is_gone_and_what_is_too_many() {

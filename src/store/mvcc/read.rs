@@ -15,6 +15,9 @@ use crate::store::mvcc::history::Version;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::view::{Fault, Ground};
 
+/// Keys beyond the limit that are held before they are put in order.
+const SURPLUS_MAX: usize = 1024;
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
@@ -36,7 +39,7 @@ pub fn range(ground: &Ground<'_>, request: &RangeRequest) -> Result<Found, Fault
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let order = Order::of(request);
     let picks = Filters::of(request);
-    let (mut kvs, mut count) = (vec![], 0);
+    let (mut kvs, mut count, mut taken) = (vec![], 0, 0);
     // A single pass over the keys: those beyond the limit are counted only.
     let reads_max = if order.is_some() || picks.is_some() { usize::MAX } else { limit };
     for (_, version) in alive() {
@@ -44,20 +47,30 @@ pub fn range(ground: &Ground<'_>, request: &RangeRequest) -> Result<Found, Fault
         if count <= reads_max {
             let kv = key_value(ground, version)?;
             if picks.as_ref().is_none_or(|picks| picks.take(&kv)) {
+                taken += 1;
                 kvs.push(kv);
+            }
+            // What the limit cuts off is not kept until the end: a range of one key of a million holds a few.
+            if kvs.len() > limit.saturating_add(SURPLUS_MAX) {
+                cut(&mut kvs, order.as_ref(), limit);
             }
         }
     }
-    if let Some(order) = order {
-        order.sort(&mut kvs);
-    }
-    let more = if reads_max == usize::MAX { kvs.len() > limit } else { count > limit };
-    kvs.truncate(limit);
+    cut(&mut kvs, order.as_ref(), limit);
+    let more = if reads_max == usize::MAX { taken > limit } else { count > limit };
     if request.keys_only {
         // Not before: an order by values is one by values that are not shown, too.
         kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
     }
     Ok(Found { kvs, more, count: length(count) })
+}
+
+/// Leaves the first ones in this order, which is stable: cutting more than once comes to the same.
+fn cut(kvs: &mut Vec<KeyValue>, order: Option<&Order>, limit: usize) {
+    if let Some(order) = order {
+        order.sort(kvs);
+    }
+    kvs.truncate(limit);
 }
 
 /// The key value of a version.

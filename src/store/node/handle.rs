@@ -295,6 +295,12 @@ impl Handle {
         agreed.inspect_err(|_| self.shared.counters.proposals_failed.increment())?
     }
 
+    /// Has an operation agreed on that this member itself wants, whoever asked for what led to it. Nobody waits for it.
+    pub fn want(&self, operation: Operation) {
+        // A member that has ended wants nothing more.
+        let _ = self.events.send(Event::Own(operation));
+    }
+
     /// Reads everything that is stored, as fast as it can be read; damage is an error. Ends early when `stop` says so.
     pub async fn scrub(&self, stop: &Stop) -> Result<Scrubbed> {
         scrub_state(self.state(), None, stop).await

@@ -17,7 +17,8 @@ use crate::api::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest, ProclaimResponse,
     ResignRequest, ResignResponse,
 };
-use crate::store::server::queue::{Caller, end_of, first, next, prefix_of};
+use crate::store::node::Handle;
+use crate::store::server::queue::{Caller, Queues, end_of, first, next, prefix_of};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -29,13 +30,13 @@ const NO_KEY: &str = "\"leader\" field must be provided";
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
-    services: Router,
+    queues: Queues,
 }
 
 impl Service {
     /// Over the member's other services.
-    pub fn new(services: &Router) -> Self {
-        Service { services: services.clone() }
+    pub fn new(handle: &Handle, services: &Router) -> Self {
+        Service { queues: Queues::new(handle, services) }
     }
 }
 
@@ -44,7 +45,7 @@ impl Election for Service {
     type ObserveStream = BoxStream<'static, Result<LeaderResponse, Status>>;
 
     async fn campaign(&self, request: Request<CampaignRequest>) -> Answer<CampaignResponse> {
-        let (caller, CampaignRequest { name, lease, value }) = Caller::of(&self.services, request);
+        let (caller, CampaignRequest { name, lease, value }) = self.queues.caller(request);
         let lease = caller.lease(lease).await?;
         let joined = caller.join(&name, lease, value.clone()).await?;
         let place = joined.place;
@@ -60,7 +61,7 @@ impl Election for Service {
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Answer<ProclaimResponse> {
-        let (caller, ProclaimRequest { leader, value }) = Caller::of(&self.services, request);
+        let (caller, ProclaimRequest { leader, value }) = self.queues.caller(request);
         let mut leader = leader.ok_or_else(|| Status::unknown(NO_KEY))?;
         leader.lease = caller.lease(leader.lease).await?;
         let header = proclaim(&caller, &leader, value).await?;
@@ -68,14 +69,14 @@ impl Election for Service {
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Answer<LeaderResponse> {
-        let (caller, LeaderRequest { name }) = Caller::of(&self.services, request);
+        let (caller, LeaderRequest { name }) = self.queues.caller(request);
         let reply = caller.range(first(&prefix_of(&name))).await?;
         let kv = reply.kvs.into_iter().next().ok_or_else(|| Status::unknown(NO_LEADER))?;
         Ok(Response::new(LeaderResponse { header: reply.header, kv: Some(kv) }))
     }
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Answer<Self::ObserveStream> {
-        let (caller, LeaderRequest { name }) = Caller::of(&self.services, request);
+        let (caller, LeaderRequest { name }) = self.queues.caller(request);
         let observer = Observer { caller, prefix: prefix_of(&name), seen: VecDeque::new(), watch: None, leader: None };
         let told = stream::unfold(Some(observer), |observer| async move {
             let mut observer = observer?;
@@ -88,7 +89,7 @@ impl Election for Service {
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Answer<ResignResponse> {
-        let (caller, ResignRequest { leader }) = Caller::of(&self.services, request);
+        let (caller, ResignRequest { leader }) = self.queues.caller(request);
         let leader = leader.ok_or_else(|| Status::unknown(NO_KEY))?;
         let header = caller.leave(leader.key, leader.rev).await?;
         Ok(Response::new(ResignResponse { header }))

@@ -30,11 +30,17 @@ pub(super) const FROM_GATEWAY: &str = "grpcgateway-accept";
 pub struct Claim {
     token: Option<String>,
     common_name: Option<String>,
+    /// Who it is, where that was made sure of already.
+    user: Option<String>,
 }
 
 impl Claim {
     /// Of this request.
     pub fn of<T>(request: &Request<T>) -> Self {
+        // A call that is made for another one is asked by whoever asks that.
+        if let Some(claim) = request.extensions().get::<Claim>() {
+            return claim.clone();
+        }
         let metadata = request.metadata();
         let token = TOKENS.iter().find_map(|name| metadata.get(*name)).map(|value| {
             // What cannot be a token stands for nobody.
@@ -42,7 +48,17 @@ impl Claim {
             text.strip_prefix(BEARER).unwrap_or(text).to_owned()
         });
         let common_name = if metadata.contains_key(FROM_GATEWAY) { None } else { peer::common_name() };
-        Claim { token, common_name }
+        Claim { token, common_name, user: None }
+    }
+
+    /// The same for a call that may wait for hours: who it is now it will be to its end, whatever becomes of the token.
+    /// Nothing is settled where authentication is off, or the claim is no longer good.
+    pub(super) fn settled(self, handle: &Handle) -> Self {
+        let revision = handle.state().rules.revision();
+        match self.requester(handle) {
+            Ok(Some(requester)) if requester.revision >= revision => Claim { user: Some(requester.user), ..self },
+            _ => self,
+        }
     }
 
     /// Who that is; nobody while authentication is off, and where nothing is said.
@@ -52,6 +68,9 @@ impl Claim {
             return Ok(None);
         }
         let revision = state.rules.revision();
+        if let Some(user) = self.user.clone() {
+            return Ok(Some(Requester { user, revision }));
+        }
         match &self.token {
             Some(token) => Ok(Some(bearer(handle, token, revision).ok_or(Reason::InvalidToken)?)),
             None => Ok(self.common_name.clone().map(|user| Requester { user, revision })),

@@ -1,5 +1,6 @@
 //! Keys and values.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
@@ -26,6 +27,8 @@ use crate::store::server::{range_stream, status};
 const INLINE_KEYS_MAX: usize = 64;
 /// So is a transaction of more steps.
 const INLINE_STEPS_MAX: usize = 8;
+/// Such reads at once, for each processor.
+const LONG_READS: usize = 4;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -35,13 +38,28 @@ pub struct Service {
     handle: Handle,
     /// Of ranges that are streamed.
     slots: Arc<Semaphore>,
+    /// Of reads that take long: more at once take no less time, and hold what they found.
+    long: Arc<Semaphore>,
 }
 
 impl Service {
     /// Of this member.
     pub fn new(handle: &Handle) -> Self {
         let slots = Arc::new(Semaphore::new(handle.tuning().range_streams_max));
-        Service { handle: handle.clone(), slots }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let long = Arc::new(Semaphore::new(LONG_READS * processors));
+        Service { handle: handle.clone(), slots, long }
+    }
+
+    /// Reads what takes long, when it is its turn.
+    async fn at_length<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        let turn = Arc::clone(&self.long).acquire_owned().await;
+        blocking(move || {
+            // Kept to the end, whether somebody still waits for the answer or not.
+            let _turn = turn;
+            read()
+        })
+        .await
     }
 
     /// The state to read from: as it is here, or as everybody agrees that it is.
@@ -81,7 +99,7 @@ impl Kv for Service {
         let outcome = if is_short(&state, &request.key, &request.range_end) {
             machine::range(&state, &request)
         } else {
-            blocking(move || machine::range(&state, &request)).await
+            self.at_length(move || machine::range(&state, &request)).await
         };
         let mut reply = status::read(&self.handle, outcome)?;
         complete(&self.handle, &mut reply.header);
@@ -126,7 +144,7 @@ impl Kv for Service {
         let outcome = if is_short_txn(&state, &request) {
             machine::read(&state, &request)
         } else {
-            blocking(move || machine::read(&state, &request)).await
+            self.at_length(move || machine::read(&state, &request)).await
         };
         let mut reply = status::read(&self.handle, outcome)?;
         complete(&self.handle, &mut reply.header);

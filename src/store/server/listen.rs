@@ -69,6 +69,11 @@ const CONNECTIONS_MAX: usize = 200_000;
 const HINT_IN_USE: &str = "nothing was changed. Another program listens there, perhaps etcd or another member: stop it, or \
                            give another address";
 
+/// Streams of a connection that the server ends because of what the client sent on them. Clients that give calls up at the
+/// wrong moment come to a thousand in a day, which is where the library would end the connection; etcd has no such limit.
+const RESETS_MAX: usize = 1 << 20;
+/// Streams that a client gave up before they were looked at: as many as it may have at once, and some.
+const RESETS_WAITING_MAX: usize = 4096;
 /// What a listener answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Face {
@@ -158,7 +163,7 @@ impl Server {
         let entry = Entry::new(self.services, self.calls);
         let request_bytes_max = self.pages.handle.tuning().request_bytes_max;
         let shared = Arc::new(Shared {
-            gateway: self.gateway.then(|| Gateway::new(entry.clone(), request_bytes_max)),
+            gateway: self.gateway.then(|| Gateway::new(entry.clone(), &self.pages.handle, request_bytes_max)),
             entry,
             pages: self.pages.all().fallback(not_found),
             probes: self.pages.probes().fallback(not_found),
@@ -347,6 +352,8 @@ async fn converse(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(connections.streams_max)
+        .max_local_error_reset_streams(Some(RESETS_MAX))
+        .max_pending_accept_reset_streams(Some(RESETS_WAITING_MAX))
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
     let stream = counted(corked(lenient(stream)), connections.ping_interval_min, peer);
@@ -377,7 +384,8 @@ impl Shared {
     }
 
     async fn answer(&self, request: Request<Incoming>, face: Face, secure: bool) -> Response<Body> {
-        let is_grpc = is_grpc(request.headers());
+        // Over HTTP/1 it is what a browser sends, whose page may be of anybody.
+        let is_grpc = request.version() == http::Version::HTTP_2 && is_grpc(request.headers());
         if is_grpc && matches!(face, Face::All | Face::Grpc) {
             return self.entry.call(request).await;
         }

@@ -6,27 +6,28 @@ use tonic::{Request, Response, Status};
 
 use crate::api::v3lockpb::lock_server::Lock;
 use crate::api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
-use crate::store::server::queue::Caller;
+use crate::store::node::Handle;
+use crate::store::server::queue::Queues;
 
 type Answer<T> = Result<Response<T>, Status>;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
-    services: Router,
+    queues: Queues,
 }
 
 impl Service {
     /// Over the member's other services.
-    pub fn new(services: &Router) -> Self {
-        Service { services: services.clone() }
+    pub fn new(handle: &Handle, services: &Router) -> Self {
+        Service { queues: Queues::new(handle, services) }
     }
 }
 
 #[tonic::async_trait]
 impl Lock for Service {
     async fn lock(&self, request: Request<LockRequest>) -> Answer<LockResponse> {
-        let (caller, LockRequest { name, lease }) = Caller::of(&self.services, request);
+        let (caller, LockRequest { name, lease }) = self.queues.caller(request);
         let lease = caller.lease(lease).await?;
         let joined = caller.join(&name, lease, Bytes::new()).await?;
         let place = joined.place;
@@ -37,7 +38,7 @@ impl Lock for Service {
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Answer<UnlockResponse> {
-        let (caller, UnlockRequest { key }) = Caller::of(&self.services, request);
+        let (caller, UnlockRequest { key }) = self.queues.caller(request);
         let header = caller.delete(key).await?.header;
         Ok(Response::new(UnlockResponse { header }))
     }

@@ -106,8 +106,8 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(health);
     let services = routes.prepare().into_axum_router().layer(gate::Gate::new(handle));
     // Clients of the others, as the client is that asks them.
-    let queues = Routes::new(limited!(LockServer, lock::Service::new(&services)))
-        .add_service(limited!(ElectionServer, election::Service::new(&services)));
+    let queues = Routes::new(limited!(LockServer, lock::Service::new(handle, &services)))
+        .add_service(limited!(ElectionServer, election::Service::new(handle, &services)));
     let queues = queues.prepare().into_axum_router().reset_fallback().layer(gate::Gate::new(handle));
     services.merge(queues)
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -187,6 +187,11 @@ impl Closable for UnixStream {
 /// The peer of the connection that this task is.
 pub(super) fn current() -> Option<Arc<Peer>> {
     PEER.try_with(Arc::clone).ok()
+}
+
+/// The address of the other end of this connection; none over a Unix socket.
+pub(super) fn ip() -> Option<IpAddr> {
+    current()?.address.map(|address| address.ip())
 }
 
 /// The common name in the certificate of this connection, where that says who it is.

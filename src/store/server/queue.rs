@@ -4,8 +4,10 @@
 //! the lease; the state knows nothing of queues. Who waits looks for the newest place made before its own and waits until
 //! that is gone, then looks again: a place that is given up wakes one client, not all of them.
 //!
-//! All of it is done by calling the member's own services as the client that asks, with its token: a queue gives nobody a
-//! right that its client does not have. Whatever those services refuse leaves as `Unknown` with their text, as etcd has it.
+//! All of it is done by calling the member's own services as the client that asks: a queue gives nobody a right that its
+//! client does not have. Who that is was made sure of when it asked; it may wait for longer than its token is good for.
+//! Whatever those services refuse leaves as `Unknown` with their text, as etcd has it. Only what a client leaves behind that
+//! stops waiting is taken away by the member itself, because nobody may be there any more who could be asked.
 //!
 //! Invariants:
 //! - Who stops waiting, for whatever reason, leaves no place behind.
@@ -31,40 +33,59 @@ use crate::api::etcdserverpb::{
     response_op,
 };
 use crate::api::mvccpb::KeyValue;
+use crate::store::machine::command::Operation;
+use crate::store::node::Handle;
 use crate::store::server::SEND_BYTES_MAX;
+use crate::store::server::identity::Claim;
 
 /// A lease that the member grants, in seconds; etcd's figure.
 const LEASE_TTL_S: i64 = 60;
-/// Who asks, and what it asks for: this goes with every call made for it.
-const IDENTITY: [&str; 4] = ["token", "authorization", "hasleader", "client-api-version"];
+/// What a client asks for beside its request: this goes with every call made for it.
+const DEMANDS: [&str; 2] = ["hasleader", "client-api-version"];
+
+/// What services of queues are made of.
+#[derive(Clone, Debug)]
+pub(super) struct Queues {
+    handle: Handle,
+    services: Router,
+}
+
+impl Queues {
+    /// Over the other services of this member.
+    pub(super) fn new(handle: &Handle, services: &Router) -> Self {
+        Queues { handle: handle.clone(), services: services.clone() }
+    }
+
+    /// Those services as the client of this request, with what it asks for.
+    pub(super) fn caller<T>(&self, request: Request<T>) -> (Caller, T) {
+        let claim = Claim::of(&request).settled(&self.handle);
+        let (all, mut extensions, message) = request.into_parts();
+        extensions.insert(claim);
+        let mut metadata = MetadataMap::new();
+        for name in DEMANDS {
+            if let Some(value) = all.get(name) {
+                metadata.insert(name, value.clone());
+            }
+        }
+        (Caller { queues: self.clone(), metadata, extensions }, message)
+    }
+}
 
 /// The member's services, called as one of its clients.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    services: Router,
+    queues: Queues,
     metadata: MetadataMap,
     extensions: Extensions,
 }
 
 macro_rules! client {
     ($caller:expr, $client:ident) => {
-        $client::new($caller.services.clone()).max_decoding_message_size(SEND_BYTES_MAX)
+        $client::new($caller.queues.services.clone()).max_decoding_message_size(SEND_BYTES_MAX)
     };
 }
 
 impl Caller {
-    /// As the client of this request, with what it asks for.
-    pub(super) fn of<T>(services: &Router, request: Request<T>) -> (Caller, T) {
-        let (all, extensions, message) = request.into_parts();
-        let mut metadata = MetadataMap::new();
-        for name in IDENTITY {
-            if let Some(value) = all.get(name) {
-                metadata.insert(name, value.clone());
-            }
-        }
-        (Caller { services: services.clone(), metadata, extensions }, message)
-    }
-
     fn request<T>(&self, message: T) -> Request<T> {
         Request::from_parts(self.metadata.clone(), self.extensions.clone(), message)
     }
@@ -98,8 +119,15 @@ impl Caller {
         plain(client!(self, WatchClient).watch(self.request(asks)).await)
     }
 
-    /// Takes a place in the queue of a name, unless the lease has one already.
-    pub(super) async fn join(&self, name: &[u8], lease: i64, value: Bytes) -> Result<Joined, Status> {
+    /// Takes a place in the queue of a name, unless the lease has one already. Whoever stops waiting for this leaves no place
+    /// behind: it is done to its end, and then given up.
+    pub(super) async fn join(&self, name: &Bytes, lease: i64, value: Bytes) -> Result<Joined, Status> {
+        let (caller, name) = (self.clone(), name.clone());
+        let joined = tokio::spawn(async move { caller.joined(&name, lease, value).await }).await;
+        joined.map_err(|_| Status::internal("a queue could not be joined"))?
+    }
+
+    async fn joined(&self, name: &[u8], lease: i64, value: Bytes) -> Result<Joined, Status> {
         let (prefix, key) = (prefix_of(name), key_of(name, lease));
         let put = PutRequest { key: key.clone(), value, lease, ..PutRequest::default() };
         let get = RangeRequest { key: key.clone(), ..RangeRequest::default() };
@@ -121,7 +149,9 @@ impl Caller {
             None => reply.header.as_ref().map_or(0, |header| header.revision),
         };
         let at_front = front.is_none_or(|front| front.create_revision == created);
-        let place = Place { caller: self.clone(), prefix, key, created, kept: false };
+        // What the lease had before, and what is at the front, is not given up by asking for it once more.
+        let kept = held.is_some() && at_front;
+        let place = Place { caller: self.clone(), prefix, key, created, kept };
         Ok(Joined { place, held, at_front, header: reply.header })
     }
 }
@@ -195,26 +225,27 @@ impl Drop for Place {
         if self.kept {
             return;
         }
-        let (caller, key, created) = (self.caller.clone(), std::mem::take(&mut self.key), self.created);
-        // Without a runtime the member is gone, and the lease will end.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(status) = caller.leave(key, created).await {
-                    tracing::warn!(
-                        why = status.message(),
-                        "a client left its queue, and its place stays for its lease"
-                    );
-                }
-            });
-        }
+        let (key, handle) = (std::mem::take(&mut self.key), &self.caller.queues.handle);
+        handle.want(Operation::Txn(leaving(key, self.created)));
     }
+}
+
+/// Gives up a place that a revision made; what a later one made stays.
+fn leaving(key: Bytes, created: i64) -> TxnRequest {
+    let delete = DeleteRangeRequest { key: key.clone(), ..DeleteRangeRequest::default() };
+    provided(key, created, request_op::Request::RequestDeleteRange(delete))
+}
+
+/// Does something provided that a key was made by a revision.
+fn provided(key: Bytes, created: i64, step: request_op::Request) -> TxnRequest {
+    let success = vec![RequestOp { request: Some(step) }];
+    TxnRequest { compare: vec![created_at(key, created)], success, failure: vec![] }
 }
 
 impl Caller {
     /// Gives up a place that a revision made; what a later one made stays.
     pub(super) async fn leave(&self, key: Bytes, created: i64) -> Result<Option<ResponseHeader>, Status> {
-        let delete = DeleteRangeRequest { key: key.clone(), ..DeleteRangeRequest::default() };
-        self.only_if(key, created, request_op::Request::RequestDeleteRange(delete)).await.map(|reply| reply.header)
+        self.txn(leaving(key, created)).await.map(|reply| reply.header)
     }
 
     /// Does something provided that a key was made by a revision.
@@ -224,8 +255,7 @@ impl Caller {
         created: i64,
         step: request_op::Request,
     ) -> Result<TxnResponse, Status> {
-        let success = vec![RequestOp { request: Some(step) }];
-        self.txn(TxnRequest { compare: vec![created_at(key, created)], success, failure: vec![] }).await
+        self.txn(provided(key, created, step)).await
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Reason {
     AuthFailed,
     /// The user signs in with a certificate only.
     NoPassword,
+    /// The hash of a password that a client made is none of bcrypt, or one that takes too long.
+    PasswordHash,
     /// There is no key here that signs tokens, only one that checks them.
     CannotSign,
     /// A token that stands for nobody, or no longer.
@@ -75,6 +77,10 @@ impl Reason {
             Reason::NoPassword => {
                 (Code::Unknown, "auth: authentication failed, password was given for no password user")
             }
+            Reason::PasswordHash => (
+                Code::InvalidArgument,
+                "holdfast: the hash of the password is none of bcrypt, or its cost is too large",
+            ),
             Reason::CannotSign => (Code::Unknown, "auth: token signing attempted with verify-only key"),
             Reason::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
             Reason::InvalidToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),

@@ -7,11 +7,14 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::api::Message as _;
 use crate::base::stop::blocking;
 
+/// Large messages that are turned into the other form at once: in between they take fifty times their size.
+static TURNS: Semaphore = Semaphore::const_new(2);
 /// More is turned into the other form on a thread for blocking work.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Of a frame, before its message: whether it is compressed, and its length.
@@ -23,6 +26,7 @@ pub(super) async fn frame(message: &MessageDescriptor, text: Bytes) -> Result<By
     if text.len() <= INLINE_BYTES_MAX {
         return parsed(&message, &text);
     }
+    let _turn = TURNS.acquire().await;
     blocking(move || parsed(&message, &text)).await
 }
 
@@ -73,6 +77,7 @@ pub(super) async fn text(message: &MessageDescriptor, bytes: Bytes) -> Result<By
     if bytes.len() <= INLINE_BYTES_MAX {
         return told(message, bytes);
     }
+    let _turn = TURNS.acquire().await;
     blocking(move || told(message, bytes)).await
 }
 

@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::api::DESCRIPTORS;
+use crate::store::node::Handle;
 use crate::store::server::ENVELOPE_BYTES;
 use crate::store::server::entry::Entry;
 use crate::store::server::gateway::stream::{Frames, Questions, framed, lines};
@@ -107,6 +108,9 @@ const PATHS: &[(&str, &str)] = &[
     ("election/resign", "v3electionpb.Election/Resign"),
 ];
 
+/// etcd's answer to a client whose certificate has a common name, where those are users.
+const NAMED: &str = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+
 /// A method of a service.
 #[derive(Debug)]
 struct Method {
@@ -124,12 +128,13 @@ struct Method {
 pub(super) struct Gateway {
     methods: HashMap<&'static str, Method>,
     entry: Entry,
+    handle: Handle,
     body_bytes_max: usize,
 }
 
 impl Gateway {
-    /// To these services, which take requests of so many bytes.
-    pub(super) fn new(entry: Entry, request_bytes_max: usize) -> Self {
+    /// To these services of a member, which take requests of so many bytes.
+    pub(super) fn new(entry: Entry, handle: &Handle, request_bytes_max: usize) -> Self {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build wrote what it had compiled");
         let methods = PATHS.iter().map(|(path, name)| {
             let (service, name) = name.split_once('/').expect("a service and its method");
@@ -145,7 +150,12 @@ impl Gateway {
             (*path, found)
         });
         let methods = methods.collect();
-        Gateway { methods, entry, body_bytes_max: BODY_FACTOR * (request_bytes_max + ENVELOPE_BYTES) }
+        Gateway {
+            methods,
+            entry,
+            handle: handle.clone(),
+            body_bytes_max: BODY_FACTOR * (request_bytes_max + ENVELOPE_BYTES),
+        }
     }
 
     /// Whether this path is the gateway's.
@@ -155,6 +165,10 @@ impl Gateway {
 
     /// Answers a request for such a path.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        // Whoever has a certificate with a name could take it for a user's; a page in its browser, too.
+        if peer::common_name().is_some() && self.handle.state().rules.is_enabled() {
+            return plain(StatusCode::BAD_REQUEST, NAMED);
+        }
         let path = request.uri().path();
         let below = path.strip_prefix(ROOT).or_else(|| path.strip_prefix(FORMER_ROOT));
         let Some(method) = below.and_then(|below| self.methods.get(below)) else {
