@@ -47,7 +47,9 @@ fn defragmentation() -> bool {
 /// Both with authentication off and on, a user who may touch the keys that are measured, and one token for each connection.
 fn authentication() -> bool {
     let servers = [Who::Holdfast, Who::Etcd].map(Server::start);
-    let user = ["--user", "ann:pw"];
+    let password = servers[0].path("password");
+    std::fs::write(&password, "pw").unwrap();
+    let user = ["--user", "ann", "--password-file", password.to_str().unwrap()];
     let duration = format!("{}s", measured_seconds());
     let figures: [(&str, &[&str]); 3] = [
         ("put, 64 clients", &["put", "--clients", "64"]),

@@ -121,7 +121,7 @@ impl Server {
         format!("http://{}", self.client.address())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
