@@ -16,6 +16,7 @@ mod commands;
 mod coverage;
 mod ctl;
 mod differences;
+mod errors;
 mod gateway;
 mod generate;
 mod member;
