@@ -362,6 +362,8 @@ fn large(objects: u64) -> bool {
 /// of one of a gigabyte makes every fdatasync on that disk take 20 to 40 ms for a quarter of a second, whoever serves.
 fn during(server: &Server, rate: f64) -> f64 {
     let file = |number: usize| server.path(&format!("save-{number}.db"));
-    let save = |number| drop(server.save_as(&file(number)));
+    let save = |number| {
+        server.save_as(&file(number));
+    };
     server.disturbed(rate, "snapshot", save, |number| fs::remove_file(file(number)).unwrap())
 }

@@ -19,6 +19,7 @@ mod tokens;
 pub mod tuning;
 pub mod value;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -166,7 +167,7 @@ impl Options {
             connections: connections(&given)?,
             tuning: tuning(&given, &mut warnings)?,
             scrub_at_start: gates(&given)?.contains(&"InitialCorruptCheck"),
-            token_keys: tokens::keys(&given)?,
+            token_keys: tokens::keys(&given, &mut warnings)?,
             defragment_at: match number(&given, "bootstrap-defrag-threshold-megabytes", 0)? {
                 0 => None,
                 megabytes => Some(megabytes << 20),
@@ -285,7 +286,10 @@ fn addresses(given: &Given, name: &str) -> Result<Vec<Address>> {
 
 /// Where to listen: addresses, because a name may mean several or another one tomorrow.
 fn local_addresses(given: &Given, name: &str) -> Result<Vec<Address>> {
-    let addresses = addresses(given, name)?;
+    let mut addresses = addresses(given, name)?;
+    // One that is said twice is taken once.
+    let mut said = BTreeSet::new();
+    addresses.retain(|address| said.insert(address.text.clone()));
     match addresses.iter().find(|address| !address.is_local()) {
         Some(address) => Err(given.wrong(
             name,
@@ -451,7 +455,10 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         election: Duration::from_millis(election),
         watch_progress: progress,
         auto_compaction: auto_compaction(given)?,
-        session_ttl: Duration::from_secs(number(given, "auth-token-ttl", 1)?),
+        // 0 is etcd's way to say nothing.
+        session_ttl: Some(number(given, "auth-token-ttl", 0)?)
+            .filter(|seconds| *seconds > 0)
+            .map_or(defaults.session_ttl, Duration::from_secs),
         bcrypt_cost: bcrypt_cost(given)?,
         tokens: tokens::simple(given),
         scrub_interval: time_or(given, "corrupt-check-time", SCRUB_INTERVAL)?,

@@ -24,12 +24,15 @@ pub(super) fn simple(given: &Given) -> Tokens {
 }
 
 /// The keys of those that are signed; none where they are of another kind.
-pub(super) fn keys(given: &Given) -> Result<Option<Files>> {
+pub(super) fn keys(given: &Given, warnings: &mut Vec<String>) -> Result<Option<Files>> {
     let text = given.text(FLAG);
     let (kind, options) = text.split_once(',').map_or((text, None), |(kind, options)| (kind, Some(options)));
     match (kind, options) {
         ("" | "simple", None) => Ok(None),
-        ("simple", Some(_)) => Err(given.wrong(FLAG, "tokens of kind \"simple\" have no options", "say simple alone")),
+        ("simple", Some(options)) => {
+            warnings.push(format!("of no effect: {options:?} of auth-token, because simple tokens have no options"));
+            Ok(None)
+        }
         ("jwt", options) => signed(given, options.unwrap_or_default()).map(Some),
         (kind, _) => {
             Err(given.wrong(FLAG, format!("cannot be had: this version makes no tokens of kind {kind:?}"), HINT_KIND))
