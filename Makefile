@@ -51,7 +51,7 @@ lint: peers ## formatting, clippy, licences and banned crates
 fmt: ## format the sources
 	cargo fmt
 
-peers: ## fetch etcd, protoc, zstd and cargo-deny into target/peers
+peers: ## fetch etcd, its clients, protoc, zstd and cargo-deny into target/peers
 	@$(PYTHON) tests/support/peers.py
 
 clean: ## remove everything that was built or fetched

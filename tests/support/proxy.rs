@@ -29,6 +29,8 @@ pub enum Fault {
     Delay(Duration),
     /// The byte at this position has one bit changed.
     FlipAt(u64),
+    /// The first bytes arrive as the second ones, which are as many, wherever they come in one piece.
+    Replace(&'static [u8], &'static [u8]),
 }
 
 /// A proxy before one server, gone when dropped.
@@ -183,6 +185,14 @@ fn carry(shared: &Shared, mut server: &TcpStream, mut client: &TcpStream) {
             Fault::FlipAt(at) if (position..end).contains(&at) => {
                 shared.strike();
                 piece[usize::try_from(at - position).unwrap()] ^= 0x20;
+            }
+            Fault::Replace(what, with) => {
+                for at in 0..piece.len() {
+                    if piece[at..].starts_with(what) {
+                        shared.strike();
+                        piece[at..at + what.len()].copy_from_slice(with);
+                    }
+                }
             }
             _ => {}
         }

@@ -94,6 +94,17 @@ fn a_proxy_flips_one_bit_of_one_byte() {
 }
 
 #[test]
+fn a_proxy_replaces_words() {
+    let proxy = Proxy::before(sender());
+    proxy.set(Fault::Replace(&[7; 10], &[8; 10]));
+    let (bytes, error) = receive(&proxy);
+    // What comes in two pieces stays as it was.
+    let replaced = bytes.iter().filter(|byte| **byte == 8).count();
+    assert!(replaced > SENT / 2 && replaced.is_multiple_of(10) && bytes.len() == SENT && error.is_none(), "{replaced}");
+    assert!(proxy.fired() >= (SENT / 20) as u64);
+}
+
+#[test]
 fn a_proxy_delays_and_refuses() {
     let proxy = Proxy::before(sender());
     proxy.set(Fault::Delay(SECOND / 10));

@@ -25,6 +25,7 @@ BUDGETS = [
     ("policies", ["--test", "policies"], 60),
     ("support", ["--test", "support"], 90),
     ("etcd", ["--test", "etcd"], 150),
+    ("clients", ["--test", "clients"], 150),
     ("interop", ["--test", "interop"], 200),
     ("e2e", ["--test", "e2e"], 200),
     ("stores", ["--test", "stores"], 240),

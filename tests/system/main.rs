@@ -13,7 +13,7 @@
     reason = "tests fail by panicking, and read the environment"
 )]
 
-#[path = "../etcd/ctl.rs"]
+#[path = "../clients/ctl.rs"]
 mod ctl;
 #[path = "../support/mod.rs"]
 mod support;

@@ -31,6 +31,7 @@ mod follow;
 pub mod gate;
 mod gateway;
 pub mod hash;
+pub mod health;
 pub mod http;
 pub mod identity;
 mod inside;
@@ -61,6 +62,7 @@ pub mod watch;
 mod tests;
 
 use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::api::etcdserverpb::auth_server::AuthServer;
 use crate::api::etcdserverpb::cluster_server::ClusterServer;
@@ -86,8 +88,6 @@ pub async fn routes(handle: &Handle) -> axum::Router {
 /// The same with this service for watches.
 pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
     let receive_bytes_max = handle.tuning().request_bytes_max + ENVELOPE_BYTES;
-    // The server as a whole serves or is gone: probes ask for no other name.
-    let (_, health) = tonic_health::server::health_reporter();
     let exports = Exports::new(handle);
     macro_rules! limited {
         ($server:ident, $service:expr) => {
@@ -103,7 +103,7 @@ pub async fn joined(handle: &Handle, watches: watch::Service) -> axum::Router {
         .add_service(limited!(AuthServer, auth::Service::new(handle)))
         .add_service(limited!(MaintenanceServer, maintenance::Service::new(handle, &exports)))
         .add_service(limited!(RecordsServer, records::Service::new(&exports)))
-        .add_service(health);
+        .add_service(limited!(HealthServer, health::Service));
     let services = routes.prepare().into_axum_router().layer(gate::Gate::new(handle));
     // Clients of the others, as the client is that asks them.
     let queues = Routes::new(limited!(LockServer, lock::Service::new(handle, &services)))

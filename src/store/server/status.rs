@@ -31,6 +31,8 @@ pub enum Reason {
     BadLeaderTransferee,
     /// The version to go down to is no version.
     DowngradeFormat,
+    /// A probe asks for a service that has no health of its own.
+    UnknownService,
     /// The version to go down to is not the one before.
     DowngradeTarget,
     /// There is no downgrade to cancel.
@@ -67,6 +69,7 @@ impl Reason {
             }
             Reason::NotLearner => (Code::FailedPrecondition, "etcdserver: can only promote a learner member"),
             Reason::BadLeaderTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+            Reason::UnknownService => (Code::NotFound, "unknown service"),
             Reason::DowngradeFormat => (Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
             Reason::DowngradeTarget => (Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
             Reason::NoDowngrade => (Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),

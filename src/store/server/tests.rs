@@ -355,5 +355,13 @@ async fn probes_are_told_that_it_serves() {
     let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(answer.status(), ServingStatus::Serving);
     let unknown = health.check(HealthCheckRequest { service: "other".into() }).await;
-    assert_eq!(refused(unknown).0, Code::NotFound);
+    assert_eq!(refused(unknown), (Code::NotFound, "unknown service".to_owned()));
+    // Who watches is told, and waits.
+    for (service, status) in [("", ServingStatus::Serving), ("other", ServingStatus::ServiceUnknown)] {
+        let watch = health.watch(HealthCheckRequest { service: service.into() }).await;
+        let mut watch = watch.unwrap().into_inner();
+        assert_eq!(watch.message().await.unwrap().unwrap().status(), status);
+        let more = tokio::time::timeout(std::time::Duration::from_millis(50), watch.message()).await;
+        assert!(more.is_err(), "{more:?}");
+    }
 }
