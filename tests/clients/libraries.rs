@@ -22,14 +22,12 @@ struct Library {
 
 const AETCD: Library = Library { script: "python/aetcd_client.py", checks: 77, lie: (b"value-6", b"value-5") };
 /// The value is in base64.
-const ETCD3GW: Library = Library { script: "python/etcd3gw_client.py", checks: 72, lie: (b"dmFsdWUtNg==", b"dmFsdWUtNQ==") };
+const ETCD3GW: Library =
+    Library { script: "python/etcd3gw_client.py", checks: 72, lie: (b"dmFsdWUtNg==", b"dmFsdWUtNQ==") };
 const NPM: Library = Library { script: "npm/etcd3_client.js", checks: 43, lie: (b"value-6", b"value-5") };
 /// A message of two bytes: the status, which is SERVING, and then is not.
-const PROBE: Library = Library {
-    script: "python/health_probe.py",
-    checks: 105,
-    lie: (&[0, 0, 0, 0, 2, 8, 1], &[0, 0, 0, 0, 2, 8, 2]),
-};
+const PROBE: Library =
+    Library { script: "python/health_probe.py", checks: 105, lie: (&[0, 0, 0, 0, 2, 8, 1], &[0, 0, 0, 0, 2, 8, 2]) };
 
 impl Library {
     /// Runs it on a member, with what the member asks of its clients.
@@ -37,15 +35,13 @@ impl Library {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(self.script);
         let (host, port) = address.rsplit_once(':').unwrap();
         let run = if self.script.starts_with("npm") {
-            Run::new(peers::program("node/bin", "node"))
-                .env("NODE_PATH", peers::library("npm").join("node_modules"))
+            Run::new(peers::program("node/bin", "node")).env("NODE_PATH", peers::library("npm").join("node_modules"))
         } else {
             Run::new("python3").env("PYTHONPATH", peers::library("python")).env("PYTHONDONTWRITEBYTECODE", "1")
         };
         let flag = |name: &str, path: &PathBuf| format!("--{name}={}", path.display());
-        let tls = tls.map(|certs| {
-            vec![flag("ca", &certs.ca), flag("cert", &certs.client_cert), flag("key", &certs.client_key)]
-        });
+        let tls = tls
+            .map(|certs| vec![flag("ca", &certs.ca), flag("cert", &certs.client_cert), flag("key", &certs.client_key)]);
         // What a site has set for its own network is not for 127.0.0.1.
         let run = run.env("REQUESTS_CA_BUNDLE", "").env("CURL_CA_BUNDLE", "");
         let run = run.env("no_proxy", "127.0.0.1").env("NO_PROXY", "127.0.0.1");

@@ -17,5 +17,4 @@ mod support;
 
 mod commands;
 mod ctl;
-mod kubernetes;
 mod libraries;
