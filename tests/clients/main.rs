@@ -17,4 +17,5 @@ mod support;
 
 mod commands;
 mod ctl;
+mod kubernetes;
 mod libraries;

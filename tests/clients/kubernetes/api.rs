@@ -129,7 +129,8 @@ impl Api {
         if reply.succeeded {
             return Ok(Ok(revision));
         }
-        let [Some(Done::ResponseRange(found))] = &reply.responses.iter().map(|op| op.response.clone()).collect::<Vec<_>>()[..]
+        let [Some(Done::ResponseRange(found))] =
+            &reply.responses.iter().map(|op| op.response.clone()).collect::<Vec<_>>()[..]
         else {
             assert!(!or_get && reply.responses.is_empty(), "{reply:?}");
             return Ok(Err(None));
@@ -189,13 +190,8 @@ impl Api {
         limit: i64,
         revision: i64,
     ) -> Result<(i64, pb::RangeResponse), Status> {
-        let request = pb::RangeRequest {
-            key: from.clone(),
-            range_end: end_of(prefix),
-            limit,
-            revision,
-            ..Default::default()
-        };
+        let request =
+            pb::RangeRequest { key: from.clone(), range_end: end_of(prefix), limit, revision, ..Default::default() };
         self.range(request).await
     }
 

@@ -32,6 +32,7 @@ pub(crate) struct Cache {
     pub(crate) bookmarks: u64,
     /// How often it was found to be what a list is.
     pub(crate) compared: u64,
+    told: watch::Sender<i64>,
 }
 
 impl Cache {
@@ -53,7 +54,13 @@ impl Cache {
             answers: 0,
             bookmarks: 0,
             compared: 0,
+            told: watch::Sender::new(revision),
         }
+    }
+
+    /// Up to where it was told everything, while it follows.
+    pub(crate) fn told(&self) -> watch::Receiver<i64> {
+        self.told.subscribe()
     }
 
     /// All events.
@@ -68,7 +75,11 @@ impl Cache {
         if reply.events.is_empty() {
             assert!(said >= self.revision, "told everything up to {}, and now only to {said}", self.revision);
             self.revision = said;
-            if reply.watch_id == -1 { self.answers += 1 } else { self.bookmarks += 1 }
+            if reply.watch_id == -1 {
+                self.answers += 1
+            } else {
+                self.bookmarks += 1
+            }
             return true;
         }
         // A revision is told in one reply: what comes later is later.
@@ -90,7 +101,11 @@ impl Cache {
                 let held = self.items.insert(kv.key.clone(), kv.clone());
                 let is_new = kv.create_revision == kv.mod_revision;
                 assert_eq!((is_new, kv.version), (held.is_none(), held.as_ref().map_or(1, |held| held.version + 1)));
-                if is_new { self.added += 1 } else { self.modified += 1 }
+                if is_new {
+                    self.added += 1
+                } else {
+                    self.modified += 1
+                }
                 held
             }
             EventType::Delete => {
@@ -130,6 +145,7 @@ impl Cache {
                 self.compare(&api).await;
                 return self;
             }
+            self.told.send_replace(self.revision);
             tokio::select! {
                 reply = tokio::time::timeout(PATIENCE, watch.next()) => {
                     if self.hear(&reply.expect("something is said").unwrap()) {
@@ -144,6 +160,5 @@ impl Cache {
 
 /// 410 Gone, in the words by which clients know it.
 pub(crate) fn is_compacted(status: &Status) -> bool {
-    status.code() == Code::OutOfRange
-        && status.message() == "etcdserver: mvcc: required revision has been compacted"
+    status.code() == Code::OutOfRange && status.message() == "etcdserver: mvcc: required revision has been compacted"
 }
