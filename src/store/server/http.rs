@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::json;
 
@@ -130,18 +130,18 @@ impl Pages {
     /// Metrics and probes, as `--listen-metrics-urls` has them.
     pub fn probes(&self) -> Router {
         Router::new()
-            .route("/health", get(health).fallback(no_such_method))
-            .route("/livez", get(live).fallback(no_such_method))
-            .route("/livez/{check}", get(live_check).fallback(no_such_method))
-            .route("/readyz", get(ready).fallback(no_such_method))
-            .route("/readyz/{check}", get(ready_check).fallback(no_such_method))
+            .route("/health", only(get(health)))
+            .route("/livez", only(get(live)))
+            .route("/livez/{check}", only(get(live_check)))
+            .route("/readyz", only(get(ready)))
+            .route("/readyz/{check}", only(get(ready_check)))
             .route("/metrics", get(told))
             .with_state(self.clone())
     }
 
     /// All pages.
     pub fn all(&self) -> Router {
-        let others = Router::new().route("/version", get(versions)).route("/debug/vars", get(variables));
+        let others = Router::new().route("/version", only(get(versions))).route("/debug/vars", get(variables));
         self.probes().merge(others.with_state(self.clone()))
     }
 
@@ -299,6 +299,11 @@ async fn variables(Shared(pages): Shared<Pages>) -> Response {
     });
     let body = json!({ "file_descriptor_limit": files_max(), "raft.status": raft }).to_string();
     ([(header::CONTENT_TYPE, JSON)], body).into_response()
+}
+
+/// A page that is there for GET alone, as etcd has it: not for HEAD either.
+fn only<S: Clone + Send + Sync + 'static>(page: MethodRouter<S>) -> MethodRouter<S> {
+    page.head(no_such_method).fallback(no_such_method)
 }
 
 async fn no_such_method(method: Method) -> Response {
