@@ -73,7 +73,7 @@ impl Library {
 }
 
 /// A member that lets nobody in without a certificate of its authority.
-fn with_certificates() -> (Member, Certs) {
+pub(crate) fn with_certificates() -> (Member, Certs) {
     let mut member = Member::prepared(&["--name=m0"]);
     let certs = Certs::make(member.dir.path());
     member.scheme = "https";

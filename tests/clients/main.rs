@@ -15,6 +15,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
 mod bugs;
 mod commands;
 mod ctl;
