@@ -6,7 +6,8 @@
 //! its log anew as another member would. #20271 is a page of bbolt, a file that Holdfast only writes for others; what a kill
 //! does to its own is under #14370 and #14685, and damage to it in tests/e2e/damage.rs and src/store/backend.
 //!
-//! How each was seen to fail is said with it, where a build of Holdfast had to be broken for that.
+//! Each was seen to fail with a member that was broken for it, as is said with the test; but for #18055, which would take a
+//! panic.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -216,6 +217,8 @@ async fn reached(acknowledged: &AtomicI64, revision: i64) {
 const CLIENTS: usize = 8;
 
 /// After a crash under load, the revision counted some transactions twice or not at all.
+///
+/// Seen to fail with a log that writes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_13766_the_revision_fits_to_what_is_there_after_a_crash_under_load() {
     let mut site = Site::start(&["--snapshot-count=500"]).await;
@@ -247,6 +250,8 @@ async fn etcd_13766_the_revision_fits_to_what_is_there_after_a_crash_under_load(
 }
 
 /// A single member answered before its log was on the disk, and lost what it had acknowledged.
+///
+/// Seen to fail with a log that writes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_14370_a_single_member_loses_no_acknowledged_write() {
     let mut site = Site::start(&[]).await;
@@ -267,6 +272,8 @@ async fn etcd_14370_a_single_member_loses_no_acknowledged_write() {
 }
 
 /// Users and roles were not loaded with a state, and a member that started from one let everybody in, or nobody.
+///
+/// Seen to fail with a start that does not read the switch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_14571_authentication_is_after_a_start_what_it_was() {
     let mut site = Site::start(&["--snapshot-count=10"]).await;
@@ -307,8 +314,12 @@ async fn etcd_14571_authentication_is_after_a_start_what_it_was() {
             status.auth_revision,
             "its revision is part of the state"
         );
-        let process = site.member.process.take().unwrap();
-        drop(process);
+        // In good order it starts from its state alone, otherwise it applies its log anew.
+        if life == 1 {
+            assert_eq!(site.member.stop(), 0);
+        } else {
+            site.member.process.take().unwrap().kill();
+        }
         site.member.launch(|run| run);
         let deadline = Instant::now() + LIMIT;
         site.channel = loop {
@@ -327,6 +338,8 @@ async fn etcd_14571_authentication_is_after_a_start_what_it_was() {
 }
 
 /// A crash in the midst of a defragmentation left a file that no member could start from.
+///
+/// Seen to fail with a start that leaves what a defragmentation left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_14685_a_crash_in_a_defragmentation_changes_nothing() {
     const KEYS: usize = 3_000;
@@ -363,7 +376,7 @@ async fn etcd_14685_a_crash_in_a_defragmentation_changes_nothing() {
 
 /// Progress was told ahead of events: a watcher that read history was not waited for.
 ///
-/// Seen to fail by answering questions of progress on a stream with watchers that lag.
+/// Seen to fail with a stream that answers at once, while a watcher reads history.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_15220_progress_is_told_after_the_events_that_it_stands_for() {
     let site = Site::start(&["--watch-progress-notify-interval=1s"]).await;
@@ -402,6 +415,8 @@ async fn etcd_15220_progress_is_told_after_the_events_that_it_stands_for() {
 }
 
 /// An event was told twice to watchers that were made while transactions were applied.
+///
+/// Seen to fail with watchers that begin a revision early.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_17247_each_event_is_told_once_to_watchers_that_come_in_between() {
     const WATCHERS: usize = 60;
@@ -439,27 +454,34 @@ async fn etcd_17247_each_event_is_told_once_to_watchers_that_come_in_between() {
 }
 
 /// Where many streams share a connection, some of them were starved and lost events.
+///
+/// Seen to fail with streams that skip what they have fallen behind by: more is written than a member keeps for those who
+/// follow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_17529_no_event_is_lost_where_many_streams_share_a_connection() {
-    const STREAMS: usize = 100;
-    const WRITES: usize = 200;
+    const STREAMS: usize = 40;
+    /// So many of them watch every key, the others one.
+    const OF_ALL: usize = 3;
+    const WRITES: usize = 400;
+    const KEYS: usize = 50;
     let site = Site::start(&[]).await;
-    let value = "v".repeat(4_000);
+    let value = "v".repeat(200_000);
     // Another connection than that of the writes, whose answers would be behind events that nobody reads.
     let shared = Channel::from_shared(site.member.endpoint()).unwrap().connect().await.unwrap();
     let mut watchers = vec![];
-    for _ in 0..STREAMS {
-        watchers.push(Watch::open(&shared, watch("k/", "k0", 0)).await);
+    for n in 0..STREAMS {
+        let request = if n < OF_ALL { watch("k/", "k0", 0) } else { watch("k/7", "", 0) };
+        watchers.push(Watch::open(&shared, request).await);
     }
     for n in 0..WRITES {
-        site.put(&format!("k/{}", n % 10), &value).await;
+        site.put(&format!("k/{}", n % KEYS), &value).await;
     }
     // Nobody has read until now, and what waits is more than the windows of the connection.
     let readers = watchers.into_iter().enumerate().map(async |(n, mut watcher)| {
-        let events = watcher.events(WRITES).await;
-        let revisions: Vec<_> = events.iter().map(|event| event.0).collect();
-        let due: Vec<_> = (2..).take(WRITES).collect();
-        assert_eq!(revisions, due, "stream {n}");
+        let due: Vec<i64> = (2..).take(WRITES).collect();
+        let due = if n < OF_ALL { due } else { due.into_iter().skip(7).step_by(KEYS).collect() };
+        let events = watcher.events(due.len()).await;
+        assert_eq!(events.iter().map(|event| event.0).collect::<Vec<_>>(), due, "stream {n}");
         watcher.ask_progress().await;
         assert!(watcher.next().await.events.is_empty());
     });
@@ -467,6 +489,9 @@ async fn etcd_17529_no_event_is_lost_where_many_streams_share_a_connection() {
 }
 
 /// A crash in a compaction made the revision go back at the next start, where deletions were the newest.
+///
+/// Seen to fail with a compaction that takes deletions at it, and a start that does not look at the compaction for
+/// the revision.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_17780_the_revision_does_not_go_back_after_a_crash_in_a_compaction() {
     let mut site = Site::start(&[]).await;
@@ -500,6 +525,11 @@ async fn etcd_17780_the_revision_does_not_go_back_after_a_crash_in_a_compaction(
         let (compacted, to) = site.hash(now).await;
         assert_eq!(to, now);
         assert_ne!(compacted, hash, "history is gone");
+        // And from the compacted state alone.
+        assert_eq!(site.member.stop(), 0);
+        site.member.launch(|run| run);
+        site = Site::reach(site.member).await;
+        assert_eq!((site.revision().await, site.hash(now).await.0), (now, compacted), "round {round}");
         assert_eq!(site.put("next", "").await, now + 1, "the next revision is the next");
         site.delete("next").await;
     }
@@ -533,6 +563,8 @@ async fn etcd_18055_two_snapshots_in_short_time_are_both_whole() {
 }
 
 /// A deletion was forgotten by watchers that had not come to it when the compaction was exactly there.
+///
+/// Seen to fail with a compaction that takes deletions at it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_18089_a_deletion_is_told_although_the_compaction_is_at_it() {
     let site = Site::start(&[]).await;
@@ -557,6 +589,8 @@ async fn etcd_18089_a_deletion_is_told_although_the_compaction_is_at_it() {
 }
 
 /// A read of a compacted revision, inside of a transaction, failed after what stood before it was written.
+///
+/// Seen to fail with transactions of which reads are not checked beforehand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_18667_a_transaction_that_reads_what_is_compacted_writes_nothing() {
     let mut site = Site::start(&[]).await;
@@ -589,7 +623,7 @@ async fn etcd_18667_a_transaction_that_reads_what_is_compacted_writes_nothing() 
 
 /// A deletion was not told to watchers that begin at the revision of the compaction, where that is the deletion's.
 ///
-/// Seen to fail against etcd 3.5.1, which tells of nothing (tests/etcd/watch.rs).
+/// Seen to fail with a compaction that takes deletions at it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_19179_a_deletion_is_told_to_a_watcher_that_begins_at_the_compaction() {
     let mut site = Site::start(&[]).await;
@@ -613,6 +647,8 @@ async fn etcd_19179_a_deletion_is_told_to_a_watcher_that_begins_at_the_compactio
 }
 
 /// A watcher of a revision that is still to come was told of older ones, after a start or by progress.
+///
+/// Seen to fail with watchers that begin with the next revision whatever they ask for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_20221_a_watcher_of_the_future_is_told_nothing_before() {
     let mut site = Site::start(&["--watch-progress-notify-interval=1s"]).await;

@@ -76,9 +76,9 @@ impl Cache {
             assert!(said >= self.revision, "told everything up to {}, and now only to {said}", self.revision);
             self.revision = said;
             if reply.watch_id == -1 {
-                self.answers += 1
+                self.answers += 1;
             } else {
-                self.bookmarks += 1
+                self.bookmarks += 1;
             }
             return true;
         }
@@ -102,9 +102,9 @@ impl Cache {
                 let is_new = kv.create_revision == kv.mod_revision;
                 assert_eq!((is_new, kv.version), (held.is_none(), held.as_ref().map_or(1, |held| held.version + 1)));
                 if is_new {
-                    self.added += 1
+                    self.added += 1;
                 } else {
-                    self.modified += 1
+                    self.modified += 1;
                 }
                 held
             }
