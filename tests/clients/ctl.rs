@@ -134,7 +134,16 @@ impl Target {
                 .replace("kB", "")
                 .replace("MB", "");
         }
-        for field in ["\"raft_term\":", "\"RaftTerm\" : ", "raft_term:", "took = ", "\"took\":\""] {
+        for field in [
+            "\"raft_term\":",
+            "\"RaftTerm\" : ",
+            "raft_term:",
+            "took = ",
+            "\"took\":\"",
+            "remaining(",
+            "\"ttl\":",
+            "\"TTL\" : ",
+        ] {
             if let Some(at) = line.find(field) {
                 let rest =
                     line[at + field.len()..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'µ');
