@@ -228,6 +228,21 @@ fn only_certificates_with_the_right_names_are_let_in() {
     assert!(member.log().contains("rejected connection on client endpoint"), "{}", member.log());
 }
 
+/// As etcd's file has it, and no flag of etcd's.
+#[test]
+fn only_certificates_with_the_right_common_name_are_let_in() {
+    let dir = tempfile::TempDir::with_prefix_in("certs-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let certs = Certs::make(dir.path());
+    let mut member = guarded(&certs, &certs.crl);
+    member.args.push("--client-cert-allowed-cn=nobody,client".to_owned());
+    member.client_tls = client_tls(&certs);
+    member.launch(|run| run);
+    member.wait();
+    assert!(lets_in(&member, &certs, &certs.client_cert, &certs.client_key));
+    assert!(!lets_in(&member, &certs, &certs.server_cert, &certs.server_key));
+    assert!(member.log().contains("rejected connection on client endpoint"), "{}", member.log());
+}
+
 /// A member that lets in clients of one authority, but those on a list.
 fn guarded(certs: &Certs, crl: &Path) -> Member {
     let mut member = Member::prepared(&[]);

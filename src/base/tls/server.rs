@@ -22,7 +22,7 @@ use rustls::{
 use rustls::{SignatureScheme, SupportedCipherSuite, version};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::tls::{Holds, read};
+use crate::base::tls::{Holds, common_name, read};
 
 /// What is spoken over a connection, the better first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -75,6 +75,8 @@ pub struct ServerFiles {
     pub crl: Option<PathBuf>,
     /// Names of which what clients show must have one; none for any.
     pub names: Vec<String>,
+    /// Common names of which what clients show must have one; none for any.
+    pub common_names: Vec<String>,
     /// Versions of the protocol.
     pub versions: Versions,
     /// Cipher suites of TLS 1.2, by Go's names; none for all.
@@ -127,14 +129,14 @@ impl ServerFiles {
         let inner = builder.build();
         let inner =
             inner.map_err(|error| wrong(during, "name a PEM file made by the clients' authority").source(error))?;
-        if self.names.is_empty() {
+        if self.names.is_empty() && self.common_names.is_empty() {
             return Ok(inner);
         }
         let read = |name: &String| ServerName::try_from(name.clone()).ok();
         let names: Option<Vec<_>> = self.names.iter().map(read).collect();
         let hint = "give host names or IP addresses, as they stand in certificates";
         let names = names.ok_or_else(|| wrong("a name that clients' certificates must have is none", hint))?;
-        Ok(Arc::new(Named { inner, names }))
+        Ok(Arc::new(Named { inner, names, common_names: self.common_names.clone() }))
     }
 
     /// Those of the suites that are passed over, because they are not spoken here; an error when one has no known name.
@@ -185,6 +187,18 @@ impl ServerFiles {
 struct Named {
     inner: Arc<dyn ClientCertVerifier>,
     names: Vec<ServerName<'static>>,
+    common_names: Vec<String>,
+}
+
+impl Named {
+    /// Whether a certificate has one of the names, and one of the common names, where such are wanted.
+    fn admits(&self, der: &CertificateDer<'_>) -> Result<bool, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(der)?;
+        let is_named = |name| verify_server_name(&certificate, name).is_ok();
+        let names = self.names.is_empty() || self.names.iter().any(is_named);
+        let is_called = |name: String| self.common_names.contains(&name);
+        Ok(names && (self.common_names.is_empty() || common_name(der).is_some_and(is_called)))
+    }
 }
 
 impl ClientCertVerifier for Named {
@@ -199,8 +213,7 @@ impl ClientCertVerifier for Named {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        if self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()) {
+        if self.admits(end_entity)? {
             return Ok(verified);
         }
         Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName))

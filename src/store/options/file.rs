@@ -27,6 +27,7 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("trusted-ca-file", "trusted-ca-file"),
             ("client-crl-file", "client-crl-file"),
             ("auto-tls", "auto-tls"),
+            ("allowed-cn", "client-cert-allowed-cn"),
             ("allowed-hostname", "client-cert-allowed-hostname"),
         ],
     ),

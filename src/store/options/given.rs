@@ -15,9 +15,6 @@ pub const VARIABLE_PREFIX: &str = "ETCD_";
 /// The flag that names a file.
 pub const CONFIG_FILE: &str = "config-file";
 
-/// Names in a file that are no flags here and say who may come in: to ignore them would let others in.
-const RESTRICTIONS: &[&str] = &["client-transport-security.allowed-cn"];
-
 /// Names are as alike as this to be worth a question.
 const SIMILARITY_MIN: f64 = 0.8;
 
@@ -65,10 +62,6 @@ impl Given {
                 file::read(text).map_err(|error| error.during(format!("read the configuration file {path}")))?;
             for entry in entries {
                 let place = format!("{}, line {} of {path}", entry.name, entry.line);
-                if RESTRICTIONS.contains(&entry.name.as_str()) && !entry.value.is_empty() {
-                    let hint = "compare alternative names instead, with allowed-hostname";
-                    return Err(Error::new(Kind::Usage, format!("{place}: common names are not compared")).hint(hint));
-                }
                 if !given.set(&entry.name, entry.value, &place)? {
                     let plain = Some(&entry.name).filter(|name| !name.contains('.'));
                     let nearest = plain

@@ -29,6 +29,7 @@ pub(super) fn files(
         ca: path("trusted-ca-file"),
         crl: path("client-crl-file"),
         names: value::words(given.text("client-cert-allowed-hostname")),
+        common_names: value::words(given.text("client-cert-allowed-cn")),
         versions: versions(given)?,
         suites: value::words(given.text("cipher-suites")),
     };
@@ -108,13 +109,17 @@ fn own(given: &Given, clients: &Listeners, data_dir: &Path) -> Result<Option<Own
 
 /// Without authorities nobody is asked for a certificate, and nothing could be said of one.
 fn judge_clients(given: &Given, files: &ServerFiles) -> Result<()> {
+    if !files.names.is_empty() && !files.common_names.is_empty() {
+        let hint = "give one of the two; etcd takes no more";
+        return Err(given.wrong("client-cert-allowed-cn", "names are compared already, by allowed-hostname", hint));
+    }
     if files.ca.is_some() {
         return Ok(());
     }
     if value::switch(given.text("client-cert-auth"))? {
         return Err(given.wrong("client-cert-auth", "there are no authorities to trust", HINT_AUTHORITIES));
     }
-    let beside = ["client-crl-file", "client-cert-allowed-hostname"];
+    let beside = ["client-crl-file", "client-cert-allowed-hostname", "client-cert-allowed-cn"];
     match beside.into_iter().find(|name| !given.text(name).is_empty()) {
         Some(name) => Err(given.wrong(name, "without authorities no certificate is asked for", HINT_AUTHORITIES)),
         None => Ok(()),
