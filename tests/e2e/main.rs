@@ -35,6 +35,7 @@ mod many;
 mod modes;
 mod place;
 mod retention;
+mod rules;
 mod secrets;
 mod serve;
 mod signing;

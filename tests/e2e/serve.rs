@@ -488,6 +488,23 @@ fn systemd_is_told_and_streams_do_not_hold_up_the_end() {
 }
 
 #[test]
+fn a_log_that_logrotate_put_aside_is_gone_on_with_in_a_new_file() {
+    let mut member = Member::prepared(&[]);
+    let (log, aside) = (member.dir.path().join("etcd.log"), member.dir.path().join("etcd.log.1"));
+    member.args = vec![format!("--log-outputs={}", log.display())];
+    member.launch(|run| run);
+    member.wait();
+    fs::rename(&log, &aside).unwrap();
+    member.process.as_ref().unwrap().signal(Signal::HUP);
+    wait_until("the new file", LIMIT, || log.exists());
+    member.etcdctl(&["put", "a", "1"]).success();
+    assert_eq!(member.stop(), 0);
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    assert!(read(&aside).contains("ready to serve client requests") && !read(&aside).contains("stopping"));
+    assert!(read(&log).contains("stopping") && !read(&log).contains("ready to serve"), "{}", read(&log));
+}
+
+#[test]
 fn a_name_that_is_not_on_the_list_is_not_answered() {
     let member = Member::start(&["--host-whitelist=127.0.0.1,etcd.example"]);
     let address = member.client.address();

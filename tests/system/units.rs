@@ -158,6 +158,34 @@ fn promtool_reads_the_rules_and_they_fire_when_they_should() {
     assert_ne!(promtool().args(&["check", "rules", spoilt.to_str().unwrap()]).run().code(), 0);
 }
 
+/// Rules on members: none fires for members that are well, each for one that is not.
+#[test]
+fn alerts_on_members_fire_when_they_should() {
+    let promtool = || Run::new(program("HOLDFAST_SYSTEM_PROMTOOL", "promtool"));
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/prometheus");
+    let [etcd, member] = ["etcd.rules.yml", "member.rules.yml"].map(|name| rules.join(name).display().to_string());
+    promtool().args(&["check", "rules", &etcd, &member]).run().success();
+    let dir = tempfile::tempdir().unwrap();
+    let test = dir.path().join("members.test.yml");
+    let run = |etcd: &str, member: &str| {
+        let text = include_str!("members.test.yml").replace("- ETCD", &format!("- {etcd}"));
+        fs::write(&test, text.replace("- MEMBER", &format!("- {member}"))).unwrap();
+        promtool().args(&["test", "rules", test.to_str().unwrap()]).run()
+    };
+    run(&etcd, &member).success();
+    // The test would notice another threshold.
+    let spoilt = dir.path().join("spoilt.yml");
+    let spoilt_path = spoilt.to_str().unwrap();
+    for (text, other) in [(" > 0.25", " > 0.6"), (" >= 4", " >= 40"), (" < 0.5", " < 0.1"), (" > 0.7", " > 7")] {
+        let whole = fs::read_to_string(&etcd).unwrap();
+        assert!(whole.contains(text), "{text}");
+        fs::write(&spoilt, whole.replace(text, other)).unwrap();
+        assert_ne!(run(spoilt_path, &member).code(), 0, "{text}");
+    }
+    fs::write(&spoilt, fs::read_to_string(&member).unwrap().replace("3 * 86400", "30 * 86400")).unwrap();
+    assert_ne!(run(&etcd, spoilt_path).code(), 0);
+}
+
 #[test]
 fn promtool_reads_the_metrics_of_a_run() {
     let source = Etcd::start();

@@ -1,7 +1,8 @@
 //! The file of a member's log, put aside when it is large.
 //!
 //! As etcd's: `etcd.log` becomes `etcd-2026-05-15T02-00-00.000.log` beside it, and a new one begins. What was put aside is
-//! removed by age and by number.
+//! removed by age and by number. Another program may put the file aside too, as logrotate does: who is told so (`reopen`)
+//! goes on in the file that has the name now.
 //!
 //! Invariants:
 //! - A line is in one file.
@@ -12,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::clock::{Clock, Time, parse_format, rfc3339_ms};
@@ -21,6 +23,14 @@ use crate::store::options::Rotation;
 /// How a time is written in a name; `rfc3339_ms` with other signs, as etcd has it.
 const NAME_FORMAT: &str = "%Y-%m-%dT%H-%M-%S%.3f";
 
+/// How often it was asked to open the files of logs anew. A signal is the process's, and so is this.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+/// Has all files of logs opened anew, each before its next line.
+pub(crate) fn reopen() {
+    ASKED.fetch_add(1, Ordering::Relaxed);
+}
+
 /// A file that lines are appended to.
 #[derive(Debug)]
 pub(crate) struct LogFile {
@@ -29,6 +39,8 @@ pub(crate) struct LogFile {
     bytes: u64,
     rotation: Option<Rotation>,
     clock: Clock,
+    /// What was asked when it was opened.
+    asked: u64,
 }
 
 impl LogFile {
@@ -36,17 +48,27 @@ impl LogFile {
     pub(crate) fn open(path: &Path, rotation: Option<Rotation>, clock: Clock) -> Result<LogFile> {
         let file = open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(LogFile { path: path.to_owned(), file, bytes, rotation, clock })
+        let asked = ASKED.load(Ordering::Relaxed);
+        Ok(LogFile { path: path.to_owned(), file, bytes, rotation, clock, asked })
+    }
+
+    /// Goes on in the file that has the name now.
+    fn renew(&mut self) -> Result<()> {
+        self.file = open(&self.path)?;
+        self.bytes = self.file.metadata()?.len();
+        Ok(())
     }
 
     /// Puts the file aside and begins a new one.
     fn rotate(&mut self, rotation: Rotation) -> Result<()> {
         let now = self.clock.now();
         let aside = self.path.with_file_name(name_at(&self.path, now));
-        // Its own error has more to say than a log that cannot be written can.
-        give_name(&self.path, &aside).map_err(std::io::Error::other)?;
-        self.file = open(&self.path)?;
-        self.bytes = 0;
+        // Where it is gone, it was put aside before, and the new one could not be opened.
+        if self.path.exists() {
+            // Its own error has more to say than a log that cannot be written can.
+            give_name(&self.path, &aside).map_err(std::io::Error::other)?;
+        }
+        self.renew()?;
         for old in superfluous(aside_of(&self.path), rotation, now) {
             std::fs::remove_file(old)?;
         }
@@ -57,6 +79,11 @@ impl LogFile {
 impl Write for LogFile {
     fn write(&mut self, line: &[u8]) -> Result<usize> {
         let length = line.len() as u64;
+        let asked = ASKED.load(Ordering::Relaxed);
+        if asked != self.asked && self.renew().is_ok() {
+            // Otherwise tried again with the next line, which is in the old file.
+            self.asked = asked;
+        }
         if let Some(rotation) =
             self.rotation.filter(|rotation| self.bytes > 0 && self.bytes + length > rotation.bytes_max)
         {
@@ -146,6 +173,28 @@ mod tests {
         LogFile::open(&path, Some(rotation), later).unwrap().write_all(b"a long line\n").unwrap();
         let expected = [expected[0], expected[1], "etcd-2026-05-16T03-00-02.250.log", "etcd-notes.log", "etcd.log"];
         assert_eq!(names(dir.path()), expected);
+    }
+
+    #[test]
+    fn what_another_program_put_aside_is_left_when_that_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("log"), dir.path().join("aside"));
+        let mut log = LogFile::open(&path, None, Clock::System).unwrap();
+        log.write_all(b"one\n").unwrap();
+        give_name(&path, &aside).unwrap();
+        log.write_all(b"two\n").unwrap();
+        reopen();
+        log.write_all(b"three\n").unwrap();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!([read(&aside), read(&path)], ["one\ntwo\n", "three\n"]);
+        // A file that cannot be opened leaves the old one in use.
+        give_name(&path, &dir.path().join("aside-2")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        reopen();
+        log.write_all(b"four\n").unwrap();
+        std::fs::remove_dir(&path).unwrap();
+        log.write_all(b"five\n").unwrap();
+        assert_eq!([read(&dir.path().join("aside-2")), read(&path)], ["three\nfour\n", "five\n"]);
     }
 
     #[test]

@@ -157,8 +157,12 @@ impl Listening {
                 worked = &mut work => break (worked, None),
                 () = handle.stopped() => break (Ok(()), None),
                 served = &mut serving => break (Ok(()), Some(served)),
-                // Files that changed are read; without this they are at the next handshake.
-                _ = hangup.recv() => drop(tls.as_ref().map(|tls| tls.config())),
+                _ = hangup.recv() => {
+                    log_file::reopen();
+                    // Files that changed are read; without this they are at the next handshake.
+                    drop(tls.as_ref().map(|tls| tls.config()));
+                    tracing::info!("the files of logs and certificates are opened again");
+                }
             }
         };
         notify::tell("STOPPING=1");
