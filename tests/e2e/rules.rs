@@ -41,8 +41,10 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
         };
         let (token, after) = rest.split_at(len);
         rest = after;
-        let opens = after.trim_start().starts_with('(');
-        if GROUPING.contains(&token) && opens {
+        // An aggregation may say what it is by before what it is of.
+        let next = after.trim_start();
+        let opens = ["(", "by ", "by(", "without ", "without("].iter().any(|opening| next.starts_with(opening));
+        if GROUPING.contains(&token) && next.starts_with('(') {
             rest = after.split_once(')').unwrap().1;
         } else if first.is_ascii_alphabetic() && !opens && !WORDS.contains(&token) {
             names.insert(token.to_owned());
