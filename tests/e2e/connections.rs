@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::member::{LIMIT, Member, get};
@@ -26,6 +27,10 @@ const END_HEADERS: u8 = 4;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Megabytes of values in these tests.
 const MEGABYTES: usize = 40;
+/// A request for all of them.
+const ALL_VALUES: &[u8] = b"\x0a\x04key-\x12\x04key.";
+/// So little of an answer the system takes from a slow reader's member.
+const RECEIVED_BYTES_MAX: usize = 256 << 10;
 /// More than that a member with those values, and with clients that stand still, does not hold.
 const MEMORY_BYTES: f64 = 450e6;
 
@@ -130,10 +135,11 @@ fn fill(member: &Member) {
     }
 }
 
-/// A member that soon misses a sign of life, with values.
-fn impatient() -> Member {
-    let timeout = format!("--grpc-keepalive-timeout={}s", PATIENCE.as_secs());
-    let member = Member::start(&["--grpc-keepalive-interval=1s", &timeout]);
+/// A member that asks for a sign of life so often, and soon misses it, with values.
+fn impatient(interval: &str) -> Member {
+    let (interval, timeout) =
+        (format!("--grpc-keepalive-interval={interval}"), format!("--grpc-keepalive-timeout={}s", PATIENCE.as_secs()));
+    let member = Member::start(&[&interval, &timeout]);
     fill(&member);
     member
 }
@@ -192,7 +198,7 @@ fn address_of(process: &Process, member: &Member) -> String {
 
 #[test]
 fn a_watcher_and_a_reader_of_a_snapshot_that_stand_still_are_cut_off_by_name() {
-    let member = impatient();
+    let member = impatient("1s");
     let (watch_log, dir) = (member.dir.path().join("watch"), member.dir.path());
     let watch = etcdctl(&member, &["watch", "key-", "--prefix", "--rev=2"]).start(&watch_log);
     wait_until("the watcher reads", LIMIT, || std::fs::metadata(&watch_log).unwrap().len() > 1_000_000);
@@ -222,13 +228,12 @@ fn a_watcher_and_a_reader_of_a_snapshot_that_stand_still_are_cut_off_by_name() {
 
 #[test]
 fn a_client_that_takes_nothing_of_a_huge_answer_is_cut_off_by_name() {
-    let member = impatient();
+    let member = impatient("1s");
     let before = metric(&member, "process_open_fds");
-    let range = b"\x0a\x04key-\x12\x04key.";
     let mut silent = vec![];
     for _ in 0..3 {
         let mut connection = greeted(&member);
-        connection.write_all(&call(1, "/etcdserverpb.KV/Range", b"\x41\x01a", range)).unwrap();
+        connection.write_all(&call(1, "/etcdserverpb.KV/Range", b"\x41\x01a", ALL_VALUES)).unwrap();
         silent.push(connection);
     }
     for connection in &silent {
@@ -239,9 +244,17 @@ fn a_client_that_takes_nothing_of_a_huge_answer_is_cut_off_by_name() {
     etcdctl(&member, &["put", "other", "client"]).run().success();
     let resident = metric(&member, "process_resident_memory_bytes");
     assert!(resident < MEMORY_BYTES, "{resident} bytes");
-    // Whoever reads slowly, and reads, is answered to the end.
+}
+
+/// It sends no questions: one waits behind whatever the system still holds for the reader, and this one takes longer than
+/// the member's patience to come to it.
+#[test]
+fn a_client_that_reads_a_huge_answer_slowly_is_answered_to_the_end() {
+    let member = impatient("2h");
     let mut connection = greeted(&member);
-    connection.write_all(&call(1, "/etcdserverpb.KV/Range", b"\x41\x01a", range)).unwrap();
+    // Most of the answer waits in the member, and not in the system.
+    set_socket_recv_buffer_size(&connection, RECEIVED_BYTES_MAX).unwrap();
+    connection.write_all(&call(1, "/etcdserverpb.KV/Range", b"\x41\x01a", ALL_VALUES)).unwrap();
     let (mut taken, mut piece, begun) = (0, vec![0; 4 << 20], Instant::now());
     while taken < MEGABYTES * 1_000_000 {
         let wanted = piece.len().min(MEGABYTES * 1_000_000 - taken);
