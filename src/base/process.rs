@@ -37,10 +37,20 @@ pub fn usage() -> Usage {
     }
 }
 
-/// How many files and sockets this process may have open. Read, not asked for: a service may be forbidden the call.
+/// How many files and sockets this process may have open.
 pub fn files_max() -> u64 {
+    soft_limit("Max open files")
+}
+
+/// How many bytes of memory this process may ask for.
+pub fn virtual_max() -> u64 {
+    soft_limit("Max address space")
+}
+
+/// A limit. Read, not asked for: a service may be forbidden the call.
+fn soft_limit(name: &str) -> u64 {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    let soft = limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
     // "unlimited" is no number.
     soft.and_then(|soft| soft.parse().ok()).unwrap_or(u64::MAX)
 }
@@ -54,5 +64,6 @@ mod tests {
         let usage = usage();
         assert!(usage.resident_bytes > 1 << 20 && usage.virtual_bytes >= usage.resident_bytes, "{usage:?}");
         assert!(usage.files >= 3 && usage.files < files_max(), "{usage:?}");
+        assert!(usage.virtual_bytes < virtual_max(), "{usage:?}");
     }
 }

@@ -4,6 +4,7 @@
 //! format is written, by these few lines. Counting is one atomic addition, for it happens on the way of every request.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -44,41 +45,127 @@ impl Gauge {
     }
 }
 
-/// How often something took how long.
+/// How often something took how long, or was how much.
 #[derive(Debug)]
 pub struct Histogram {
-    /// Upper ends of the buckets, in microseconds.
-    bounds_us: Vec<u64>,
+    /// Upper ends of the buckets, in whole numbers: microseconds, if it is about time.
+    bounds: Vec<u64>,
     /// One more than there are bounds.
     buckets: Vec<AtomicU64>,
-    sum_us: AtomicU64,
+    sum: AtomicU64,
+    /// So many of its numbers are one of the unit in which it is told.
+    per_unit: f64,
+}
+
+/// The `buckets` bounds from `first` on, each twice the one before.
+fn doubled(first: u64, buckets: u32) -> Vec<u64> {
+    (0..buckets).map(|i| first << i).collect()
 }
 
 impl Histogram {
-    /// Buckets that end at these microseconds.
-    pub fn of(bounds_us: Vec<u64>) -> Self {
-        let buckets = (0..=bounds_us.len()).map(|_| AtomicU64::new(0)).collect();
-        Histogram { bounds_us, buckets, sum_us: AtomicU64::new(0) }
+    fn with(bounds: Vec<u64>, per_unit: f64) -> Self {
+        let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Histogram { bounds, buckets, sum: AtomicU64::new(0), per_unit }
     }
 
-    /// So many buckets, the first up to `first_us` microseconds and each twice as long as the one before.
+    /// Of times, told in seconds. Buckets end at these microseconds.
+    pub fn of(bounds_us: Vec<u64>) -> Self {
+        Histogram::with(bounds_us, 1e6)
+    }
+
+    /// Of times, told in seconds. So many buckets, the first up to `first_us` microseconds and each twice as long as the one
+    /// before.
     pub fn doubling(first_us: u64, buckets: u32) -> Self {
-        Histogram::of((0..buckets).map(|i| first_us << i).collect())
+        Histogram::of(doubled(first_us, buckets))
+    }
+
+    /// The same, told in milliseconds.
+    pub fn doubling_ms(first_us: u64, buckets: u32) -> Self {
+        Histogram::with(doubled(first_us, buckets), 1e3)
+    }
+
+    /// Of numbers, the first bucket up to `first`.
+    pub fn doubling_numbers(first: u64, buckets: u32) -> Self {
+        Histogram::with(doubled(first, buckets), 1.0)
     }
 
     /// It took so long once.
     pub fn observe(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = self.bounds_us.partition_point(|bound| *bound < us);
+        self.observe_number(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// It was so much once.
+    pub fn observe_number(&self, number: u64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < number);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        self.sum.fetch_add(number, Ordering::Relaxed);
     }
 
     /// How often.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
+
+    #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+    fn told(&self, number: u64) -> f64 {
+        number as f64 / self.per_unit
+    }
 }
+
+/// What is counted by name, in places that fill as names come. Clients may invent names: when all places are taken, what
+/// else comes is counted together.
+#[derive(Debug)]
+pub struct Named<T> {
+    places: Box<[OnceLock<(String, T)>]>,
+    others: T,
+}
+
+impl<T: Default> Named<T> {
+    /// With so many places.
+    pub fn new(places: usize) -> Self {
+        Named { places: (0..places).map(|_| OnceLock::new()).collect(), others: T::default() }
+    }
+
+    /// What is counted under this name.
+    pub fn of(&self, name: &str) -> &T {
+        for place in &self.places {
+            let (taken, counted) = place.get_or_init(|| (name.to_owned(), T::default()));
+            if taken == name {
+                return counted;
+            }
+        }
+        &self.others
+    }
+
+    /// What is counted of names that have no place.
+    pub fn others(&self) -> &T {
+        &self.others
+    }
+
+    /// The names that have one.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.places.iter().map_while(OnceLock::get).map(|(name, counted)| (name.as_str(), counted))
+    }
+}
+
+/// How long commands of one kind took to be applied.
+#[derive(Debug)]
+pub struct Applied {
+    /// Those that were carried out.
+    pub well: Histogram,
+    /// Those that were refused.
+    pub refused: Histogram,
+}
+
+impl Default for Applied {
+    fn default() -> Self {
+        let [well, refused] = [(); 2].map(|()| Histogram::doubling(100, 20));
+        Applied { well, refused }
+    }
+}
+
+/// Kinds of commands that are told apart; more than there are.
+const KINDS: usize = 32;
 
 /// What a member counts of itself. It is raised where things happen and read by whoever is asked for metrics.
 #[derive(Debug)]
@@ -117,6 +204,42 @@ pub struct Counters {
     pub scrubbed_bytes: Counter,
     /// When the last one ended well, in milliseconds of Unix time.
     pub scrubbed_at_ms: Gauge,
+    /// Times that keys were read, were written, were deleted, and that several of these were done at once.
+    pub ranges: Counter,
+    /// Written.
+    pub puts: Counter,
+    /// Deleted.
+    pub deletes: Counter,
+    /// Several at once.
+    pub txns: Counter,
+    /// Bytes of keys and values that were written.
+    pub put_bytes: Counter,
+    /// How long commands took to be applied, by kind.
+    pub applied: Named<Applied>,
+    /// Requests that took longer than they should.
+    pub slow_applies: Counter,
+    /// Reads that nobody could agree on.
+    pub read_indexes_failed: Counter,
+    /// How long writing to the log took, without waiting for the disk.
+    pub log_write: Histogram,
+    /// 1 while the state file is written anew.
+    pub defragmenting: Gauge,
+    /// How long snapshots took to be sent.
+    pub snapshot: Histogram,
+    /// How long checksums over everything took.
+    pub hash: Histogram,
+    /// And those over the keys.
+    pub hash_kv: Histogram,
+    /// The lives that leases were given, in seconds.
+    pub lease_ttls: Histogram,
+    /// How long each step of a compaction through the index took.
+    pub index_pause: Histogram,
+    /// How long each removal of revisions from the state file took.
+    pub removal_pause: Histogram,
+    /// How long a compaction took until what it removed was gone.
+    pub removal: Histogram,
+    /// When the last one was over, in seconds of Unix time.
+    pub removed_at_s: Gauge,
 }
 
 impl Default for Counters {
@@ -139,6 +262,24 @@ impl Default for Counters {
             scrubs_failed: Counter::default(),
             scrubbed_bytes: Counter::default(),
             scrubbed_at_ms: Gauge::default(),
+            ranges: Counter::default(),
+            puts: Counter::default(),
+            deletes: Counter::default(),
+            txns: Counter::default(),
+            put_bytes: Counter::default(),
+            applied: Named::new(KINDS),
+            slow_applies: Counter::default(),
+            read_indexes_failed: Counter::default(),
+            log_write: Histogram::doubling(1_000, 14),
+            defragmenting: Gauge::default(),
+            snapshot: Histogram::doubling(10_000, 17),
+            hash: Histogram::doubling(10_000, 15),
+            hash_kv: Histogram::doubling(10_000, 15),
+            lease_ttls: Histogram::doubling_numbers(1, 24),
+            index_pause: Histogram::doubling_ms(500, 14),
+            removal_pause: Histogram::doubling_ms(1_000, 13),
+            removal: Histogram::doubling_ms(100_000, 14),
+            removed_at_s: Gauge::default(),
         }
     }
 }
@@ -175,13 +316,13 @@ impl Page {
     /// The samples of a histogram.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let mut count = 0;
-        let ends = histogram.bounds_us.iter().map(|bound| seconds(*bound).to_string()).chain(["+Inf".to_owned()]);
+        let ends = histogram.bounds.iter().map(|bound| bucket_end(histogram.told(*bound))).chain(["+Inf".to_owned()]);
         for (end, bucket) in ends.zip(&histogram.buckets) {
             count += bucket.load(Ordering::Relaxed);
             let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", end.as_str())]).collect();
             let _ = writeln!(self.text, "{name}_bucket{} {count}", braced(&labels));
         }
-        let (labels, sum) = (braced(labels), seconds(histogram.sum_us.load(Ordering::Relaxed)));
+        let (labels, sum) = (braced(labels), histogram.told(histogram.sum.load(Ordering::Relaxed)));
         let _ = writeln!(self.text, "{name}_sum{labels} {sum}\n{name}_count{labels} {count}");
     }
 
@@ -191,9 +332,13 @@ impl Page {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
-fn seconds(us: u64) -> f64 {
-    us as f64 / 1e6
+/// The end of a bucket as Go writes it. A label is a text: written otherwise it is another one.
+fn bucket_end(end: f64) -> String {
+    let scientific = format!("{end:e}");
+    match scientific.split_once('e').and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?))) {
+        Some((digits, exponent @ 6..)) => format!("{digits}e+{exponent:02}"),
+        _ => end.to_string(),
+    }
 }
 
 fn braced(labels: &[(&str, &str)]) -> String {
@@ -230,6 +375,36 @@ mod tests {
             "t_count{a=\"b\"} 6",
         ];
         assert_eq!(page.into_text().lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn units_are_told_as_etcd_tells_them() {
+        let ends = |histogram: &Histogram, of: &str| -> Vec<String> {
+            let mut page = Page::default();
+            page.histogram("t", &[], histogram);
+            let text = page.into_text();
+            let ends = text.lines().filter_map(|line| line.strip_prefix(of)?.split('"').next().map(str::to_owned));
+            ends.collect()
+        };
+        let of = "t_bucket{le=\"";
+        assert_eq!(ends(&Histogram::doubling_ms(500, 3), of), ["0.5", "1", "2", "+Inf"]);
+        let numbers = ends(&Histogram::doubling_numbers(1, 24), of);
+        assert_eq!(
+            numbers[18..],
+            ["262144", "524288", "1.048576e+06", "2.097152e+06", "4.194304e+06", "8.388608e+06", "+Inf"]
+        );
+        assert_eq!(ends(&Histogram::doubling(100, 20), of)[..2], ["0.0001", "0.0002"]);
+        assert_eq!([1e6, 16_777_216.0, 999_999.0].map(bucket_end), ["1e+06", "1.6777216e+07", "999999"]);
+    }
+
+    #[test]
+    fn names_that_clients_invent_take_no_more_places_than_there_are() {
+        let named: Named<Counter> = Named::new(2);
+        for name in ["a", "b", "a", "c", "d", "b", "a"] {
+            named.of(name).increment();
+        }
+        let counted: Vec<(&str, u64)> = named.all().map(|(name, counter)| (name, counter.get())).collect();
+        assert_eq!((counted, named.others().get()), (vec![("a", 3), ("b", 2)], 2));
     }
 
     #[test]

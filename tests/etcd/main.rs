@@ -18,6 +18,7 @@ mod errors;
 mod gateway;
 mod generate;
 mod member;
+mod metrics;
 mod tokens;
 
 mod keys;

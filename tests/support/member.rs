@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+use super::http::read_response;
 use super::peers::{ETCD_3_5, program};
 use super::ports::Port;
 use super::run::{Outcome, Process, Run};
@@ -116,10 +117,13 @@ pub fn ask(address: &str, method: &str, target: &str, host: &str) -> Page {
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer from {address}: {text:?}"));
-    Page { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_lowercase(), body: body.to_owned() }
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    let (head, _) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer from {address}: {text:?}"));
+    let response = read_response(&mut answer.as_slice(), method).unwrap();
+    let body = String::from_utf8(response.body).unwrap();
+    Page { status: response.status, head: head.to_lowercase(), body }
 }
 
 /// Gets a page.

@@ -120,8 +120,8 @@ impl Listening {
         let Listening { options, tls, bound } = self;
         // The server's own signal: it ends too when the member does.
         let ending = Stop::new();
-        let calls =
-            Arc::new(Calls::new(options.connections.slow_request, handle.tuning().unsent_bytes_max, ending.clone()));
+        let (slow, unsent_bytes_max) = (options.connections.slow_request, handle.tuning().unsent_bytes_max);
+        let calls = Arc::new(Calls::new(handle.counters(), slow, unsent_bytes_max, ending.clone()));
         let watches = watch::Service::new(handle);
         let pages = Pages {
             handle: handle.clone(),
@@ -129,6 +129,7 @@ impl Listening {
             watches: Arc::clone(watches.counters()),
             calls: Arc::clone(&calls),
             checks: Arc::default(),
+            features: options.features.clone(),
             extensive: options.extensive_metrics,
             started: context.clock.now(),
         };

@@ -305,6 +305,11 @@ impl Backend {
         used.ok_or_else(|| damaged(&self.path, "it does not say how much it holds"))
     }
 
+    /// Transactions that are open.
+    pub fn readers(&self) -> usize {
+        Arc::strong_count(&self.db.read().unwrap_or_else(PoisonError::into_inner)) - 1
+    }
+
     /// The open file. Whoever reads holds it until their transaction is over: one that is closed ends them with an error.
     fn db(&self) -> Arc<Engine> {
         Arc::clone(&self.db.read().unwrap_or_else(PoisonError::into_inner))

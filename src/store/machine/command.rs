@@ -19,6 +19,34 @@ pub fn bytes(operation: &Operation) -> usize {
     operation.encoded_len()
 }
 
+/// What an operation is called, as etcd calls it.
+pub fn name(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Put(_) => "Put",
+        Operation::DeleteRange(_) => "DeleteRange",
+        Operation::Txn(_) => "Txn",
+        Operation::Compaction(_) => "Compaction",
+        Operation::LeaseGrant(_) => "LeaseGrant",
+        Operation::LeaseRevoke(_) => "LeaseRevoke",
+        Operation::LeaseCheckpoints(_) => "LeaseCheckpoint",
+        Operation::Alarm(_) => "Alarm",
+        Operation::Publish(_) => "ClusterMemberAttrSet",
+        Operation::ClusterVersion(_) => "ClusterVersionSet",
+        Operation::AuthEnable(_) => "AuthEnable",
+        Operation::AuthDisable(_) => "AuthDisable",
+        Operation::UserAdd(_) => "AuthUserAdd",
+        Operation::UserDelete(_) => "AuthUserDelete",
+        Operation::UserChangePassword(_) => "AuthUserChangePassword",
+        Operation::UserGrantRole(_) => "AuthUserGrantRole",
+        Operation::UserRevokeRole(_) => "AuthUserRevokeRole",
+        Operation::RoleAdd(_) => "AuthRoleAdd",
+        Operation::RoleDelete(_) => "AuthRoleDelete",
+        Operation::RoleGrantPermission(_) => "AuthRoleGrantPermission",
+        Operation::RoleRevokePermission(_) => "AuthRoleRevokePermission",
+        Operation::Authenticate(_) => "Authenticate",
+    }
+}
+
 /// The commands in an entry. What cannot be read, or holds an operation that this program does not know, must not be
 /// skipped: this member would no longer be equal to the others.
 pub fn decode(entry: Bytes) -> Result<Vec<Command>> {

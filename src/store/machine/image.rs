@@ -95,7 +95,7 @@ mod tests {
                 ..Command::default()
             });
             let position = Position { index: self.machine.position().index + 1, term: 3 };
-            self.cuts.push(self.machine.apply(position, commands.collect()).unwrap().cut);
+            self.cuts.push(self.machine.apply(position, commands.collect(), &mut |_, _| {}).unwrap().cut);
         }
 
         fn flush(&mut self) {

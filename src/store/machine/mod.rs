@@ -25,6 +25,7 @@ mod rules;
 pub mod scrub;
 pub mod side;
 pub mod state;
+pub mod tally;
 mod txn;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::store::machine::digest::{Digest, Ledger, alarm_fact, lease_fact, rule
 use crate::store::machine::flush::{Cut, Meta, Position};
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::{Alarms, State};
+use crate::store::machine::tally::Tally;
 use crate::store::mvcc::index::Keys;
 use crate::store::mvcc::recent::{Batch, Recent};
 use crate::store::mvcc::view::Ground;
@@ -113,6 +115,8 @@ pub struct Applied {
     pub cut: Cut,
     /// The store after it.
     pub state: Arc<State>,
+    /// What it did to keys.
+    pub tally: Tally,
 }
 
 /// The state machine of a member.
@@ -129,6 +133,8 @@ pub struct Machine {
     ledger: Arc<Ledger>,
     /// The state's, after the last batch.
     digest: Digest,
+    /// Since the last batch ended.
+    tally: Tally,
 }
 
 impl Machine {
@@ -150,8 +156,18 @@ impl Machine {
         })?;
         let all = || (writer.view(), lessor.clone(), alarms.clone(), rules.clone());
         let (ledger, digest) = Ledger::open(backend, writer.recent(), meta.digest, all);
-        let (side, side_facts) = (vec![], StateDigest::default());
-        Ok(Machine { writer, lessor, alarms, rules, position: meta.position, side, side_facts, ledger, digest })
+        Ok(Machine {
+            writer,
+            lessor,
+            alarms,
+            rules,
+            position: meta.position,
+            side: vec![],
+            side_facts: StateDigest::default(),
+            ledger,
+            digest,
+            tally: Tally::default(),
+        })
     }
 
     /// Up to where in the log everything is applied.
@@ -176,17 +192,26 @@ impl Machine {
         self.writer.recent()
     }
 
-    /// Applies commands that were agreed on, up to `position`. An error is this member's own, and its last.
-    pub fn apply(&mut self, position: Position, commands: Vec<Command>) -> Result<Applied> {
+    /// Applies commands that were agreed on, up to `position`. After each of them `done` is told which kind it was and what
+    /// came of it. An error is this member's own, and its last.
+    pub fn apply(
+        &mut self,
+        position: Position,
+        commands: Vec<Command>,
+        done: &mut dyn FnMut(&'static str, &Outcome),
+    ) -> Result<Applied> {
         assert!(position > self.position, "the log is applied once and in order");
         let mut replies = Vec::with_capacity(commands.len());
         for command in commands {
             let operation = command.operation.expect("commands without an operation are not decoded");
+            let kind = command::name(&operation);
             let outcome = match self.apply_one(operation, command.own, command.requester.as_ref()) {
                 Ok(reply) => Ok(reply),
                 Err(Failure::Refused(refusal)) => Err(refusal),
                 Err(Failure::Broken(error)) => return Err(error),
             };
+            self.tally.end();
+            done(kind, &outcome);
             replies.push((command.id, outcome));
         }
         self.position = position;
@@ -195,7 +220,8 @@ impl Machine {
         if batch.is_some() || side_facts != StateDigest::default() {
             self.digest = self.ledger.change(batch.as_ref(), side_facts);
         }
-        Ok(Applied { replies, cut: self.cut(batch, side, vec![]), state: self.state() })
+        let tally = std::mem::take(&mut self.tally);
+        Ok(Applied { replies, cut: self.cut(batch, side, vec![]), state: self.state(), tally })
     }
 
     /// Whether compactions have left something in the index.
@@ -240,6 +266,8 @@ impl Machine {
             Operation::Compaction(request) => {
                 self.writer.compact(request.revision)?;
                 self.side.push(Meta::compacted(request.revision));
+                // etcd learns its revision by a read.
+                self.tally.range();
                 Ok(Reply::Compaction(CompactionResponse { header: self.header() }))
             }
             Operation::LeaseGrant(request) => {
@@ -301,6 +329,7 @@ impl Machine {
         self.side.push(self.lessor.revoke(id));
         self.side_facts.remove(&lease_fact(id, ttl_s));
         for key in &keys {
+            self.tally.delete();
             self.writer.delete(Keys::of(key, &[]));
         }
         self.writer.end();
@@ -332,7 +361,9 @@ pub fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, Fai
     txn::range(&state.view.ground(), request)
 }
 
-/// Answers a transaction that only reads from a state.
-pub fn read(state: &State, request: &TxnRequest) -> Result<TxnResponse, Failure> {
-    txn::read(state, request)
+/// Answers a transaction that only reads from a state; what it read is counted whatever comes of it.
+pub fn read(state: &State, request: &TxnRequest, tally: &mut Tally) -> Result<TxnResponse, Failure> {
+    let outcome = txn::read(state, request, tally);
+    tally.end();
+    outcome
 }

@@ -48,7 +48,7 @@ impl Member {
             operation: Some(operation),
             ..Command::default()
         });
-        let applied = self.machine.apply(position, commands.collect()).unwrap();
+        let applied = self.machine.apply(position, commands.collect(), &mut |_, _| {}).unwrap();
         assert!(applied.replies.iter().map(|(id, _)| *id).eq(1..=applied.replies.len() as u64));
         assert_eq!(applied.state.position, position);
         self.cuts.push(applied.cut);

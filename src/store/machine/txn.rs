@@ -17,6 +17,7 @@ use crate::api::mvccpb::KeyValue;
 use crate::store::lease::lessor::Lessor;
 use crate::store::machine::refusal::{Failure, Refusal};
 use crate::store::machine::state::State;
+use crate::store::machine::tally::Tally;
 use crate::store::machine::{Machine, header};
 use crate::store::mvcc::history::History;
 use crate::store::mvcc::index::Keys;
@@ -35,6 +36,9 @@ impl Machine {
     pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse> {
         // Of two reasons a put alone names the lease, as etcd's does; in a transaction it is the key.
         check_lease(&self.lessor, request)?;
+        if request.prev_kv || keeps(request) {
+            self.tally.range();
+        }
         check_put(&self.ground(), &self.lessor, request)?;
         let ground = self.ground();
         let before =
@@ -44,6 +48,7 @@ impl Machine {
             _ => &request.value,
         };
         let lease = if request.ignore_lease { self.lessor.owner(&request.key) } else { request.lease };
+        self.tally.put(request.key.len() + value.len());
         self.writer.put(&request.key, value, lease);
         // Most keys never have a lease.
         if lease != 0 || self.lessor.owner(&request.key) != 0 {
@@ -57,11 +62,13 @@ impl Machine {
         let keys = Keys::of(&request.key, &request.range_end);
         let mut prev_kvs = vec![];
         if request.prev_kv {
+            self.tally.range();
             let ground = self.ground();
             for (_, version) in ground.index.alive(keys, i64::MAX) {
                 prev_kvs.push(read::key_value(&ground, version)?);
             }
         }
+        self.tally.delete();
         let ended = self.writer.delete(keys);
         for (key, _) in &ended {
             self.lessor.detach(key);
@@ -72,8 +79,10 @@ impl Machine {
 
     pub(super) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse> {
         let mut path = Path::new();
-        decide(&self.ground(), &self.lessor, request, &mut path)?;
-        foresee(&self.ground(), &self.lessor, request, &path)?;
+        let (ground, tally) = (self.writer.ground(), &mut self.tally);
+        decide(&ground, &self.lessor, request, &mut path, tally)?;
+        foresee(&ground, &self.lessor, request, &path, tally)?;
+        tally.end();
         self.execute(request, &mut path.iter())
     }
 
@@ -82,7 +91,10 @@ impl Machine {
         let mut responses = Vec::with_capacity(operations.len());
         for operation in operations {
             let response = match &operation.request {
-                Some(Request::RequestRange(request)) => Response::ResponseRange(range(&self.ground(), request)?),
+                Some(Request::RequestRange(request)) => {
+                    self.tally.range();
+                    Response::ResponseRange(range(&self.ground(), request)?)
+                }
                 Some(Request::RequestPut(request)) => Response::ResponsePut(self.put(request)?),
                 Some(Request::RequestDeleteRange(request)) => {
                     Response::ResponseDeleteRange(self.delete_range(request)?)
@@ -104,15 +116,16 @@ pub(super) fn range(ground: &Ground<'_>, request: &RangeRequest) -> Result<Range
 }
 
 /// Answers a transaction that has ranges and nothing else.
-pub(super) fn read(state: &State, request: &TxnRequest) -> Result<TxnResponse> {
+pub(super) fn read(state: &State, request: &TxnRequest, tally: &mut Tally) -> Result<TxnResponse> {
     let ground = state.view.ground();
     let mut path = Path::new();
-    decide(&ground, &state.lessor, request, &mut path)?;
-    foresee(&ground, &state.lessor, request, &path)?;
+    decide(&ground, &state.lessor, request, &mut path, tally)?;
+    foresee(&ground, &state.lessor, request, &path, tally)?;
     let (succeeded, operations) = side(request, &mut path.iter());
     let mut responses = Vec::with_capacity(operations.len());
     for operation in operations {
         if let Some(Request::RequestRange(request)) = &operation.request {
+            tally.range();
             let response = Some(Response::ResponseRange(range(&ground, request)?));
             responses.push(ResponseOp { response });
         }
@@ -126,9 +139,10 @@ fn side<'a>(request: &'a TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> (
 }
 
 /// Decides which side each transaction takes.
-fn decide(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &mut Path) -> Result {
+fn decide(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &mut Path, tally: &mut Tally) -> Result {
     let mut succeeded = true;
     for compare in &request.compare {
+        tally.range();
         if !holds(ground, lessor, compare)? {
             succeeded = false;
             break;
@@ -137,16 +151,21 @@ fn decide(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &mut
     path.push(succeeded);
     for operation in if succeeded { &request.success } else { &request.failure } {
         if let Some(Request::RequestTxn(request)) = &operation.request {
-            decide(ground, lessor, request, path)?;
+            decide(ground, lessor, request, path, tally)?;
         }
     }
     Ok(())
 }
 
 /// Refuses what would fail on the way. Of several reasons etcd names that of a put first, wherever it stands.
-fn foresee(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &Path) -> Result {
+fn foresee(ground: &Ground<'_>, lessor: &Lessor, request: &TxnRequest, path: &Path, tally: &mut Tally) -> Result {
     let puts = &mut |operation: &Request| match operation {
-        Request::RequestPut(request) => check_put(ground, lessor, request),
+        Request::RequestPut(request) => {
+            if keeps(request) {
+                tally.range();
+            }
+            check_put(ground, lessor, request)
+        }
         _ => Ok(()),
     };
     visit(request, &mut path.iter(), puts)?;
@@ -183,9 +202,13 @@ fn check_revision(ground: &Ground<'_>, asked: i64) -> Result {
     Ok(())
 }
 
+/// Whether a put leaves something of its key as it is.
+fn keeps(request: &PutRequest) -> bool {
+    request.ignore_value || request.ignore_lease
+}
+
 fn check_put(ground: &Ground<'_>, lessor: &Lessor, request: &PutRequest) -> Result {
-    let keeps = request.ignore_value || request.ignore_lease;
-    if keeps && ground.index.get(&request.key).and_then(History::alive).is_none() {
+    if keeps(request) && ground.index.get(&request.key).and_then(History::alive).is_none() {
         return Err(Refusal::KeyNotFound.into());
     }
     check_lease(lessor, request)

@@ -72,12 +72,19 @@ impl<'a> Keys<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     keys: OrdMap<Key, History>,
+    /// How many of them are alive.
+    alive: usize,
 }
 
 impl Index {
     /// How many keys have a history, alive or not.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// How many keys are alive.
+    pub fn alive_len(&self) -> usize {
+        self.alive
     }
 
     /// Whether there is none.
@@ -111,7 +118,7 @@ impl Index {
     /// Notes a put at `rev`; the first revision of its generation, its version's number, and what the key was before.
     /// `message_bytes` has the length of the message, told both.
     pub fn put(&mut self, key: &[u8], rev: Rev, message_bytes: impl FnOnce(i64, i64) -> usize) -> Option<Version> {
-        match self.keys.get_mut(key) {
+        let before = match self.keys.get_mut(key) {
             Some(history) => {
                 let before = history.at(rev.main).copied();
                 let (created, version) = history.next(rev.main);
@@ -123,7 +130,9 @@ impl Index {
                 self.keys.insert(key.into(), History::new(first, rev.main, 1));
                 None
             }
-        }
+        };
+        self.alive += usize::from(before.is_none());
+        before
     }
 
     /// Notes a key's end at `rev`. The key must be alive.
@@ -131,14 +140,23 @@ impl Index {
         let history = self.keys.get_mut(key).expect("only a key that is alive can be deleted");
         assert!(!history.newest().is_tombstone(), "only a key that is alive can be deleted");
         history.push(Version::new(rev, true, message_bytes), 0, 0);
+        self.alive -= 1;
     }
 
     /// Notes what is already stored, in ascending order: how the index is built when a member starts.
     pub fn load(&mut self, key: &[u8], version: Version, created: i64, number: i64) {
-        match self.keys.get_mut(key) {
-            Some(history) => history.push(version, created, number),
-            None => drop(self.keys.insert(key.into(), History::new(version, created, number))),
-        }
+        let (was_alive, is_alive) = match self.keys.get_mut(key) {
+            Some(history) => {
+                let was_alive = !history.newest().is_tombstone();
+                history.push(version, created, number);
+                (was_alive, !version.is_tombstone())
+            }
+            None => {
+                self.keys.insert(key.into(), History::new(version, created, number));
+                (false, !version.is_tombstone())
+            }
+        };
+        self.alive = self.alive + usize::from(is_alive) - usize::from(was_alive);
     }
 
     /// Forgets what a compaction at `compact` made superfluous, of at most `keys_max` keys after `after`; their revisions
@@ -240,5 +258,29 @@ mod tests {
         assert!(index.get(b"key-007").is_none());
         assert!(index.range(Keys::of(b"\0", b"\0")).all(|(_, history)| history.versions().len() == 1));
         assert_eq!(before.get(b"key-001").unwrap().at(50).unwrap().main(), 3);
+        assert_eq!((index.alive_len(), before.alive_len()), (99, 99));
+    }
+
+    /// Whether it is made anew or grows: as many as a walk finds.
+    #[test]
+    fn keys_that_are_alive_are_counted() {
+        let (mut grown, mut loaded) = (Index::default(), Index::default());
+        let mut rng = crate::base::rng::Seeded::new(7);
+        for main in 2..600 {
+            let (key, rev) = ([b'a' + u8::try_from(rng.below(9)).unwrap()], Rev::of(main));
+            let is_alive = grown.get(&key).is_some_and(|history| history.alive().is_some());
+            if is_alive && rng.below(2) == 0 {
+                grown.end(&key, rev, 1);
+            } else {
+                grown.put(&key, rev, |_, _| 1);
+            }
+            let newest = *grown.get(&key).unwrap().newest();
+            loaded.load(&key, newest, 1, 1);
+            let walked = grown.alive(Keys::of(b"\0", b"\0"), i64::MAX).count();
+            assert_eq!([grown.alive_len(), loaded.alive_len()], [walked; 2]);
+        }
+        let walked = |index: &Index| index.alive(Keys::of(b"\0", b"\0"), i64::MAX).count();
+        grown.prune(None, 100, 599, &mut vec![]);
+        assert_eq!(grown.alive_len(), walked(&grown));
     }
 }

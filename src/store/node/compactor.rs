@@ -5,6 +5,9 @@
 //! revisions, looked at every five minutes.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::base::clock::Stopwatch;
 
 use crate::store::lease::clock::Millis;
 use crate::store::options::AutoCompaction;
@@ -64,10 +67,51 @@ impl Compactor {
     }
 }
 
+/// What compactions made superfluous, on its way out of index and file. One that comes meanwhile is a part of it.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    began: Option<Stopwatch>,
+    /// The last cut that has some of it, once the index has nothing of it any more.
+    last_cut: Option<u64>,
+}
+
+impl Removal {
+    /// There is something to remove.
+    pub(super) fn begin(&mut self) {
+        self.began.get_or_insert_with(Stopwatch::start);
+        self.last_cut = None;
+    }
+
+    /// The index has nothing of it any more; what is left is in cuts up to this one.
+    pub(super) fn end(&mut self, last_cut: u64) {
+        self.last_cut = Some(last_cut);
+    }
+
+    /// Cuts up to this one are written. How long it took, if that was the last of it.
+    pub(super) fn written(&mut self, cut: u64) -> Option<Duration> {
+        self.last_cut.take_if(|last| *last <= cut)?;
+        Some(self.began.take()?.elapsed())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn a_removal_is_over_when_its_last_cut_is_written_and_later_compactions_are_a_part_of_it() {
+        let mut removal = Removal::default();
+        assert_eq!(removal.written(9), None);
+        removal.begin();
+        assert_eq!(removal.written(10), None);
+        removal.end(12);
+        assert_eq!(removal.written(11), None);
+        removal.begin();
+        assert_eq!(removal.written(12), None);
+        removal.end(14);
+        assert!(removal.written(15).is_some());
+        assert_eq!(removal.written(16), None);
+    }
 
     /// One revision a second, looked at each second: when, and to what.
     fn run(mode: AutoCompaction, seconds: u64) -> Vec<(u64, i64)> {

@@ -19,6 +19,7 @@ use crate::api::holdfast::v1::{Command, Requester};
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::free_bytes;
+use crate::base::telemetry::Counters;
 use crate::store::consensus::driver::{Append, Driver};
 use crate::store::consensus::log::{Entry, EntryKind, HardState, Keep, Log, Place};
 use crate::store::lease::clock::Millis;
@@ -27,8 +28,9 @@ use crate::store::machine::command::{self, Operation};
 use crate::store::machine::flush::Position;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
-use crate::store::machine::{Machine, Reply};
-use crate::store::node::compactor::Compactor;
+use crate::store::machine::tally::Tally;
+use crate::store::machine::{Machine, Outcome, Reply};
+use crate::store::node::compactor::{Compactor, Removal};
 use crate::store::node::flusher::{Behind, Flushed, room_for};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
@@ -129,6 +131,8 @@ pub(super) struct Core {
     hard_state: Option<HardState>,
     leases: Leases,
     compactor: Compactor,
+    /// What the last compactions removed, on its way out.
+    removal: Removal,
     /// Who waits for removals, and for which cut.
     removing: Vec<(u64, oneshot::Sender<()>)>,
     /// Who waits for removals that are not in a cut yet.
@@ -170,6 +174,7 @@ impl Core {
             hard_state: None,
             leases,
             compactor,
+            removal: Removal::default(),
             removing: vec![],
             pruning: vec![],
             pruning_goes_on: false,
@@ -430,8 +435,9 @@ impl Core {
             return Ok(());
         }
         let (watch, counters) = (Stopwatch::start(), &self.shared.counters);
-        self.relief.during(|| self.log.append(&append.entries, hard_state))?;
+        let written = self.relief.during(|| self.log.append(&append.entries, hard_state))?;
         let took = watch.elapsed();
+        counters.log_write.observe(written);
         self.disk_is_slow = took > SLOW_APPEND;
         counters.log_sync.observe(took);
         counters.log_bytes.add(append.entries.iter().map(|entry| entry.data.len() as u64).sum());
@@ -449,7 +455,15 @@ impl Core {
                 commands.append(&mut self.commands(entry)?);
             }
         }
-        let applied = self.machine.apply(position, commands)?;
+        let (counters, mut began) = (Arc::clone(&self.shared.counters), Stopwatch::start());
+        let applied = self.machine.apply(position, commands, &mut |kind, outcome| {
+            let took = std::mem::replace(&mut began, Stopwatch::start()).elapsed();
+            note(&counters, kind, outcome, took);
+        })?;
+        if self.machine.is_pruning() {
+            self.removal.begin();
+        }
+        note_tally(&counters, &applied.tally);
         let now = self.now();
         self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
         self.is_out_of_space = is_out_of_space(&applied.state);
@@ -457,11 +471,8 @@ impl Core {
         self.behind.push(applied.cut, self.started.elapsed());
         self.settle_removals();
         for (id, outcome) in applied.replies {
-            match &outcome {
-                Ok(Reply::LeaseGrant(_)) => self.shared.counters.leases_granted.increment(),
-                Ok(Reply::LeaseRevoke(_)) => self.shared.counters.leases_revoked.increment(),
-                Ok(Reply::Session(new)) => self.shared.begin_session(new.token.clone(), new.session.clone()),
-                _ => {}
+            if let Ok(Reply::Session(new)) = &outcome {
+                self.shared.begin_session(new.token.clone(), new.session.clone());
             }
             self.leases.answered(id);
             if let Some(Waiting { reply, ticket }) = self.waiting.remove(&id) {
@@ -481,6 +492,10 @@ impl Core {
 
     fn flushed(&mut self, flushed: Flushed) -> Result<()> {
         self.behind.written(flushed.cuts);
+        if let Some(took) = self.removal.written(flushed.cuts) {
+            self.shared.counters.removal.observe(took);
+            self.shared.counters.removed_at_s.set(Clock::System.now().timestamp().unsigned_abs());
+        }
         self.answer_removals(flushed.cuts);
         self.log.compact(flushed.position.index)
     }
@@ -526,10 +541,15 @@ impl Core {
 
     /// What time brings.
     fn beat(&mut self) -> Result<()> {
+        let watch = Stopwatch::start();
         let slice = if self.behind.is_full() { None } else { self.machine.prune() };
         self.pruning_goes_on = match slice {
             Some(cut) => {
+                self.shared.counters.index_pause.observe(watch.elapsed());
                 self.behind.push(cut, self.started.elapsed());
+                if !self.machine.is_pruning() {
+                    self.removal.end(self.behind.came());
+                }
                 self.settle_removals();
                 true
             }
@@ -587,6 +607,33 @@ impl Core {
             self.gather(alarm, 0);
         }
     }
+}
+
+/// Counts a command that was applied.
+fn note(counters: &Counters, kind: &'static str, outcome: &Outcome, took: Duration) {
+    let applied = counters.applied.of(kind);
+    match outcome {
+        // etcd's too counts a compaction that came late among what went well.
+        Ok(_) | Err(Refusal::Compacted) => applied.well.observe(took),
+        Err(_) => applied.refused.observe(took),
+    }
+    match outcome {
+        Ok(Reply::LeaseGrant(granted)) => {
+            counters.leases_granted.increment();
+            counters.lease_ttls.observe_number(granted.ttl.unsigned_abs());
+        }
+        Ok(Reply::LeaseRevoke(_)) => counters.leases_revoked.increment(),
+        _ => {}
+    }
+}
+
+/// Counts what commands did to keys.
+pub(super) fn note_tally(counters: &Counters, tally: &Tally) {
+    counters.ranges.add(tally.ranges);
+    counters.puts.add(tally.puts);
+    counters.deletes.add(tally.deletes);
+    counters.txns.add(tally.txns);
+    counters.put_bytes.add(tally.put_bytes);
 }
 
 /// Whether what takes room is refused, and for that reason.

@@ -228,7 +228,9 @@ impl Flusher {
                 },
                 Task::Defragment(reply) => {
                     let watch = Stopwatch::start();
+                    self.counters.defragmenting.set(1);
                     let outcome = self.backend.defragment();
+                    self.counters.defragmenting.set(0);
                     self.counters.defragment.observe(watch.elapsed());
                     // Who asked may have gone.
                     let _ = reply.send(outcome);
@@ -242,7 +244,11 @@ impl Flusher {
         let watch = Stopwatch::start();
         flush(&self.backend, &self.recent, cuts)?;
         self.counters.flush.observe(watch.elapsed());
-        self.counters.compacted_revisions.add(cuts.iter().map(|cut| cut.gone.len() as u64).sum());
+        let gone: usize = cuts.iter().map(|cut| cut.gone.len()).sum();
+        if gone > 0 {
+            self.counters.removal_pause.observe(watch.elapsed());
+        }
+        self.counters.compacted_revisions.add(gone as u64);
         Ok(cuts.last().map(|cut| cut.position).unwrap_or_default())
     }
 }

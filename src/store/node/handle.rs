@@ -21,10 +21,11 @@ use crate::store::machine::command::{self, Operation};
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::scrub::Scrubbed;
 use crate::store::machine::state::State;
+use crate::store::machine::tally::Tally;
 use crate::store::mvcc::hub::{self, Hub};
 use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
-use crate::store::node::core::Event;
+use crate::store::node::core::{Event, note_tally};
 use crate::store::node::flusher::Waiting;
 use crate::store::node::scrubber::scrub_state;
 use crate::store::options::Tuning;
@@ -220,6 +221,16 @@ impl Handle {
         &self.shared.counters
     }
 
+    /// Counts what a read did.
+    pub fn note(&self, tally: &Tally) {
+        note_tally(&self.shared.counters, tally);
+    }
+
+    /// Transactions that are open and read the state file.
+    pub fn readers(&self) -> usize {
+        self.shared.backend.readers()
+    }
+
     /// Requests that wait for their answer.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
@@ -258,6 +269,7 @@ impl Handle {
     /// reply is sent later.
     pub async fn linearized(&self) -> Result<Arc<State>, Fault> {
         if self.shared.leader.load(Ordering::Relaxed) != self.shared.member.member_id {
+            self.shared.counters.read_indexes_failed.increment();
             return Err(Fault::NoLeader);
         }
         Ok(self.state())

@@ -73,6 +73,8 @@ pub struct Options {
     pub tuning: Tuning,
     /// Whether it reads everything that is stored before it serves.
     pub scrub_at_start: bool,
+    /// etcd's feature gates, how far each has come, and whether it is on.
+    pub features: Vec<(&'static str, &'static str, bool)>,
     /// The keys of tokens that are signed; who starts the member reads them.
     pub token_keys: Option<jwt::Files>,
     /// Free bytes in the state file at which a start defragments it.
@@ -167,6 +169,7 @@ impl Options {
             connections: connections(&given)?,
             tuning: tuning(&given, &mut warnings)?,
             scrub_at_start: gates(&given)?.contains(&"InitialCorruptCheck"),
+            features: features(&given)?,
             token_keys: tokens::keys(&given, &mut warnings)?,
             defragment_at: match number(&given, "bootstrap-defrag-threshold-megabytes", 0)? {
                 0 => None,
@@ -249,25 +252,42 @@ fn judge_effects(given: &Given, warnings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The feature gates that are on.
-fn gates(given: &Given) -> Result<Vec<&'static str>> {
-    let mut gates: Vec<&'static str> = given.gates.iter().filter(|(_, on)| *on).map(|(gate, _)| *gate).collect();
+/// What was said of feature gates, in that order.
+fn said_of_gates(given: &Given) -> Result<Vec<(&'static str, bool)>> {
+    let mut said = given.gates.clone();
     for pair in value::words(given.text("feature-gates")) {
-        let (gate, on) = pair.split_once('=').unwrap_or((&pair, ""));
-        let Some((known, _)) = table::GATES.iter().find(|(known, _)| *known == gate) else {
-            let known: Vec<&'static str> = table::GATES.iter().map(|(gate, _)| *gate).collect();
+        let (name, on) = pair.split_once('=').unwrap_or((&pair, ""));
+        let Some(gate) = table::GATES.iter().find(|gate| gate.name == name) else {
+            let known: Vec<&'static str> = table::GATES.iter().map(|gate| gate.name).collect();
             let hint = format!("etcd has {}", known.join(", "));
-            return Err(given.wrong("feature-gates", format!("{gate:?} is no feature gate"), hint));
+            return Err(given.wrong("feature-gates", format!("{name:?} is no feature gate"), hint));
         };
-        if value::switch(on).map_err(|error| error.during(format!("--feature-gates: {gate}")))? {
-            gates.push(known);
-        }
+        let on = value::switch(on).map_err(|error| error.during(format!("--feature-gates: {name}")))?;
+        said.push((gate.name, on));
     }
+    Ok(said)
+}
+
+/// The feature gates that were asked for.
+fn gates(given: &Given) -> Result<Vec<&'static str>> {
+    let said = said_of_gates(given)?;
+    let gates: Vec<&'static str> = said.into_iter().filter(|(_, on)| *on).map(|(gate, _)| gate).collect();
     if gates.contains(&"LeaseCheckpointPersist") && !gates.contains(&"LeaseCheckpoint") {
         let hint = "give LeaseCheckpoint=true too";
         return Err(given.wrong("feature-gates", "LeaseCheckpointPersist needs LeaseCheckpoint", hint));
     }
     Ok(gates)
+}
+
+/// Every feature gate, how far it has come, and whether it is on.
+fn features(given: &Given) -> Result<Vec<(&'static str, &'static str, bool)>> {
+    let said = said_of_gates(given)?;
+    let is_on = |name: &str| said.iter().rev().find(|(gate, _)| *gate == name).map(|(_, on)| *on);
+    let feature = |gate: &table::Gate| {
+        let is_by_default = gate.stage == "BETA" && gate.name != "AllBeta";
+        (gate.name, gate.stage, is_on(gate.name).unwrap_or(is_by_default))
+    };
+    Ok(table::GATES.iter().map(feature).collect())
 }
 
 /// Refuses values that etcd refuses, of flags that do nothing here: a mistake is not left for the day when they do.

@@ -474,19 +474,37 @@ pub const ONCE_EXPERIMENTAL: &[&str] = &[
     "experimental-watch-progress-notify-interval",
 ];
 
-/// etcd's feature gates: their names, and the switches that they were before.
-pub const GATES: &[(&str, &str)] = &[
-    ("AllAlpha", ""),
-    ("AllBeta", ""),
-    ("CompactHashCheck", "experimental-compact-hash-check-enabled"),
-    ("FastLeaseKeepAlive", ""),
-    ("InitialCorruptCheck", "experimental-initial-corrupt-check"),
-    ("LeaseCheckpoint", "experimental-enable-lease-checkpoint"),
-    ("LeaseCheckpointPersist", ""),
-    ("PriorityRequest", ""),
-    ("SetMemberLocalAddr", "experimental-set-member-localaddr"),
-    ("StopGRPCServiceOnDefrag", "experimental-stop-grpc-service-on-defrag"),
-    ("TxnModeWriteWithSharedBuffer", "experimental-txn-mode-write-with-shared-buffer"),
+/// One of etcd's feature gates.
+pub struct Gate {
+    /// Its name.
+    pub name: &'static str,
+    /// The switch that it was before; empty when it was none.
+    pub switch: &'static str,
+    /// How far it has come in etcd 3.6: one that is BETA is on when nothing is said.
+    pub stage: &'static str,
+}
+
+const fn alpha(name: &'static str, switch: &'static str) -> Gate {
+    Gate { name, switch, stage: "ALPHA" }
+}
+
+const fn beta(name: &'static str, switch: &'static str) -> Gate {
+    Gate { name, switch, stage: "BETA" }
+}
+
+/// etcd's feature gates.
+pub const GATES: &[Gate] = &[
+    alpha("AllAlpha", ""),
+    beta("AllBeta", ""),
+    alpha("CompactHashCheck", "experimental-compact-hash-check-enabled"),
+    beta("FastLeaseKeepAlive", ""),
+    alpha("InitialCorruptCheck", "experimental-initial-corrupt-check"),
+    alpha("LeaseCheckpoint", "experimental-enable-lease-checkpoint"),
+    alpha("LeaseCheckpointPersist", ""),
+    alpha("PriorityRequest", ""),
+    alpha("SetMemberLocalAddr", "experimental-set-member-localaddr"),
+    alpha("StopGRPCServiceOnDefrag", "experimental-stop-grpc-service-on-defrag"),
+    beta("TxnModeWriteWithSharedBuffer", "experimental-txn-mode-write-with-shared-buffer"),
 ];
 
 /// Those that do something here.
@@ -503,13 +521,13 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 
 /// The feature gate that a switch became.
 pub fn gate(name: &str) -> Option<&'static str> {
-    let gate = GATES.iter().find(|(_, switch)| !switch.is_empty() && *switch == name);
-    gate.map(|(gate, _)| *gate)
+    let gate = GATES.iter().find(|gate| !gate.switch.is_empty() && gate.switch == name);
+    gate.map(|gate| gate.name)
 }
 
 /// Every name that may be given: those of flags, their earlier ones, and switches that became gates.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let switches = GATES.iter().map(|(_, switch)| *switch).filter(|switch| !switch.is_empty());
+    let switches = GATES.iter().map(|gate| gate.switch).filter(|switch| !switch.is_empty());
     FLAGS.iter().map(|flag| flag.name).chain(ONCE_EXPERIMENTAL.iter().copied()).chain(switches)
 }
 

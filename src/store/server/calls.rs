@@ -17,10 +17,12 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::base::clock::Stopwatch;
 use crate::base::stop::Stop;
-use crate::base::telemetry::{Counter, Histogram, Page};
+use crate::base::telemetry::{Counter, Counters, Histogram, Named, Page};
+use crate::store::server::frames::Frames;
 use crate::store::server::peer::{self, Peer};
 use crate::store::server::unsent::Unsent;
 
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const STOPPED: HeaderValue = HeaderValue::from_static("etcdserver: server stopped");
@@ -144,14 +146,30 @@ struct Method {
     form: Form,
     path: String,
     started: Counter,
+    received: Counter,
+    sent: Counter,
     handled: [Counter; CODES.len()],
     took: Histogram,
 }
+
+/// Calls of clients of one version.
+#[derive(Debug, Default)]
+struct Asked {
+    unary: Counter,
+    streams: Counter,
+}
+
+/// Versions of clients that are told apart, and how long they may be: a client may send any.
+const VERSIONS_MAX: usize = 16;
+const VERSION_BYTES_MAX: usize = 64;
 
 /// What was counted of all calls.
 #[derive(Debug)]
 pub struct Calls {
     methods: Vec<Method>,
+    versions: Named<Asked>,
+    /// What the member counts.
+    counters: Arc<Counters>,
     received_bytes: Counter,
     sent_bytes: Counter,
     /// Calls that take longer are logged.
@@ -162,38 +180,60 @@ pub struct Calls {
 
 impl Calls {
     /// Nothing yet. Streams end when `stop` is given; large replies that wait for their readers have so many bytes.
-    pub fn new(slow: Duration, unsent_bytes_max: usize, stop: Stop) -> Self {
+    pub fn new(counters: &Arc<Counters>, slow: Duration, unsent_bytes_max: usize, stop: Stop) -> Self {
         let method = |(service, name, form): &(&'static str, &'static str, Form)| Method {
             service,
             name,
             form: *form,
             path: format!("/{service}/{name}"),
             started: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
             handled: Default::default(),
             took: Histogram::of(BUCKETS_US.to_vec()),
         };
         let (received_bytes, sent_bytes) = (Counter::default(), Counter::default());
         let (methods, unsent) = (METHODS.iter().map(method).collect(), Unsent::new(unsent_bytes_max));
-        Calls { methods, received_bytes, sent_bytes, slow, stop, unsent }
+        let (versions, counters) = (Named::new(VERSIONS_MAX), Arc::clone(counters));
+        Calls { methods, versions, counters, received_bytes, sent_bytes, slow, stop, unsent }
     }
 
     /// A call begins; none when there is no such method.
-    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Call> {
+    pub(super) fn begin(self: &Arc<Self>, path: &str, metadata: &HeaderMap) -> Option<Call> {
         let method = self.methods.iter().position(|method| method.path == path)?;
         self.methods[method].started.increment();
+        self.note_version(&self.methods[method], metadata);
         let peer = peer::current();
         if let Some(peer) = &peer {
             peer.asks(self.methods[method].name);
         }
-        Some(Call { calls: Arc::clone(self), method, peer, watch: Stopwatch::start(), ended: false })
+        Some(Call {
+            calls: Arc::clone(self),
+            method,
+            peer,
+            watch: Stopwatch::start(),
+            frames: Frames::default(),
+            ended: false,
+        })
     }
 
-    /// A request's body, its bytes counted.
+    /// Counts a call by the version that its client says it speaks. One that makes no sense is refused, and not counted.
+    fn note_version(&self, method: &Method, metadata: &HeaderMap) {
+        let version =
+            metadata.get(CLIENT_API_VERSION).map_or(Ok("unknown"), |version| str::from_utf8(version.as_bytes()));
+        let Ok(version) = version else { return };
+        let asked = if version.len() <= VERSION_BYTES_MAX { self.versions.of(version) } else { self.versions.others() };
+        if method.form.streams() { asked.streams.increment() } else { asked.unary.increment() }
+    }
+
+    /// The body of a call's request, what it holds counted.
     pub(super) fn received(
         self: &Arc<Self>,
+        call: Option<&Call>,
         body: impl hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     ) -> Body {
-        Body::new(Received { calls: Arc::clone(self), body })
+        let method = call.map(|call| call.method);
+        Body::new(Received { calls: Arc::clone(self), method, frames: Frames::default(), body })
     }
 
     /// Room for an answer that is made of a reply; none when too much waits for its readers already.
@@ -207,6 +247,17 @@ impl Calls {
         page.metric(name, "counter", "Calls that began.");
         for method in &self.methods {
             page.sample(name, &method.labels(), precise(method.started.get()));
+        }
+        type Messages = fn(&Method) -> &Counter;
+        let messages: [(&str, &str, Messages); 2] = [
+            ("grpc_server_msg_received_total", "Messages that clients sent.", |method| &method.received),
+            ("grpc_server_msg_sent_total", "Messages that clients were sent.", |method| &method.sent),
+        ];
+        for (name, help, counter) in messages {
+            page.metric(name, "counter", help);
+            for method in &self.methods {
+                page.sample(name, &method.labels(), precise(counter(method).get()));
+            }
         }
         let name = "grpc_server_handled_total";
         page.metric(name, "counter", "Calls that ended, by how.");
@@ -223,6 +274,7 @@ impl Calls {
                 page.histogram(name, &method.labels(), &method.took);
             }
         }
+        self.tell_versions(page);
         page.counter(
             "etcd_network_client_grpc_received_bytes_total",
             "Bytes that clients sent.",
@@ -233,6 +285,20 @@ impl Calls {
             "Bytes that clients were sent.",
             self.sent_bytes.get(),
         );
+    }
+}
+
+impl Calls {
+    fn tell_versions(&self, page: &mut Page) {
+        let name = "etcd_server_client_requests_total";
+        page.metric(name, "counter", "Calls, by the version of etcd's API that clients say they speak.");
+        for (version, asked) in self.versions.all().chain([("other", self.versions.others())]) {
+            for (form, counter) in [("unary", &asked.unary), ("stream", &asked.streams)] {
+                if counter.get() > 0 {
+                    page.sample(name, &[("client_api_version", version), ("type", form)], precise(counter.get()));
+                }
+            }
+        }
     }
 }
 
@@ -254,6 +320,8 @@ pub(super) struct Call {
     method: usize,
     peer: Option<Arc<Peer>>,
     watch: Stopwatch,
+    /// What was sent of the response.
+    frames: Frames,
     ended: bool,
 }
 
@@ -287,6 +355,7 @@ impl Call {
         let held = if is_stream { Some(data) } else { self.calls.unsent.hold(data) };
         let Some(data) = held else { return self.broken_off(EXHAUSTED, TOO_MANY) };
         self.calls.sent_bytes.add(bytes);
+        self.calls.methods[self.method].sent.add(self.frames.pass(&data));
         Frame::data(data)
     }
 
@@ -306,6 +375,7 @@ impl Call {
         method.handled[code].increment();
         method.took.observe(took);
         if method.form == Form::Unary && took > self.calls.slow {
+            self.calls.counters.slow_applies.increment();
             tracing::warn!(method = method.path, took_ms = took.as_millis(), "apply request took too long");
         }
     }
@@ -379,6 +449,8 @@ impl hyper::body::Body for Answered {
 /// The body of a request.
 struct Received<B> {
     calls: Arc<Calls>,
+    method: Option<usize>,
+    frames: Frames,
     body: B,
 }
 
@@ -392,6 +464,10 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Received<
             && let Some(data) = frame.data_ref()
         {
             self.calls.received_bytes.add(data.len() as u64);
+            if let Some(method) = self.method {
+                let ended = self.frames.pass(data);
+                self.calls.methods[method].received.add(ended);
+            }
         }
         Poll::Ready(frame)
     }
@@ -412,7 +488,7 @@ mod tests {
 
     fn calls() -> (Arc<Calls>, Stop) {
         let stop = Stop::new();
-        (Arc::new(Calls::new(Duration::from_secs(1), 100 << 10, stop.clone())), stop)
+        (Arc::new(Calls::new(&Arc::default(), Duration::from_secs(1), 100 << 10, stop.clone())), stop)
     }
 
     fn told(calls: &Calls) -> Vec<String> {
@@ -437,20 +513,22 @@ mod tests {
     async fn calls_are_counted_by_how_they_end() {
         let (calls, _stop) = calls();
         let put = "/etcdserverpb.KV/Put";
-        let body = calls.begin(put).unwrap().answered(trailed("12345", "0")).into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "12345");
+        let body = calls.begin(put, &HeaderMap::new()).unwrap().answered(trailed("\0\0\0\0\u{2}ab", "0")).into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "\0\0\0\0\u{2}ab");
         let mut refused = Response::new(Body::empty());
         refused.headers_mut().insert(STATUS, HeaderValue::from_static("8"));
-        drop(calls.begin(put).unwrap().answered(refused));
-        drop(calls.begin(put).unwrap().answered(trailed("", "0")));
-        assert!(calls.begin("/etcdserverpb.KV/Invented").is_none());
+        drop(calls.begin(put, &HeaderMap::new()).unwrap().answered(refused));
+        drop(calls.begin(put, &HeaderMap::new()).unwrap().answered(trailed("", "0")));
+        assert!(calls.begin("/etcdserverpb.KV/Invented", &HeaderMap::new()).is_none());
         let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
         let expected = [
             format!("grpc_server_started_total{{{labels}}} 3"),
+            format!("grpc_server_msg_sent_total{{{labels}}} 1"),
             format!("grpc_server_handled_total{{grpc_code=\"OK\",{labels}}} 1"),
             format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{labels}}} 1"),
             format!("grpc_server_handled_total{{grpc_code=\"ResourceExhausted\",{labels}}} 1"),
-            "etcd_network_client_grpc_sent_bytes_total 5".to_owned(),
+            "etcd_server_client_requests_total{client_api_version=\"unknown\",type=\"unary\"} 3".to_owned(),
+            "etcd_network_client_grpc_sent_bytes_total 7".to_owned(),
         ];
         assert_eq!(told(&calls), expected);
     }
@@ -463,7 +541,8 @@ mod tests {
                 Result<Frame<Bytes>, axum::Error>,
             >())))
         };
-        let mut watch = calls.begin("/etcdserverpb.Watch/Watch").unwrap().answered(endless()).into_body();
+        let mut watch =
+            calls.begin("/etcdserverpb.Watch/Watch", &HeaderMap::new()).unwrap().answered(endless()).into_body();
         stop.stop();
         let last = watch.frame().await.unwrap().unwrap();
         let trailers = last.trailers_ref().unwrap();
@@ -481,7 +560,9 @@ mod tests {
     async fn a_reply_without_room_is_refused_and_the_others_are_not() {
         let (calls, _stop) = calls();
         let large: &'static str = "x".repeat(80 << 10).leak();
-        let begin = |data| calls.begin("/etcdserverpb.KV/Range").unwrap().answered(trailed(data, "0")).into_body();
+        let begin = |data| {
+            calls.begin("/etcdserverpb.KV/Range", &HeaderMap::new()).unwrap().answered(trailed(data, "0")).into_body()
+        };
         let mut first = begin(large);
         let unread = first.frame().await.unwrap().unwrap();
         assert_eq!(begin("small").collect().await.unwrap().to_bytes(), "small");
@@ -503,7 +584,7 @@ mod tests {
     async fn what_clients_send_is_counted() {
         let (calls, _stop) = calls();
         let sent = http_body_util::Full::new(Bytes::from("123")).map_err(|never| match never {});
-        calls.received(sent).collect().await.unwrap();
+        calls.received(None, sent).collect().await.unwrap();
         assert_eq!(told(&calls), ["etcd_network_client_grpc_received_bytes_total 3"]);
     }
 }

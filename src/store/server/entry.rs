@@ -37,8 +37,8 @@ impl Entry {
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let call = self.calls.begin(request.uri().path());
-        let request = request.map(|body| self.calls.received(body));
+        let call = self.calls.begin(request.uri().path(), request.headers());
+        let request = request.map(|body| self.calls.received(call.as_ref(), body));
         let answer = self.services.clone().oneshot(request);
         let Some(call) = call else { return never(answer.await) };
         let response = match call.until() {

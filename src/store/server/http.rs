@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::api::etcdserverpb::AlarmType;
 use crate::base::clock::Time;
 use crate::base::process::files_max;
-use crate::base::telemetry::{Counter, Counters, Page};
+use crate::base::telemetry::{Counter, Counters, Gauge, Page};
 use crate::store::machine::state::State;
 use crate::store::mvcc::index::Keys;
 use crate::store::node::{Fault, Handle};
@@ -73,19 +73,32 @@ impl Probe {
     }
 }
 
+/// How one check of one probe ended so far.
+#[derive(Debug, Default)]
+struct Tried {
+    passed: Counter,
+    failed: Counter,
+    /// Whether it passed when it was tried last.
+    passes: Gauge,
+}
+
 /// How probes ended so far.
 #[derive(Debug, Default)]
 pub struct Checks {
     well: Counter,
     ill: Counter,
-    /// By probe and check: passed, failed, and whether the last one passed.
-    each: [[(Counter, Counter); 4]; 2],
+    each: [[Tried; 4]; 2],
 }
 
 impl Checks {
     fn note(&self, probe: Probe, check: Check, passed: bool) {
-        let (well, ill) = &self.each[probe as usize][check as usize];
-        if passed { well.increment() } else { ill.increment() }
+        let tried = &self.each[probe as usize][check as usize];
+        if passed {
+            tried.passed.increment();
+        } else {
+            tried.failed.increment();
+        }
+        tried.passes.set(u64::from(passed));
     }
 
     /// Tells all of it.
@@ -96,11 +109,23 @@ impl Checks {
         page.metric(name, "counter", "Checks of /livez and /readyz, by how they ended.");
         for probe in [Probe::Live, Probe::Ready] {
             for check in probe.checks() {
-                let (well, ill) = &self.each[probe as usize][*check as usize];
-                for (status, counter) in [("success", well), ("error", ill)] {
+                let Tried { passed, failed, .. } = &self.each[probe as usize][*check as usize];
+                for (status, counter) in [("success", passed), ("error", failed)] {
                     let labels = [("type", probe.name()), ("name", check.name()), ("status", status)];
                     #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
                     page.sample(name, &labels, counter.get() as f64);
+                }
+            }
+        }
+        let name = "etcd_server_healthcheck";
+        page.metric(name, "gauge", "Whether a check of /livez or /readyz passed when it was made last.");
+        for probe in [Probe::Live, Probe::Ready] {
+            for check in probe.checks() {
+                let Tried { passed, failed, passes } = &self.each[probe as usize][*check as usize];
+                if passed.get() + failed.get() > 0 {
+                    let labels = [("type", probe.name()), ("name", check.name())];
+                    #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+                    page.sample(name, &labels, passes.get() as f64);
                 }
             }
         }
@@ -120,6 +145,8 @@ pub struct Pages {
     pub calls: Arc<Calls>,
     /// How probes ended.
     pub checks: Arc<Checks>,
+    /// etcd's feature gates, how far each has come, and whether it is on.
+    pub features: Vec<(&'static str, &'static str, bool)>,
     /// Whether metrics tell how long calls take.
     pub extensive: bool,
     /// When the process started.
@@ -166,7 +193,7 @@ impl Pages {
             Check::DataCorruption if self.handle.state().alarms.is_active(AlarmType::Corrupt) => {
                 Err("alarm activated: CORRUPT".to_owned())
             }
-            Check::SerializableRead => read(&self.handle.state()),
+            Check::SerializableRead => self.read(&self.handle.state()),
             Check::LinearizableRead => self.linearized().await,
             Check::DataCorruption | Check::NonLearner => Ok(()),
         }
@@ -174,7 +201,17 @@ impl Pages {
 
     async fn linearized(&self) -> Result<(), String> {
         let state = self.handle.linearized().await.map_err(|fault| fault_text(&fault).to_owned())?;
-        read(&state)
+        self.read(&state)
+    }
+
+    /// Reads something, whatever there is: one key, and not how many there are.
+    fn read(&self, state: &State) -> Result<(), String> {
+        self.counters.ranges.increment();
+        let ground = state.view.ground();
+        let first = ground.index.alive(Keys::of(&[0], &[0]), i64::MAX).next();
+        first.map_or(Ok(()), |(_, version)| {
+            ground.message(version).map(drop).map_err(|_| "the state cannot be read".to_owned())
+        })
     }
 
     /// What is wrong, in the words of `/health`.
@@ -188,7 +225,7 @@ impl Pages {
         if !serializable && self.handle.status().leader == 0 {
             return Err("RAFT NO LEADER".to_owned());
         }
-        let read = if serializable { read(&self.handle.state()) } else { self.linearized().await };
+        let read = if serializable { self.read(&self.handle.state()) } else { self.linearized().await };
         read.map_err(|why| format!("RANGE ERROR:{why}"))
     }
 }
@@ -201,15 +238,6 @@ fn fault_text(fault: &Fault) -> &'static str {
         Fault::TooManyRequests => "etcdserver: too many requests",
         Fault::Refused(_) | Fault::TooLarge => "the read was refused",
     }
-}
-
-/// Reads something, whatever there is: one key, and not how many there are.
-fn read(state: &State) -> Result<(), String> {
-    let ground = state.view.ground();
-    let first = ground.index.alive(Keys::of(&[0], &[0]), i64::MAX).next();
-    first.map_or(Ok(()), |(_, version)| {
-        ground.message(version).map(drop).map_err(|_| "the state cannot be read".to_owned())
-    })
 }
 
 /// The values of `name` in a query; a name without a value has an empty one.

@@ -14,7 +14,9 @@ use crate::api::etcdserverpb::{
 };
 use crate::base::stop::blocking;
 use crate::store::machine::command::Operation;
+use crate::store::machine::refusal::Failure;
 use crate::store::machine::state::State;
+use crate::store::machine::tally::Tally;
 use crate::store::machine::{self, Reply, check, permit};
 use crate::store::mvcc::index::Keys;
 use crate::store::node::Handle;
@@ -68,6 +70,14 @@ impl Service {
     }
 }
 
+/// Answers a transaction that only reads, and counts what it read.
+fn counted(handle: &Handle, state: &State, request: &TxnRequest) -> Result<TxnResponse, Failure> {
+    let mut tally = Tally::default();
+    let outcome = machine::read(state, request, &mut tally);
+    handle.note(&tally);
+    outcome
+}
+
 /// Whether a range has few keys.
 fn is_short(state: &State, key: &[u8], range_end: &[u8]) -> bool {
     let keys = Keys::of(key, range_end);
@@ -96,6 +106,7 @@ impl Kv for Service {
         let request = request.into_inner();
         let state = self.state(request.serializable).await?;
         permit::range(&subject(&state, &requester), &request)?;
+        self.handle.counters().ranges.increment();
         let outcome = if is_short(&state, &request.key, &request.range_end) {
             machine::range(&state, &request)
         } else {
@@ -116,6 +127,7 @@ impl Kv for Service {
             .map_err(|_| Status::resource_exhausted("holdfast: too many ranges are being streamed; try again later"))?;
         let state = self.state(request.serializable).await?;
         permit::range(&subject(&state, &requester), &request)?;
+        self.handle.counters().ranges.increment();
         let chunks = range_stream::chunks(&self.handle, state, request, slot, STALL_MAX)?;
         Ok(Response::new(chunks))
     }
@@ -142,9 +154,10 @@ impl Kv for Service {
         let state = self.state(check::may_be_stale(&request)).await?;
         permit::txn(&subject(&state, &requester), &state.lessor, &request)?;
         let outcome = if is_short_txn(&state, &request) {
-            machine::read(&state, &request)
+            counted(&self.handle, &state, &request)
         } else {
-            self.at_length(move || machine::read(&state, &request)).await
+            let handle = self.handle.clone();
+            self.at_length(move || counted(&handle, &state, &request)).await
         };
         let mut reply = status::read(&self.handle, outcome)?;
         complete(&self.handle, &mut reply.header);

@@ -9,7 +9,9 @@ use crate::api::etcdserverpb as pb;
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::api::etcdserverpb::maintenance_server::Maintenance;
+use crate::base::clock::Stopwatch;
 use crate::base::stop::blocking;
+use crate::base::telemetry::{Counters, Histogram};
 use crate::store::machine::Reply;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Failure;
@@ -46,16 +48,18 @@ impl Service {
     async fn hashed<T: Send + 'static>(
         &self,
         hash: impl FnOnce(&State) -> Result<T, Failure> + Send + 'static,
+        took: fn(&Counters) -> &Histogram,
     ) -> Result<(Option<pb::ResponseHeader>, T), Status> {
         let turn = Arc::clone(&self.hashing).acquire_owned().await;
         let state = self.handle.state();
-        let header = header_of(&self.handle, &state);
+        let (header, watch) = (header_of(&self.handle, &state), Stopwatch::start());
         let outcome = blocking(move || {
             // Kept to the end, whether somebody still waits for the answer or not.
             let _turn = turn;
             hash(&state)
         })
         .await;
+        took(self.handle.counters()).observe(watch.elapsed());
         Ok((header, status::read(&self.handle, outcome)?))
     }
 }
@@ -109,14 +113,14 @@ impl Maintenance for Service {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
         administrator(&self.handle, &request)?;
-        let (header, hash) = self.hashed(hash).await?;
+        let (header, hash) = self.hashed(hash, |counters| &counters.hash).await?;
         Ok(Response::new(pb::HashResponse { header, hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         administrator(&self.handle, &request)?;
         let revision = request.into_inner().revision;
-        let (header, hashed) = self.hashed(move |state| hash_kv(state, revision)).await?;
+        let (header, hashed) = self.hashed(move |state| hash_kv(state, revision), |counters| &counters.hash_kv).await?;
         Ok(Response::new(pb::HashKvResponse {
             header,
             hash: hashed.hash,

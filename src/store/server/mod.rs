@@ -28,6 +28,7 @@ pub mod election;
 mod entry;
 pub mod export;
 mod follow;
+mod frames;
 pub mod gate;
 mod gateway;
 pub mod hash;

@@ -3,10 +3,13 @@
 //! Messages hold at most 32 KiB and say how much follows; the last one holds the SHA-256 of everything before. The file's
 //! first two pages are planned before the first byte is sent (`machine::image`), and nothing of it is stored on the way.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use tonic::Status;
 
 use crate::api::etcdserverpb::SnapshotResponse;
+use crate::base::clock::Stopwatch;
 use crate::base::digest::Sha256Hasher;
 use crate::base::error::Result;
 use crate::snapshot::bbolt::shape::Sizes;
@@ -31,6 +34,7 @@ impl Exports {
     fn snapshot_of(&self, sizes: Sizes) -> Result<Pieces<SnapshotResponse>, Status> {
         let slot = self.slot()?;
         let (state, origin) = (self.handle().state(), self.origin());
+        let (counters, watch) = (Arc::clone(self.handle().counters()), Stopwatch::start());
         Ok(self.stream(slot, QUEUE, move |outlet| {
             let mut go_on = || outlet.go_on();
             let picture = Picture::of(&state, &origin, &mut go_on)?;
@@ -38,7 +42,9 @@ impl Exports {
             let head = image::plan(&picture, sizes, &mut go_on)?;
             let mut file = File::new(outlet, head.file_bytes);
             image::write(&picture, sizes, &head, &mut |chunk| file.put(chunk))?;
-            file.end()
+            file.end()?;
+            counters.snapshot.observe(watch.elapsed());
+            Ok(())
         }))
     }
 }

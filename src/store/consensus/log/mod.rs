@@ -25,6 +25,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -231,7 +232,7 @@ impl Log {
     }
 
     /// Makes entries durable, and the hard state if it changed. The entries follow what is there, or replace its end.
-    pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<()> {
+    pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<Duration> {
         if self.failed {
             return Err(Error::new(Kind::Failed, "the log failed before and is not written to again")
                 .hint("see what failed first, correct it, and start the member again"));
@@ -244,7 +245,7 @@ impl Log {
         result
     }
 
-    fn append_frame(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<()> {
+    fn append_frame(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<Duration> {
         let frame =
             LogFrame { entries: entries.iter().map(stored).collect(), hard_state: hard_state.map(stored_state) };
         let payload = frame.encode_to_vec();
@@ -254,12 +255,12 @@ impl Log {
         }
         self.buffer.clear();
         frame::put(&mut self.buffer, self.current.seed, self.current.end, &payload);
-        self.steps.during("append to the log", || self.current.append(&mut self.buffer))?;
+        let written = self.steps.during("append to the log", || self.current.append(&mut self.buffer))?;
         if let Some(last) = entries.last() {
             self.last = last.place;
         }
         self.hard_state = hard_state.unwrap_or(self.hard_state);
-        Ok(())
+        Ok(written)
     }
 
     /// Whether an entry of so many bytes fits into the present segment.

@@ -6,7 +6,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::base::clock::Stopwatch;
 use crate::base::durable::{give_name, sync_folder};
 use crate::base::error::{Error, IoContext, Kind, Result};
 use crate::base::file::free_bytes;
@@ -93,14 +95,16 @@ impl Segment {
         self.end > self.bytes / 2
     }
 
-    /// Appends a frame and makes it durable.
-    pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<()> {
+    /// Appends a frame and makes it durable; how long the writing took, without the wait for the disk.
+    pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Duration> {
+        let watch = Stopwatch::start();
         let bytes = frame.len() as u64;
         frame.extend_from_slice(&[0; HEAD_BYTES]);
         self.file.write_all_at(frame, self.end).during(|| format!("write {}", self.path.display()))?;
+        let written = watch.elapsed();
         self.file.sync_data().during(|| format!("sync {}", self.path.display()))?;
         self.end += bytes;
-        Ok(())
+        Ok(written)
     }
 
     /// Ends the segment behind its last frame, where something torn stands.

@@ -98,6 +98,8 @@ pub struct Counters {
     pub lagging: AtomicU64,
     /// Events that were told.
     pub events: AtomicU64,
+    /// Events that wait for their stream.
+    pub pending: AtomicU64,
     /// Steps from the hub.
     pub steps: AtomicU64,
     /// Keys that were looked up for what they were before, for steps.

@@ -117,7 +117,7 @@ impl Session {
     }
 
     /// What is counted.
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

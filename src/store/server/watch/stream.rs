@@ -30,6 +30,7 @@ use crate::store::server::convert::header;
 use crate::store::server::gate;
 use crate::store::server::identity::{Claim, subject};
 use crate::store::server::status::{Reason, broken};
+use crate::store::server::watch::Counters;
 use crate::store::server::watch::Limits;
 use crate::store::server::watch::session::{Session, Step};
 use crate::store::server::watch::wire::Reply;
@@ -40,7 +41,33 @@ const LEADERLESS_MAX: u32 = 3;
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Replies that are handed over together, or why there are no more.
-pub(super) type Burst = Result<Vec<Reply>, Status>;
+pub(super) type Burst = Result<Replies, Status>;
+
+/// Replies on their way to the client; their events are pending until it takes them, or has gone.
+#[derive(Debug)]
+pub(super) struct Replies {
+    replies: Vec<Reply>,
+    events: usize,
+    counters: Arc<Counters>,
+}
+
+impl Replies {
+    fn new(replies: Vec<Reply>, counters: &Arc<Counters>) -> Self {
+        let events = replies.iter().map(Reply::events).sum();
+        Counters::add(&counters.pending, events);
+        Replies { replies, events, counters: Arc::clone(counters) }
+    }
+
+    fn take(mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
+    }
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        Counters::sub(&self.counters.pending, self.events);
+    }
+}
 
 /// A refusal as etcd's watches quote it: Go's print of a gRPC error.
 fn in_words_of_go(refusal: &Status) -> String {
@@ -69,7 +96,7 @@ impl Stream for Said {
                 return Poll::Ready(Some(Ok(reply)));
             }
             match ready!(self.bursts.poll_recv(context)) {
-                Some(Ok(burst)) => self.burst = burst.into_iter(),
+                Some(Ok(burst)) => self.burst = burst.take().into_iter(),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None => return Poll::Ready(None),
             }
@@ -141,7 +168,10 @@ impl Talk {
                     biased;
                     lost = self.leader.lost(&self.handle) => return Err(lost.into()),
                     room = said.reserve() => match room {
-                        Ok(room) => room.send(Ok(std::mem::take(&mut self.replies))),
+                        Ok(room) => {
+                            let replies = std::mem::take(&mut self.replies);
+                            room.send(Ok(Replies::new(replies, self.session.counters())));
+                        }
                         Err(_) => return Ok(()),
                     }
                 }

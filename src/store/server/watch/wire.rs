@@ -71,6 +71,11 @@ impl Reply {
         Reply { head, slice: Some(slice) }
     }
 
+    /// How many events it has.
+    pub(super) fn events(&self) -> usize {
+        self.slice.as_ref().map_or(0, Slice::len)
+    }
+
     fn encode(&self, to: &mut EncodeBuf<'_>) {
         let bytes = self.head.encoded_len() + self.slice.as_ref().map_or(0, Slice::bytes);
         to.reserve(bytes);
