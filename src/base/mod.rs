@@ -21,6 +21,7 @@ pub mod process;
 pub mod progress;
 pub mod revision;
 pub mod rng;
+pub mod slow;
 pub mod socket;
 pub mod steps;
 pub mod stop;

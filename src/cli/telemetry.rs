@@ -1,12 +1,20 @@
 //! Logs to standard error: warnings by default, more with -v, anything with HOLDFAST_LOG. A member logs as etcd's flags say.
 
+use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use std::str::FromStr;
 use std::sync::Mutex;
 
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
+
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 use crate::base::error::{IoContext, Kind, Result};
@@ -16,6 +24,9 @@ use crate::store::options::{LogOutput, Logs};
 
 /// The variable that holds a log filter, as `tracing` reads them: `info`, `holdfast::client=debug`.
 const FILTER_VARIABLE: &str = "HOLDFAST_LOG";
+
+/// Where lines come from that are the library's.
+const RAFT: &str = "raft";
 
 /// Starts logging. A filter that cannot be read falls back to the flags.
 pub(crate) fn start(global: &Global) {
@@ -54,12 +65,85 @@ pub(crate) fn start_member(logs: &Logs, clock: Clock) -> Result<()> {
     let writer = writers.fold(first, |all, writer| BoxMakeWriter::new(all.and(writer)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match logs.json {
-        true => builder.json().flatten_event(true).with_ansi(false).try_init(),
+        true => builder.with_ansi(false).event_format(Zap).try_init(),
         false => builder.with_ansi(ansi).try_init(),
     };
     // Only a second start can fail, and the first one's settings stand then.
     drop(started);
     Ok(())
+}
+
+/// Lines of JSON with the keys that etcd's logs have, in that order: `level`, `ts`, `logger` of what is not the member's own,
+/// `caller`, `msg`, and then what the line says beside.
+struct Zap;
+
+impl<S, N> FormatEvent<S, N> for Zap
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let about = event.metadata();
+        let level = match *about.level() {
+            Level::ERROR => "error",
+            Level::WARN => "warn",
+            Level::INFO => "info",
+            Level::DEBUG | Level::TRACE => "debug",
+        };
+        let ts = Clock::System.now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
+        write!(writer, r#"{{"level":"{level}","ts":"{ts}""#)?;
+        if about.target() == RAFT {
+            write!(writer, r#","logger":"{RAFT}""#)?;
+        }
+        let file = about.file().unwrap_or_default().trim_start_matches("src/");
+        let caller = format!("{file}:{}", about.line().unwrap_or_default());
+        let mut said = Said::default();
+        event.record(&mut said);
+        let [caller, message] = [&caller, &said.message].map(|text| Value::from(text.as_str()));
+        writeln!(writer, r#","caller":{caller},"msg":{message}{}}}"#, said.fields)
+    }
+}
+
+/// What a line says: its message, and its fields as JSON, each behind a comma.
+#[derive(Default)]
+struct Said {
+    message: String,
+    fields: String,
+}
+
+impl Said {
+    fn field(&mut self, field: &Field, value: impl Into<Value>) {
+        let _ = write!(self.fields, ",{}:{}", Value::from(field.name()), value.into());
+    }
+}
+
+impl Visit for Said {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.field(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.field(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.field(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            _ => self.field(field, format!("{value:?}")),
+        }
+    }
 }
 
 fn writer(output: &LogOutput, clock: Clock) -> Result<BoxMakeWriter> {

@@ -17,6 +17,7 @@ mod differences;
 mod errors;
 mod gateway;
 mod generate;
+mod logs;
 mod member;
 mod metrics;
 mod tokens;

@@ -121,7 +121,7 @@ impl Listening {
         // The server's own signal: it ends too when the member does.
         let ending = Stop::new();
         let (slow, unsent_bytes_max) = (options.connections.slow_request, handle.tuning().unsent_bytes_max);
-        let calls = Arc::new(Calls::new(handle.counters(), slow, unsent_bytes_max, ending.clone()));
+        let calls = Arc::new(Calls::new(slow, unsent_bytes_max, ending.clone()));
         let watches = watch::Service::new(handle);
         let pages = Pages {
             handle: handle.clone(),
@@ -147,9 +147,7 @@ impl Listening {
         // Heard from now on: whoever rotates logs or renews certificates sends it, and means no harm.
         let mut hangup = signal(SignalKind::hangup()).during(|| "listen for signals".to_owned())?;
         let mut serving = tokio::spawn(server.serve(bound, ending.clone()));
-        for address in options.clients.all() {
-            tracing::info!(address = address.text, "serving client traffic");
-        }
+        tell_addresses(&options);
         tracing::info!("ready to serve client requests");
         notify::tell("READY=1");
         let mut work = std::pin::pin!(work);
@@ -167,7 +165,8 @@ impl Listening {
             }
         };
         notify::tell("STOPPING=1");
-        tracing::info!("stopping: no request is taken any more");
+        let (name, data_dir) = (&options.name, options.data_dir.display());
+        tracing::info!(name, "data-dir" = %data_dir, "closing etcd server");
         ending.stop();
         let served = match ended_early {
             Some(served) => served,
@@ -179,8 +178,19 @@ impl Listening {
                 .hint("this is a fault of Holdfast: please report it")
         });
         served??;
-        tracing::info!("stopped");
+        tracing::info!(name, "data-dir" = %data_dir, "closed etcd server");
         worked
+    }
+}
+
+/// Says where clients are served, in etcd's words, as on all of the way from here to the end.
+fn tell_addresses(options: &Options) {
+    const INSECURELY: &str = "serving client traffic insecurely; this is strongly discouraged!";
+    for address in options.clients.all() {
+        match address.scheme.is_secure() {
+            true => tracing::info!(address = address.text, "serving client traffic securely"),
+            false => tracing::info!(address = address.text, "{INSECURELY}"),
+        }
     }
 }
 
@@ -211,9 +221,9 @@ fn paths(places: &Places) -> Paths {
 /// Does what is to be done before it serves.
 async fn prepare(handle: &Handle, options: &Options, context: &Context) -> Result<()> {
     if options.scrub_at_start {
-        let scrubbed =
-            handle.scrub(&context.stop).await.map_err(|error| error.during("read everything that is stored"))?;
-        tracing::info!(revisions = scrubbed.revisions, bytes = scrubbed.bytes, "everything that is stored is well");
+        handle.scrub(&context.stop).await.map_err(|error| error.during("read everything that is stored"))?;
+        let id = format!("{:x}", handle.member().member_id);
+        tracing::info!("local-member-id" = id, "initial corruption checking passed; no corruption");
     }
     defragment(handle, options).await
 }
@@ -223,10 +233,7 @@ async fn defragment(handle: &Handle, options: &Options) -> Result<()> {
     let status = handle.status();
     let free = status.file_bytes.saturating_sub(status.used_bytes);
     match options.defragment_at {
-        Some(at) if free >= at => {
-            tracing::info!(free_bytes = free, "defragmenting the state file");
-            handle.defragment().await
-        }
+        Some(at) if free >= at => handle.defragment().await,
         _ => Ok(()),
     }
 }

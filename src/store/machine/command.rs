@@ -1,5 +1,7 @@
 //! Commands as bytes: what an entry of the log holds.
 
+use std::fmt::{self, Write as _};
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -19,8 +21,52 @@ pub fn bytes(operation: &Operation) -> usize {
     operation.encoded_len()
 }
 
+/// An operation without what is secret of it: its kind, and how long its parts are. Printed as etcd prints requests, with
+/// lengths in place of keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// What etcd calls it.
+    pub kind: &'static str,
+    parts: [(&'static str, usize); 3],
+}
+
+impl Shape {
+    /// Of this operation.
+    pub fn of(operation: &Operation) -> Shape {
+        const NONE: (&str, usize) = ("", 0);
+        let parts = match operation {
+            Operation::Put(put) => [("key_size", put.key.len()), ("value_size", put.value.len()), NONE],
+            Operation::DeleteRange(range) => {
+                [("key_size", range.key.len()), ("range_end_size", range.range_end.len()), NONE]
+            }
+            Operation::Txn(txn) => {
+                [("compare", txn.compare.len()), ("success", txn.success.len()), ("failure", txn.failure.len())]
+            }
+            _ => [NONE; 3],
+        };
+        Shape { kind: kind(operation), parts }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // PutRequest is `put`, DeleteRange `delete_range`: the names of the fields of etcd's message.
+        for (i, letter) in self.kind.chars().enumerate() {
+            if i > 0 && letter.is_uppercase() {
+                f.write_char('_')?;
+            }
+            f.write_char(letter.to_ascii_lowercase())?;
+        }
+        f.write_str(":<")?;
+        for (name, n) in self.parts.iter().filter(|(name, _)| !name.is_empty()) {
+            write!(f, "{name}:{n} ")?;
+        }
+        f.write_str(">")
+    }
+}
+
 /// What an operation is called, as etcd calls it.
-pub fn name(operation: &Operation) -> &'static str {
+fn kind(operation: &Operation) -> &'static str {
     match operation {
         Operation::Put(_) => "Put",
         Operation::DeleteRange(_) => "DeleteRange",
@@ -63,7 +109,19 @@ pub fn decode(entry: Bytes) -> Result<Vec<Command>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::etcdserverpb::PutRequest;
+    use crate::api::etcdserverpb::{DeleteRangeRequest, LeaseGrantRequest, PutRequest};
+
+    #[test]
+    fn what_is_told_of_operations_is_no_secret() {
+        let put = Operation::Put(PutRequest { key: "secret".into(), value: "more".into(), ..PutRequest::default() });
+        assert_eq!(Shape::of(&put).to_string(), "put:<key_size:6 value_size:4 >");
+        let range = DeleteRangeRequest { key: "secret".into(), range_end: "z".into(), prev_kv: false };
+        assert_eq!(
+            Shape::of(&Operation::DeleteRange(range)).to_string(),
+            "delete_range:<key_size:6 range_end_size:1 >"
+        );
+        assert_eq!(Shape::of(&Operation::LeaseGrant(LeaseGrantRequest::default())).to_string(), "lease_grant:<>");
+    }
 
     #[test]
     fn commands_come_back_and_unknown_ones_stop_the_member() {

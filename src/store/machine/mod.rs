@@ -34,6 +34,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::api::Message;
 use crate::api::etcdserverpb::{
     AlarmResponse, CompactionResponse, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutResponse,
     RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
@@ -46,7 +47,7 @@ use crate::store::auth::rules::{Edit, Rules};
 use crate::store::auth::sessions::Session;
 use crate::store::backend::{Backend, SideChange, Space};
 use crate::store::lease::lessor::Lessor;
-use crate::store::machine::command::Operation;
+use crate::store::machine::command::{Operation, Shape};
 use crate::store::machine::digest::{Digest, Ledger, alarm_fact, lease_fact, rule_fact};
 use crate::store::machine::flush::{Cut, Meta, Position};
 use crate::store::machine::refusal::{Failure, Refusal};
@@ -83,6 +84,22 @@ pub enum Reply {
     Session(NewSession),
     /// To what members tell each other.
     Done,
+}
+
+impl Reply {
+    /// Bytes that it takes as a message.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Reply::Put(reply) => reply.encoded_len(),
+            Reply::DeleteRange(reply) => reply.encoded_len(),
+            Reply::Txn(reply) => reply.encoded_len(),
+            Reply::Compaction(reply) => reply.encoded_len(),
+            Reply::LeaseGrant(reply) => reply.encoded_len(),
+            Reply::LeaseRevoke(reply) => reply.encoded_len(),
+            Reply::Alarm(reply) => reply.encoded_len(),
+            Reply::Rules(_) | Reply::Session(_) | Reply::Done => 0,
+        }
+    }
 }
 
 /// A session that begins.
@@ -192,26 +209,26 @@ impl Machine {
         self.writer.recent()
     }
 
-    /// Applies commands that were agreed on, up to `position`. After each of them `done` is told which kind it was and what
+    /// Applies commands that were agreed on, up to `position`. After each of them `done` is told what it was and what
     /// came of it. An error is this member's own, and its last.
     pub fn apply(
         &mut self,
         position: Position,
         commands: Vec<Command>,
-        done: &mut dyn FnMut(&'static str, &Outcome),
+        done: &mut dyn FnMut(&Shape, &Outcome),
     ) -> Result<Applied> {
         assert!(position > self.position, "the log is applied once and in order");
         let mut replies = Vec::with_capacity(commands.len());
         for command in commands {
             let operation = command.operation.expect("commands without an operation are not decoded");
-            let kind = command::name(&operation);
+            let shape = Shape::of(&operation);
             let outcome = match self.apply_one(operation, command.own, command.requester.as_ref()) {
                 Ok(reply) => Ok(reply),
                 Err(Failure::Refused(refusal)) => Err(refusal),
                 Err(Failure::Broken(error)) => return Err(error),
             };
             self.tally.end();
-            done(kind, &outcome);
+            done(&shape, &outcome);
             replies.push((command.id, outcome));
         }
         self.position = position;

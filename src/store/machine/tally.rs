@@ -22,6 +22,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Of a range that is read by itself.
+    pub fn of_one_range() -> Self {
+        Tally { ranges: 1, ..Tally::default() }
+    }
+
     /// Something is read.
     pub(super) fn range(&mut self) {
         self.ranges += 1;

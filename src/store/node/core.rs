@@ -19,7 +19,6 @@ use crate::api::holdfast::v1::{Command, Requester};
 use crate::base::clock::{Clock, Stopwatch};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::file::free_bytes;
-use crate::base::telemetry::Counters;
 use crate::store::consensus::driver::{Append, Driver};
 use crate::store::consensus::log::{Entry, EntryKind, HardState, Keep, Log, Place};
 use crate::store::lease::clock::Millis;
@@ -28,12 +27,12 @@ use crate::store::machine::command::{self, Operation};
 use crate::store::machine::flush::Position;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::state::State;
-use crate::store::machine::tally::Tally;
-use crate::store::machine::{Machine, Outcome, Reply};
+use crate::store::machine::{Machine, Reply};
 use crate::store::node::compactor::{Compactor, Removal};
 use crate::store::node::flusher::{Behind, Flushed, room_for};
 use crate::store::node::handle::{Fault, Shared, Ticket};
 use crate::store::node::leases::Leases;
+use crate::store::node::notes;
 use crate::store::node::relief::Relief;
 
 /// Where an answer to a command goes.
@@ -440,6 +439,7 @@ impl Core {
         counters.log_write.observe(written);
         self.disk_is_slow = took > SLOW_APPEND;
         counters.log_sync.observe(took);
+        notes::synced(took);
         counters.log_bytes.add(append.entries.iter().map(|entry| entry.data.len() as u64).sum());
         self.driver.persisted(append.number);
         Ok(())
@@ -455,15 +455,16 @@ impl Core {
                 commands.append(&mut self.commands(entry)?);
             }
         }
-        let (counters, mut began) = (Arc::clone(&self.shared.counters), Stopwatch::start());
-        let applied = self.machine.apply(position, commands, &mut |kind, outcome| {
+        let (shared, mut began) = (Arc::clone(&self.shared), Stopwatch::start());
+        let applied = self.machine.apply(position, commands, &mut |shape, outcome| {
             let took = std::mem::replace(&mut began, Stopwatch::start()).elapsed();
-            note(&counters, kind, outcome, took);
+            notes::applied(&shared.counters, &shared.slow, shape, outcome, took);
         })?;
-        if self.machine.is_pruning() {
+        notes::tally(&shared.counters, &applied.tally);
+        notes::alarms(&shared.state(), &applied.state);
+        if applied.state.view.compact_revision() > shared.state().view.compact_revision() {
             self.removal.begin();
         }
-        note_tally(&counters, &applied.tally);
         let now = self.now();
         self.leases.applied(&applied.cut.side, &applied.state.lessor, now);
         self.is_out_of_space = is_out_of_space(&applied.state);
@@ -493,6 +494,7 @@ impl Core {
     fn flushed(&mut self, flushed: Flushed) -> Result<()> {
         self.behind.written(flushed.cuts);
         if let Some(took) = self.removal.written(flushed.cuts) {
+            notes::removed(self.shared.state().view.compact_revision(), took);
             self.shared.counters.removal.observe(took);
             self.shared.counters.removed_at_s.set(Clock::System.now().timestamp().unsigned_abs());
         }
@@ -607,33 +609,6 @@ impl Core {
             self.gather(alarm, 0);
         }
     }
-}
-
-/// Counts a command that was applied.
-fn note(counters: &Counters, kind: &'static str, outcome: &Outcome, took: Duration) {
-    let applied = counters.applied.of(kind);
-    match outcome {
-        // etcd's too counts a compaction that came late among what went well.
-        Ok(_) | Err(Refusal::Compacted) => applied.well.observe(took),
-        Err(_) => applied.refused.observe(took),
-    }
-    match outcome {
-        Ok(Reply::LeaseGrant(granted)) => {
-            counters.leases_granted.increment();
-            counters.lease_ttls.observe_number(granted.ttl.unsigned_abs());
-        }
-        Ok(Reply::LeaseRevoke(_)) => counters.leases_revoked.increment(),
-        _ => {}
-    }
-}
-
-/// Counts what commands did to keys.
-pub(super) fn note_tally(counters: &Counters, tally: &Tally) {
-    counters.ranges.add(tally.ranges);
-    counters.puts.add(tally.puts);
-    counters.deletes.add(tally.deletes);
-    counters.txns.add(tally.txns);
-    counters.put_bytes.add(tally.put_bytes);
 }
 
 /// Whether what takes room is refused, and for that reason.

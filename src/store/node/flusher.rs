@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Kind, Result};
+use crate::base::slow::go_time;
 use crate::base::telemetry::Counters;
 use crate::store::backend::Backend;
 use crate::store::machine::flush::{Cut, Position, Size, flush};
@@ -229,13 +230,47 @@ impl Flusher {
                 Task::Defragment(reply) => {
                     let watch = Stopwatch::start();
                     self.counters.defragmenting.set(1);
+                    let before = self.tell_size();
                     let outcome = self.backend.defragment();
                     self.counters.defragmenting.set(0);
                     self.counters.defragment.observe(watch.elapsed());
+                    self.defragmented(&outcome, before, watch.elapsed());
                     // Who asked may have gone.
                     let _ = reply.send(outcome);
                 }
             }
+        }
+    }
+
+    /// Tells that the file is written anew, in etcd's words, and how large it is; its bytes.
+    fn tell_size(&self) -> u64 {
+        let (path, bytes) = (self.backend.path().display(), self.backend.size_bytes());
+        let used = self.backend.used_bytes();
+        tracing::info!(
+            path = %path,
+            "current-db-size-bytes" = bytes,
+            "current-db-size-in-use-bytes" = used,
+            "defragmenting"
+        );
+        bytes
+    }
+
+    /// Tells how that ended.
+    fn defragmented(&self, outcome: &Result<()>, before: u64, took: Duration) {
+        let path = self.backend.path().display();
+        match outcome {
+            Ok(()) => {
+                let (bytes, used) = (self.backend.size_bytes(), self.backend.used_bytes());
+                tracing::info!(
+                    path = %path,
+                    "current-db-size-bytes-diff" = bytes.cast_signed() - before.cast_signed(),
+                    "current-db-size-bytes" = bytes,
+                    "current-db-size-in-use-bytes" = used,
+                    took = go_time(took),
+                    "finished defragmenting directory"
+                );
+            }
+            Err(error) => tracing::warn!(path = %path, error = error.as_warning(), "failed to defragment"),
         }
     }
 

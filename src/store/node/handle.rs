@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use crate::api::holdfast::v1::Requester;
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::slow::Slow;
 use crate::base::stop::Stop;
 use crate::base::telemetry::Counters;
 use crate::store::auth::sessions::{Session, Sessions};
@@ -25,8 +26,9 @@ use crate::store::machine::tally::Tally;
 use crate::store::mvcc::hub::{self, Hub};
 use crate::store::mvcc::recent::Batch;
 use crate::store::node::Member;
-use crate::store::node::core::{Event, note_tally};
+use crate::store::node::core::Event;
 use crate::store::node::flusher::Waiting;
+use crate::store::node::notes;
 use crate::store::node::scrubber::scrub_state;
 use crate::store::options::Tuning;
 
@@ -88,6 +90,8 @@ pub(super) struct Shared {
     /// Changes that the state's file does not hold yet.
     pub(super) waiting_changes: Arc<Waiting>,
     pub(super) counters: Arc<Counters>,
+    /// What takes too long to be applied, or read.
+    pub(super) slow: Slow,
     pub(super) end: Arc<End>,
     started: Stopwatch,
     sessions: Mutex<Sessions>,
@@ -120,7 +124,9 @@ impl Shared {
         let (published, applied) = (watch::Sender::new(revision), watch::Sender::new(state.position.index));
         let limits = hub::Limits { bytes_max: tuning.hub_bytes_max, batches_max: tuning.hub_batches_max };
         let sessions = Mutex::new(Sessions::new(tuning.session_ttl));
+        let slow = Slow::over(tuning.slow_apply);
         Shared {
+            slow,
             started: Stopwatch::start(),
             sessions,
             member,
@@ -221,9 +227,14 @@ impl Handle {
         &self.shared.counters
     }
 
-    /// Counts what a read did.
-    pub fn note(&self, tally: &Tally) {
-        note_tally(&self.shared.counters, tally);
+    /// Notes what a read did and how long it took; `told` says what was asked and what was answered, if it was too long.
+    pub fn note(&self, prefix: &str, tally: &Tally, took: Duration, told: impl FnOnce() -> (String, String)) {
+        let shared = &self.shared;
+        notes::tally(&shared.counters, tally);
+        if shared.slow.is(took) {
+            let (request, response) = told();
+            notes::too_long(&shared.counters, &shared.slow, took, prefix, &request, &response, None);
+        }
     }
 
     /// Transactions that are open and read the state file.

@@ -31,6 +31,7 @@ mod crash;
 mod flusher;
 mod handle;
 mod leases;
+mod notes;
 mod relief;
 mod scrubber;
 mod start;

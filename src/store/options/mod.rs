@@ -474,6 +474,7 @@ fn tuning(given: &Given, warnings: &mut Vec<String>) -> Result<Tuning> {
         heartbeat: Duration::from_millis(heartbeat),
         election: Duration::from_millis(election),
         watch_progress: progress,
+        slow_apply: span("warning-apply-duration")?,
         auto_compaction: auto_compaction(given)?,
         // 0 is etcd's way to say nothing.
         session_ttl: Some(number(given, "auth-token-ttl", 0)?)

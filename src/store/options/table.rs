@@ -293,6 +293,14 @@ pub const FLAGS: &[Flag] = &[
     flag(
         Limits,
         Works,
+        Duration,
+        "warning-apply-duration",
+        "100ms",
+        "Changes and reads that take longer once it is their turn are logged",
+    ),
+    flag(
+        Limits,
+        Works,
         Number,
         "bootstrap-defrag-threshold-megabytes",
         "0",
@@ -394,7 +402,6 @@ pub const FLAGS: &[Flag] = &[
     flag(Without, None("deletion gives way to requests by itself"), Number, "compaction-batch-limit", "1000", ""),
     flag(Without, None("deletion gives way to requests by itself"), Duration, "compaction-sleep-interval", "10ms", ""),
     flag(Without, None("this version is not downgraded"), Duration, "downgrade-check-time", "5s", ""),
-    flag(Without, None("batches are applied as a whole"), Duration, "warning-apply-duration", "100ms", ""),
     flag(Without, None("memory is not locked"), Switch, "memory-mlock", "false", ""),
     flag(Without, None("what is acknowledged is always synced"), Switch, "unsafe-no-fsync", "false", ""),
     flag(Without, None("this member asks nothing of itself over the network"), Text, "client-cert-file", "", ""),

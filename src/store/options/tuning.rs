@@ -103,6 +103,8 @@ pub struct Tuning {
     pub watchers_max: usize,
     /// Between two notes to a watcher that wants to hear now and then how far it has come.
     pub watch_progress: Duration,
+    /// What takes longer to be applied, or to be read, is told.
+    pub slow_apply: Duration,
     /// A session ends when its token was not used for so long.
     pub session_ttl: Duration,
     /// What somebody who shows a password is given.
@@ -146,6 +148,7 @@ impl Default for Tuning {
             watch_streams_max: 50_000,
             watchers_max: 100_000,
             watch_progress: Duration::from_secs(600),
+            slow_apply: Duration::from_millis(100),
             session_ttl: Duration::from_secs(300),
             tokens: Tokens::Simple,
             bcrypt_cost: 10,

@@ -15,9 +15,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::{Frame, SizeHint};
 
-use crate::base::clock::Stopwatch;
+use crate::base::clock::{Clock, Stopwatch};
+use crate::base::slow::{Slow, go_time};
 use crate::base::stop::Stop;
-use crate::base::telemetry::{Counter, Counters, Histogram, Named, Page};
+use crate::base::telemetry::{Counter, Histogram, Named, Page};
 use crate::store::server::frames::Frames;
 use crate::store::server::peer::{self, Peer};
 use crate::store::server::unsent::Unsent;
@@ -168,19 +169,17 @@ const VERSION_BYTES_MAX: usize = 64;
 pub struct Calls {
     methods: Vec<Method>,
     versions: Named<Asked>,
-    /// What the member counts.
-    counters: Arc<Counters>,
     received_bytes: Counter,
     sent_bytes: Counter,
-    /// Calls that take longer are logged.
-    slow: Duration,
+    /// Calls that take too long.
+    slow: Slow,
     stop: Stop,
     unsent: Unsent,
 }
 
 impl Calls {
     /// Nothing yet. Streams end when `stop` is given; large replies that wait for their readers have so many bytes.
-    pub fn new(counters: &Arc<Counters>, slow: Duration, unsent_bytes_max: usize, stop: Stop) -> Self {
+    pub fn new(slow: Duration, unsent_bytes_max: usize, stop: Stop) -> Self {
         let method = |(service, name, form): &(&'static str, &'static str, Form)| Method {
             service,
             name,
@@ -194,8 +193,8 @@ impl Calls {
         };
         let (received_bytes, sent_bytes) = (Counter::default(), Counter::default());
         let (methods, unsent) = (METHODS.iter().map(method).collect(), Unsent::new(unsent_bytes_max));
-        let (versions, counters) = (Named::new(VERSIONS_MAX), Arc::clone(counters));
-        Calls { methods, versions, counters, received_bytes, sent_bytes, slow, stop, unsent }
+        let (versions, slow) = (Named::new(VERSIONS_MAX), Slow::over(slow));
+        Calls { methods, versions, received_bytes, sent_bytes, slow, stop, unsent }
     }
 
     /// A call begins; none when there is no such method.
@@ -366,6 +365,20 @@ impl Call {
         Frame::trailers(trailers)
     }
 
+    /// Tells of a call that took too long, in etcd's words; of what was asked nothing.
+    fn tell_slow(&self, took: Duration) {
+        let Some(untold) = self.calls.slow.line() else { return };
+        let started = Clock::System.now() - took;
+        tracing::warn!(
+            "start time" = %started.to_rfc3339(),
+            "time spent" = go_time(took),
+            remote = self.peer.as_ref().map(ToString::to_string),
+            "response type" = self.calls.methods[self.method].path,
+            untold = (untold > 0).then_some(untold),
+            "request stats"
+        );
+    }
+
     fn end(&mut self, code: usize) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -374,9 +387,8 @@ impl Call {
         let took = self.watch.elapsed();
         method.handled[code].increment();
         method.took.observe(took);
-        if method.form == Form::Unary && took > self.calls.slow {
-            self.calls.counters.slow_applies.increment();
-            tracing::warn!(method = method.path, took_ms = took.as_millis(), "apply request took too long");
+        if method.form == Form::Unary && self.calls.slow.is(took) {
+            self.tell_slow(took);
         }
     }
 }
@@ -488,7 +500,7 @@ mod tests {
 
     fn calls() -> (Arc<Calls>, Stop) {
         let stop = Stop::new();
-        (Arc::new(Calls::new(&Arc::default(), Duration::from_secs(1), 100 << 10, stop.clone())), stop)
+        (Arc::new(Calls::new(Duration::from_secs(1), 100 << 10, stop.clone())), stop)
     }
 
     fn told(calls: &Calls) -> Vec<String> {

@@ -7,11 +7,13 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use crate::api::Message;
 use crate::api::etcdserverpb::kv_server::Kv;
 use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse, request_op,
 };
+use crate::base::clock::Stopwatch;
 use crate::base::stop::blocking;
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Failure;
@@ -70,11 +72,27 @@ impl Service {
     }
 }
 
-/// Answers a transaction that only reads, and counts what it read.
-fn counted(handle: &Handle, state: &State, request: &TxnRequest) -> Result<TxnResponse, Failure> {
+/// Answers a range, and notes that it was read.
+fn found(handle: &Handle, state: &State, request: &RangeRequest, watch: &Stopwatch) -> Result<RangeResponse, Failure> {
+    let outcome = machine::range(state, request);
+    handle.note("read-only range ", &Tally::of_one_range(), watch.elapsed(), || {
+        let request = format!("key_size:{} range_end_size:{} ", request.key.len(), request.range_end.len());
+        let (count, bytes) = outcome.as_ref().map_or((0, 0), |reply| (reply.kvs.len(), reply.encoded_len()));
+        (request, format!("range_response_count:{count} size:{bytes}"))
+    });
+    outcome
+}
+
+/// Answers a transaction that only reads, and notes what it read.
+fn read(handle: &Handle, state: &State, request: &TxnRequest, watch: &Stopwatch) -> Result<TxnResponse, Failure> {
     let mut tally = Tally::default();
     let outcome = machine::read(state, request, &mut tally);
-    handle.note(&tally);
+    handle.note("read-only txn ", &tally, watch.elapsed(), || {
+        let (compare, success, failure) = (request.compare.len(), request.success.len(), request.failure.len());
+        let (count, bytes) = outcome.as_ref().map_or((0, 0), |reply| (reply.responses.len(), reply.encoded_len()));
+        let request = format!("compare:{compare} success:{success} failure:{failure} ");
+        (request, format!("responses:<{count}> size:{bytes}"))
+    });
     outcome
 }
 
@@ -106,11 +124,12 @@ impl Kv for Service {
         let request = request.into_inner();
         let state = self.state(request.serializable).await?;
         permit::range(&subject(&state, &requester), &request)?;
-        self.handle.counters().ranges.increment();
+        let (handle, watch) = (&self.handle, Stopwatch::start());
         let outcome = if is_short(&state, &request.key, &request.range_end) {
-            machine::range(&state, &request)
+            found(handle, &state, &request, &watch)
         } else {
-            self.at_length(move || machine::range(&state, &request)).await
+            let handle = handle.clone();
+            self.at_length(move || found(&handle, &state, &request, &watch)).await
         };
         let mut reply = status::read(&self.handle, outcome)?;
         complete(&self.handle, &mut reply.header);
@@ -153,11 +172,12 @@ impl Kv for Service {
         }
         let state = self.state(check::may_be_stale(&request)).await?;
         permit::txn(&subject(&state, &requester), &state.lessor, &request)?;
+        let (handle, watch) = (&self.handle, Stopwatch::start());
         let outcome = if is_short_txn(&state, &request) {
-            counted(&self.handle, &state, &request)
+            read(handle, &state, &request, &watch)
         } else {
-            let handle = self.handle.clone();
-            self.at_length(move || counted(&handle, &state, &request)).await
+            let handle = handle.clone();
+            self.at_length(move || read(&handle, &state, &request, &watch)).await
         };
         let mut reply = status::read(&self.handle, outcome)?;
         complete(&self.handle, &mut reply.header);

@@ -12,6 +12,7 @@ use crate::api::etcdserverpb::SnapshotResponse;
 use crate::base::clock::Stopwatch;
 use crate::base::digest::Sha256Hasher;
 use crate::base::error::Result;
+use crate::base::slow::go_time;
 use crate::snapshot::bbolt::shape::Sizes;
 use crate::store::machine::image;
 use crate::store::machine::records::{Picture, STORAGE_VERSION};
@@ -40,10 +41,15 @@ impl Exports {
             let picture = Picture::of(&state, &origin, &mut go_on)?;
             drop(state);
             let head = image::plan(&picture, sizes, &mut go_on)?;
-            let mut file = File::new(outlet, head.file_bytes);
+            let total_bytes = head.file_bytes;
+            tracing::info!("total-bytes" = total_bytes, "sending database snapshot to client");
+            let mut file = File::new(outlet, total_bytes);
             image::write(&picture, sizes, &head, &mut |chunk| file.put(chunk))?;
             file.end()?;
-            counters.snapshot.observe(watch.elapsed());
+            let took = watch.elapsed();
+            counters.snapshot.observe(took);
+            let took = go_time(took);
+            tracing::info!("total-bytes" = total_bytes, took, "successfully sent database snapshot to client");
             Ok(())
         }))
     }
