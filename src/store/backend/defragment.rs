@@ -1,18 +1,32 @@
 //! The file written anew, without the room that deletions left in it.
+//!
+//! Neither the copy nor the end of the old file may keep others from the disk. The copy goes in small steps, each durable by
+//! itself, and whoever asked for it decides how long the disk is left to others between two of them. The old file loses its
+//! name at once and its room little by little: a file system that frees a gigabyte in one transaction of its journal lets
+//! everybody who syncs meanwhile wait for that (on ext4 a quarter of a second).
 
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
 
+use crate::base::clock::Stopwatch;
 use crate::base::durable::give_name;
-use crate::base::error::Result;
+use crate::base::error::{IoContext as _, Result};
 use crate::base::revision::Rev;
 use crate::store::backend::{
     Backend, Brief, Engine, Revision, SideChange, Space, Stored, Witness, beside, forget, made, write_to,
 };
 
-/// Bytes that one transaction of a copy writes.
-const COPY_BYTES: usize = 16 << 20;
+/// Bytes that one step of a copy writes.
+const COPY_BYTES: usize = 2 << 20;
+/// Bytes of the old file that are freed at once, and the time between two of these.
+const FREE_BYTES: u64 = 8 << 20;
+const FREE_PAUSE: Duration = Duration::from_millis(10);
+/// How often it is looked whether somebody still reads the old file.
+const READ_PAUSE: Duration = Duration::from_millis(100);
 
 /// A revision on its way from one file to the other.
 struct Held {
@@ -42,26 +56,30 @@ impl Held {
 
 impl Backend {
     /// Writes the file anew, without the room that deletions left in it. Nothing else may be written meanwhile; reading
-    /// goes on, in the old file until its transaction ends.
-    pub fn defragment(&self) -> Result<()> {
+    /// goes on, in the old file until its transaction ends. After each step of the copy `rest` is told how long that took, and
+    /// the next one begins when it returns.
+    pub fn defragment(&self, rest: &mut dyn FnMut(Duration)) -> Result<()> {
         let path = beside(&self.path);
         forget(&path)?;
-        let copied = self.steps.during("copy the state", || self.copy_to(&path));
+        let copied = self.steps.during("copy the state", || self.copy_to(&path, rest));
         if copied.is_err() {
             // The first error is the one to tell.
             let _ = forget(&path);
         }
         let (engine, used) = copied?;
+        // Held by this until the last of it is free.
+        let file = OpenOptions::new().write(true).open(&self.path);
+        let file = file.during(|| format!("use the state database {}", self.path.display()))?;
         self.steps.during("put the copy in place", || give_name(&path, &self.path))?;
         let old = std::mem::replace(&mut *self.db.write().unwrap_or_else(PoisonError::into_inner), Arc::new(engine));
-        // Closing takes its time, and nobody waits for it.
-        drop(old);
+        // Both take their time, and nobody waits for it. Where there is no thread for it the system does it at once.
+        let _ = thread::Builder::new().name("old-state".to_owned()).spawn(move || free(old, &file));
         self.used.store(used, Ordering::Relaxed);
         self.size.store(self.file_bytes()?, Ordering::Relaxed);
         Ok(())
     }
 
-    fn copy_to(&self, path: &Path) -> Result<(Engine, u64)> {
+    fn copy_to(&self, path: &Path, rest: &mut dyn FnMut(Duration)) -> Result<(Engine, u64)> {
         let db = made(path, self.cache_bytes, &self.room)?;
         let mut side = vec![];
         for space in Space::ALL {
@@ -71,8 +89,10 @@ impl Backend {
         let mut used = write_to(&db, path, 0, &mut std::iter::empty(), &side, &[])?;
         let (mut held, mut bytes) = (vec![], 0);
         let mut put = |held: &mut Vec<Held>| -> Result<()> {
+            let watch = Stopwatch::start();
             used = write_to(&db, path, used, &mut held.iter().map(Held::revision), &[], &[])?;
             held.clear();
+            rest(watch.elapsed());
             Ok(())
         };
         self.walk(Rev::default(), Rev::of(i64::MAX), Witness::Index, &mut |stored, brief| {
@@ -86,5 +106,26 @@ impl Backend {
         })?;
         put(&mut held)?;
         Ok((db, used))
+    }
+}
+
+/// Closes an engine when nobody reads in it any more, and frees the room of its file, which has no name any more, little by
+/// little.
+fn free(mut engine: Arc<Engine>, file: &File) {
+    loop {
+        match Arc::try_unwrap(engine) {
+            Ok(last) => break drop(last),
+            Err(shared) => engine = shared,
+        }
+        thread::sleep(READ_PAUSE);
+    }
+    let mut left = file.metadata().map_or(0, |file| file.len());
+    while left > 0 {
+        left = left.saturating_sub(FREE_BYTES);
+        // What cannot be freed so is when the file is closed.
+        if file.set_len(left).is_err() {
+            return;
+        }
+        thread::sleep(FREE_PAUSE);
     }
 }

@@ -60,7 +60,7 @@ fn a_reader_outlives_the_file_that_it_reads() {
     let mut found = vec![];
     let mut sink = |stored: Stored<'_>| {
         if found.len() % 90 == 1 {
-            backend.defragment()?;
+            backend.defragment(&mut |_| {})?;
         }
         found.push(stored.rev.main);
         Ok(())
@@ -70,7 +70,7 @@ fn a_reader_outlives_the_file_that_it_reads() {
     let mut listed = 0;
     let mut sink = |_: Listed<'_>| {
         if listed == 7 {
-            backend.defragment()?;
+            backend.defragment(&mut |_| {})?;
         }
         listed += 1;
         Ok(())
@@ -341,7 +341,7 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
         meddle(&copy, change);
         let backend = Backend::open(&copy, CACHE_BYTES).unwrap();
         let scan = backend.scan(Rev::of(0), Rev::of(99), Witness::Index, &mut |_| Ok(()));
-        let errors = [listed(&backend).unwrap_err(), scan.unwrap_err(), backend.defragment().unwrap_err()];
+        let errors = [listed(&backend).unwrap_err(), scan.unwrap_err(), backend.defragment(&mut |_| {}).unwrap_err()];
         // What could not be copied leaves nothing, and everything as it was.
         assert!(!beside(&copy).exists() && listed(&backend).is_err());
         errors.map(|error| {
@@ -378,7 +378,7 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
     assert!(backend.get(Rev::of(12)).unwrap().is_none());
     let scan = backend.scan(Rev::of(9), Rev::of(20), Witness::Index, &mut |_| Ok(()));
     assert!(scan.unwrap_err().to_string().contains(apart), "a reader of history passes nothing over");
-    assert!(backend.defragment().unwrap_err().to_string().contains(apart));
+    assert!(backend.defragment(&mut |_| {}).unwrap_err().to_string().contains(apart));
 }
 
 /// A scan goes from one transaction to the next at a revision: what only the index has between the two is seen, too.
@@ -432,11 +432,41 @@ fn what_is_used_is_what_both_tables_hold() {
     backend.write(&mut std::iter::empty(), &[], &gone).unwrap();
     let used = backend.used_bytes();
     assert!(used > 0 && used == held(&backend));
-    backend.defragment().unwrap();
+    backend.defragment(&mut |_| {}).unwrap();
     assert_eq!((backend.used_bytes(), held(&backend)), (used, used));
     drop(backend);
     let backend = Backend::open(&path, CACHE_BYTES).unwrap();
     assert_eq!((backend.used_bytes(), held(&backend)), (used, used));
+}
+
+/// The old file keeps all it has as long as somebody reads it, and is free soon after.
+#[test]
+fn the_room_of_the_old_file_is_given_back_after_its_last_reader() {
+    let (dir, backend) = backend();
+    // Several steps of the copy, and several of the end.
+    let bytes = 100_000;
+    write(&backend, 2..252, bytes);
+    let old = std::fs::File::open(dir.path().join("db")).unwrap();
+    let before = old.metadata().unwrap().len();
+    let reader = backend.db();
+    let mut steps = 0;
+    backend.defragment(&mut |_| steps += 1).unwrap();
+    assert!(steps >= 10, "{steps}");
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    assert_eq!(old.metadata().unwrap().len(), before);
+    let table = reader.begin_read().unwrap().open_table(REVISIONS).unwrap();
+    assert_eq!(table.iter().unwrap().filter(|row| row.is_ok()).count(), 250);
+    drop((table, reader));
+    let mut seen = vec![];
+    while seen.last() != Some(&0) {
+        let len = old.metadata().unwrap().len();
+        if seen.last() != Some(&len) {
+            seen.push(len);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(seen.len() > 2 && seen.is_sorted_by(|a, b| a > b), "little by little: {seen:?}");
+    assert_eq!(scanned(&backend, 0, i64::MAX).len(), 250);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc::WeakUnboundedSender;
@@ -26,6 +27,9 @@ use crate::store::options::Tuning;
 
 /// Room that a flush wants on the disk beside twice what it writes: for pages that are written anew.
 const ROOM_BYTES: u64 = 4 << 20;
+
+/// The longest rest after one step of a defragmentation.
+const REST_MAX: Duration = Duration::from_millis(50);
 
 /// What a flush wants free on the disk before it begins.
 pub(super) fn room_for(size: Size) -> u64 {
@@ -201,6 +205,8 @@ pub(super) struct Flusher {
     pub(super) events: WeakUnboundedSender<Event>,
     pub(super) waiting: Arc<Waiting>,
     pub(super) counters: Arc<Counters>,
+    /// Bytes that may wait for a defragmentation that gives way. With more of them it must come to its end.
+    pub(super) bytes_in_no_hurry: usize,
 }
 
 impl Flusher {
@@ -231,7 +237,8 @@ impl Flusher {
                     let watch = Stopwatch::start();
                     self.counters.defragmenting.set(1);
                     let before = self.tell_size();
-                    let outcome = self.backend.defragment();
+                    let mut answered = self.counters.answered.get();
+                    let outcome = self.backend.defragment(&mut |took| self.make_way(took, &mut answered));
                     self.counters.defragmenting.set(0);
                     self.counters.defragment.observe(watch.elapsed());
                     self.defragmented(&outcome, before, watch.elapsed());
@@ -239,6 +246,15 @@ impl Flusher {
                     let _ = reply.send(outcome);
                 }
             }
+        }
+    }
+
+    /// Leaves the disk to others for as long as a step of a defragmentation had it, if anybody was answered meanwhile. What
+    /// they write waits for this thread; it does not wait for ever.
+    fn make_way(&self, took: Duration, answered: &mut u64) {
+        let before = std::mem::replace(answered, self.counters.answered.get());
+        if *answered != before && self.waiting.size().memory < self.bytes_in_no_hurry {
+            thread::sleep(took.min(REST_MAX));
         }
     }
 

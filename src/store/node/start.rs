@@ -107,6 +107,7 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         events: events.downgrade(),
         waiting: Arc::clone(&shared.waiting_changes),
         counters: Arc::clone(&shared.counters),
+        bytes_in_no_hurry: tuning.unflushed_bytes_max / 2,
     };
     let failing = events.downgrade();
     let flusher = thread("flush", move || {
