@@ -455,7 +455,7 @@ fn the_room_of_the_old_file_is_given_back_after_its_last_reader() {
     std::thread::sleep(std::time::Duration::from_millis(250));
     assert_eq!(old.metadata().unwrap().len(), before);
     let table = reader.begin_read().unwrap().open_table(REVISIONS).unwrap();
-    assert_eq!(table.iter().unwrap().filter(|row| row.is_ok()).count(), 250);
+    assert_eq!(table.iter().unwrap().filter(std::result::Result::is_ok).count(), 250);
     drop((table, reader));
     let mut seen = vec![];
     while seen.last() != Some(&0) {
