@@ -217,7 +217,7 @@ fn a_watcher_and_a_reader_of_a_snapshot_that_stand_still_are_cut_off_by_name() {
     let save = half_way.expect("a reader is paused in time");
     others_are_served(&member);
     let line = cut_off(&member, "x Watch");
-    assert!(line.contains(&address) && line.contains("\"WARN\""), "{address}: {line}");
+    assert!(line.contains(&address) && line.contains("\"level\":\"warn\""), "{address}: {line}");
     others_are_served(&member);
     let line = cut_off(&member, "x Snapshot");
     assert!(line.contains("\"remote_addr\":\"127.0.0.1:"), "{line}");

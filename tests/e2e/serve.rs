@@ -500,8 +500,8 @@ fn a_log_that_logrotate_put_aside_is_gone_on_with_in_a_new_file() {
     member.etcdctl(&["put", "a", "1"]).success();
     assert_eq!(member.stop(), 0);
     let read = |path: &Path| fs::read_to_string(path).unwrap();
-    assert!(read(&aside).contains("ready to serve client requests") && !read(&aside).contains("stopping"));
-    assert!(read(&log).contains("stopping") && !read(&log).contains("ready to serve"), "{}", read(&log));
+    assert!(read(&aside).contains("ready to serve client requests") && !read(&aside).contains("closing etcd server"));
+    assert!(read(&log).contains("closing etcd server") && !read(&log).contains("ready to serve"), "{}", read(&log));
 }
 
 #[test]

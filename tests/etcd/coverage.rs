@@ -161,6 +161,11 @@ const RULES: &[(&str, &[&str])] = &[
     ("metadata", &["a version"]),
 ];
 
+/// Whether a rule is one of these.
+pub(crate) fn counts(call: &str, rule: &str) -> bool {
+    RULES.iter().any(|(of, rules)| *of == call && rules.contains(&rule))
+}
+
 /// Which rules were come upon, and how often.
 #[derive(Debug)]
 pub(crate) struct Coverage {

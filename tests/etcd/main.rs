@@ -20,6 +20,7 @@ mod generate;
 mod logs;
 mod member;
 mod metrics;
+mod surface;
 mod tokens;
 
 mod keys;
