@@ -81,6 +81,7 @@ mod tests {
     use crate::store::server::records::Service;
     use futures::StreamExt;
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use tonic::{Code, Request, Status};
 
     const WAIT: Duration = Duration::from_secs(20);
@@ -237,9 +238,11 @@ mod tests {
         }
     }
 
-    async fn write(handle: Handle, seed: u64, operations: usize) {
+    /// So many, and more until nobody reads any longer.
+    async fn write(handle: Handle, seed: u64, operations: usize, read: Arc<AtomicBool>) {
         let mut rng = Seeded::new(seed);
-        for _ in 0..operations {
+        let mut written = 0..operations;
+        while written.next().is_some() || !read.load(Ordering::Relaxed) {
             let revision = handle.state().view.revision();
             propose(&handle, random(&mut rng, revision)).await;
         }
@@ -274,21 +277,20 @@ mod tests {
         for round in 0..4 {
             let exports = Exports::new(&handle);
             let service = Service::new(&exports);
-            let writers: Vec<_> = (0..3).map(|n| tokio::spawn(write(handle.clone(), 10 * round + n, 120))).collect();
+            let read = Arc::new(AtomicBool::new(false));
+            let write = |n: u64| tokio::spawn(write(handle.clone(), 10 * round + n, 120, Arc::clone(&read)));
+            let writers: Vec<_> = (0..3).map(write).collect();
             for _ in 0..3 {
                 // Broken off anywhere, also in the middle of a step: what is not proved does not count.
                 let mut stream = open(&service, copy.reached.revision).await;
                 for _ in 0..1 + rng.below(12) {
-                    // Then there is little more to hear.
-                    if writers.iter().all(tokio::task::JoinHandle::is_finished) {
-                        break;
-                    }
                     copy.take(&next(&mut stream).await.unwrap().unwrap().records);
                 }
                 drop(stream);
                 let reached = copy.reached.revision;
                 copy.history.retain(|rev, _| rev.main <= reached);
             }
+            read.store(true, Ordering::Relaxed);
             for writer in writers {
                 writer.await.unwrap();
             }
