@@ -1,12 +1,14 @@
 //! The JSON gateway, Lock and Election: the same HTTP requests to a member of Holdfast and to one of etcd, and the same
 //! answers, byte by byte but for who answered.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tungstenite::Message;
+use tungstenite::client::IntoClientRequest as _;
 
 use crate::support::etcd::Etcd;
 use crate::support::http::{Request, Response, read_response, write_request};
@@ -331,6 +333,172 @@ fn streams_are_lines_as_etcd_writes_them() {
     let lines = String::from_utf8(snapshot.body).unwrap();
     assert!(snapshot.status == 200 && lines.lines().count() > 1 && lines.ends_with("}}\n"));
     assert!(lines.lines().all(|line| line.starts_with(r#"{"result":{"#)), "{lines}");
+}
+
+/// A call over a WebSocket.
+struct Socket {
+    socket: tungstenite::WebSocket<TcpStream>,
+    protocol: Option<String>,
+}
+
+impl Socket {
+    fn open(address: &str, path: &str, headers: &[(&str, &str)]) -> Result<Socket, String> {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        for (name, value) in headers {
+            let name: tungstenite::http::HeaderName = name.parse().unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let (socket, answer) = tungstenite::client(request, stream).map_err(|error| error.to_string())?;
+        let protocol = answer.headers().get("sec-websocket-protocol").map(|name| name.to_str().unwrap().to_owned());
+        Ok(Socket { socket, protocol })
+    }
+
+    fn say(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).unwrap();
+    }
+
+    /// The next line; of one that ended, the code that it ended with, and 1006 where it broke off.
+    fn line(&mut self) -> Result<String, u16> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Ok(text.to_string()),
+                Ok(Message::Close(frame)) => return Err(frame.map_or(1005, |frame| frame.code.into())),
+                Ok(_) => {}
+                Err(error) => {
+                    let waits = matches!(&error, tungstenite::Error::Io(io) if io.kind() == ErrorKind::WouldBlock);
+                    assert!(!waits, "nothing came");
+                    return Err(1006);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_talk_over_websockets_as_with_etcd() {
+    let pair = Pair::start();
+    pair.post("/v3/kv/put", r#"{"key":"YQ==","value":"MQ=="}"#);
+    let grants = pair.addresses().map(|address| {
+        let granted = ask(&address, "POST", "/v3/lease/grant", &[], r#"{"TTL":"60","ID":"7"}"#);
+        assert_eq!(granted.status, 200);
+    });
+    assert_eq!(grants.len(), 2);
+    let watch = r#"{"create_request":{"key":"YQ==","start_revision":"2"}}"#;
+    let talks: [(&str, &[&str], usize); 5] = [
+        ("/v3/watch", &[watch], 2),
+        (
+            "/v3beta/watch?method=GET",
+            &[r#"{"create_request":{"key":"YQ=="}}"#, r#"{"cancel_request":{"watch_id":"0"}}"#],
+            2,
+        ),
+        ("/v3/watch", &[r#"{"create_request":{"key":"YQ=="}}"#, r#"{"progress_request":{}}"#], 2),
+        ("/v3/lease/keepalive", &[r#"{"ID":"7"}{"ID":"8"}"#, r#"{"ID":"7"}"#], 3),
+        // What cannot be understood ends the questions, and not the answers.
+        ("/v3/watch", &[watch, "nonsense", r#"{"progress_request":{}}"#], 2),
+    ];
+    for (path, questions, count) in talks {
+        let told = pair.addresses().map(|address| {
+            let mut socket = Socket::open(&address, path, &[]).unwrap();
+            questions.iter().for_each(|question| socket.say(question));
+            (0..count).map(|_| plain(&socket.line().unwrap())).collect::<Vec<_>>()
+        });
+        assert_eq!(told[1], told[0], "{path} {questions:?}");
+    }
+    // The first of all is refused with the same code; etcd breaks the connection off then, a member says good-bye.
+    let refused = pair.addresses().map(|address| {
+        let mut socket = Socket::open(&address, "/v3/watch", &[]).unwrap();
+        socket.say("nonsense");
+        let refusal: Value = serde_json::from_str(&socket.line().unwrap()).unwrap();
+        (refusal["code"].clone(), socket.line().unwrap_err())
+    });
+    assert_eq!((&refused[0], &refused[1]), (&(2.into(), 1006), &(2.into(), 1000)));
+}
+
+#[test]
+fn websockets_end_in_order_and_hold_nobody_up() {
+    let flags = ["--grpc-keepalive-interval=1s", "--grpc-keepalive-timeout=2s", "--max-request-bytes=1000000"];
+    let mut member = Member::start(&[&flags[..], &["--cors=http://a.example:8080"]].concat());
+    let address = member.client.address();
+    // Calls that have one answer, and such as end by themselves.
+    let mut put = Socket::open(&address, "/v3/kv/put", &[]).unwrap();
+    put.say(r#"{"key":"YQ==","value":"MQ=="}"#);
+    assert!(put.line().unwrap().contains(r#""revision":"2""#));
+    assert_eq!(put.line(), Err(1000));
+    let mut snapshot = Socket::open(&address, "/v3/maintenance/snapshot", &[]).unwrap();
+    snapshot.say("{}");
+    let lines = std::iter::from_fn(|| snapshot.line().ok()).collect::<Vec<_>>();
+    assert!(lines.len() > 1 && lines.iter().all(|line| line.starts_with(r#"{"result":{"#)), "{}", lines.len());
+    // No path, no page that is listed.
+    assert!(Socket::open(&address, "/v3/nothing", &[]).err().unwrap().contains("404"));
+    let from = |origin| Socket::open(&address, "/v3/watch", &[("origin", origin)]);
+    assert!(from("http://b.example:8080").err().unwrap().contains("403"));
+    drop(from("http://a.example:8080").unwrap());
+    // A message that is too long is told so.
+    let mut long = Socket::open(&address, "/v3/kv/put", &[]).unwrap();
+    // It may be refused while it is still being sent.
+    let _ = long.socket.send(Message::text("x".repeat(5_000_000)));
+    assert!([Err(1002), Err(1006)].contains(&long.line()));
+    // Who gives no sign of life is cut off by name; who does is not.
+    let mut silent = Socket::open(&address, "/v3/watch", &[]).unwrap();
+    let mut alive = Socket::open(&address, "/v3/watch", &[]).unwrap();
+    for socket in [&mut silent, &mut alive] {
+        socket.say(r#"{"create_request":{"key":"bg=="}}"#);
+        socket.line().unwrap();
+    }
+    let told = thread::spawn(move || (alive.line(), alive.line(), alive.line()));
+    let name = silent.socket.get_ref().local_addr().unwrap().to_string();
+    let cut = || member.log().lines().find(|line| line.contains(&name)).map(str::to_owned);
+    let begun = Instant::now();
+    while cut().is_none() && begun.elapsed() < LIMIT {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let line = cut().unwrap();
+    assert!(line.contains("gave no sign of life for 2.0 s") && line.contains("1 x Watch"), "{line}");
+    // One that asks nothing is waited for no more than one that waits.
+    let mut idle = Socket::open(&address, "/v3/watch", &[]).unwrap();
+    ask(&address, "POST", "/v3/kv/put", &[], r#"{"key":"bg==","value":"MQ=="}"#);
+    let began = Instant::now();
+    assert_eq!(member.stop(), 0);
+    assert!(began.elapsed() < Duration::from_secs(4), "it waited for who waits: {:?}", began.elapsed());
+    assert_eq!(idle.line(), Err(1001));
+    let (event, stopped, end) = told.join().unwrap();
+    assert!(event.unwrap().contains("events") && stopped.unwrap().contains("etcdserver: server stopped"));
+    assert_eq!(end, Err(1001));
+}
+
+#[test]
+fn the_token_of_a_page_stands_in_place_of_a_protocol() {
+    let member = Member::start(&[]);
+    let address = member.client.address();
+    let post = |path: &str, body: &str| {
+        let answer = ask(&address, "POST", path, &[], body);
+        assert_eq!(answer.status, 200, "{path}");
+        serde_json::from_slice::<Value>(&answer.body).unwrap()
+    };
+    post("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#);
+    post("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#);
+    post("/v3/auth/enable", "{}");
+    let signed_in = post("/v3/auth/authenticate", r#"{"name":"root","password":"secret"}"#);
+    let token = signed_in["token"].as_str().unwrap().to_owned();
+    let created = |headers: &[(&str, &str)]| {
+        let mut socket = Socket::open(&address, "/v3/watch", headers).unwrap();
+        socket.say(r#"{"create_request":{"key":"YQ=="}}"#);
+        (socket.line().unwrap(), socket.protocol)
+    };
+    let bearer = Some("Bearer".to_owned());
+    let welcome = |(line, protocol): (String, Option<String>)| {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        (line["result"]["created"] == true && line["result"].get("canceled").is_none(), protocol)
+    };
+    assert_eq!(welcome(created(&[("sec-websocket-protocol", &format!("Bearer, {token}"))])), (true, bearer.clone()));
+    assert_eq!(welcome(created(&[("authorization", &token)])), (true, None));
+    let wrong = created(&[("sec-websocket-protocol", "Bearer, wrong.1")]);
+    assert!(wrong.0.contains("etcdserver: invalid auth token") && wrong.1 == bearer, "{wrong:?}");
+    // A page of somebody else's would come with the cookie, too.
+    let cookie = created(&[("cookie", &format!("token={token}"))]);
+    assert!(cookie.0.contains("etcdserver: user name is empty") && cookie.1.is_none(), "{cookie:?}");
 }
 
 #[test]

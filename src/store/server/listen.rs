@@ -13,18 +13,20 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use futures::FutureExt as _;
-use http::{HeaderMap, Method, Request, Response, header};
+use axum::response::IntoResponse as _;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -43,7 +45,7 @@ use crate::store::options::value::Address;
 use crate::store::options::{Connections, Listeners};
 use crate::store::server::calls::Calls;
 use crate::store::server::entry::{Entry, never};
-use crate::store::server::gateway::Gateway;
+use crate::store::server::gateway::{Afterwards, Gateway};
 use crate::store::server::http::{Pages, misdirected, not_found};
 use crate::store::server::inside::Inside;
 use crate::store::server::lenient::lenient;
@@ -147,7 +149,7 @@ struct Shared {
     entry: Entry,
     pages: Router,
     probes: Router,
-    gateway: Option<Gateway>,
+    gateway: Option<Arc<Gateway>>,
     hosts: Option<Vec<String>>,
     origins: Option<Vec<String>>,
     names_users: bool,
@@ -161,9 +163,13 @@ impl Server {
     pub async fn serve(self, bound: Vec<Bound>, stop: Stop) -> Result<()> {
         let files = usize::try_from(files_max().saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
         let entry = Entry::new(self.services, self.calls);
-        let request_bytes_max = self.pages.handle.tuning().request_bytes_max;
+        let files = files.clamp(1, CONNECTIONS_MAX);
+        let permits = Arc::new(Semaphore::new(files));
+        let patience = Some((self.connections.keepalive_interval, self.connections.keepalive_timeout));
+        let patience = patience.filter(|(interval, timeout)| !interval.is_zero() && !timeout.is_zero());
+        let gateway = || Arc::new(Gateway::new(entry.clone(), &self.pages.handle, patience, stop.clone()));
         let shared = Arc::new(Shared {
-            gateway: self.gateway.then(|| Gateway::new(entry.clone(), &self.pages.handle, request_bytes_max)),
+            gateway: self.gateway.then(gateway),
             entry,
             pages: self.pages.all().fallback(not_found),
             probes: self.pages.probes().fallback(not_found),
@@ -171,10 +177,9 @@ impl Server {
             origins: self.origins,
             names_users: self.names_users,
             connections: self.connections,
-            permits: Arc::new(Semaphore::new(files.clamp(1, CONNECTIONS_MAX))),
+            permits: Arc::clone(&permits),
             rejections: Rejections::default(),
         });
-        let graceful = Arc::new(GracefulShutdown::new());
         let mut listening = vec![];
         for bound in bound {
             let doorway = Doorway::of(bound.socket).during(|| format!("listen at {}", bound.address.text))?;
@@ -184,13 +189,7 @@ impl Server {
                 let hint = "give a certificate and its key";
                 return Err(Error::new(Kind::Usage, format!("{} needs a certificate", bound.address.text)).hint(hint));
             }
-            let one = Listener {
-                doorway,
-                tls,
-                face: bound.face,
-                shared: Arc::clone(&shared),
-                graceful: Arc::clone(&graceful),
-            };
+            let one = Listener { doorway, tls, face: bound.face, shared: Arc::clone(&shared) };
             listening.push(tokio::spawn(one.run(stop.clone())));
         }
         stop.stopped().await;
@@ -198,8 +197,9 @@ impl Server {
             // It ends with the signal; a panic in it has been told already.
             drop(listener.await);
         }
-        let graceful = Arc::into_inner(graceful).expect("listeners are gone, and nobody else has it");
-        if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+        // Each connection has one.
+        let all = u32::try_from(files).unwrap_or(u32::MAX);
+        if timeout(DRAIN_LIMIT, permits.acquire_many(all)).await.is_err() {
             tracing::warn!("connections that were still busy after {DRAIN_LIMIT:?} are cut");
         }
         Ok(())
@@ -243,7 +243,6 @@ struct Listener {
     tls: Option<Arc<ServerTls>>,
     face: Face,
     shared: Arc<Shared>,
-    graceful: Arc<GracefulShutdown>,
 }
 
 impl Listener {
@@ -282,13 +281,12 @@ impl Listener {
         permit: OwnedSemaphorePermit,
         stop: &Stop,
     ) {
-        let (tls, shared, face, watcher) =
-            (self.tls.clone(), Arc::clone(&self.shared), self.face, self.graceful.watcher());
+        let (tls, shared, face) = (self.tls.clone(), Arc::clone(&self.shared), self.face);
         let (stop, peer) = (stop.clone(), Peer::new(address));
         tokio::spawn(async move {
             tokio::select! {
-                () = greet(stream, tls, shared, face, watcher, &peer, &stop) => {}
-                () = late(&stop) => {}
+                () = greet(stream, tls, shared, face, &peer, &stop) => {}
+                () = seldom(late(&stop)) => {}
             }
             drop(permit);
         });
@@ -301,18 +299,24 @@ async fn late(stop: &Stop) {
     tokio::time::sleep(DRAIN_LIMIT).await;
 }
 
+/// The same, looked at when it wakes and not whenever the connection does: all connections wait for one signal, which has
+/// a lock.
+async fn seldom(rare: impl Future<Output = ()>) {
+    let mut rare = FuturesUnordered::from_iter([rare]);
+    rare.next().await;
+}
+
 /// A connection from its handshake to its end.
 async fn greet(
     stream: impl AsyncRead + AsyncWrite + Closable + Unpin + Send + 'static,
     tls: Option<Arc<ServerTls>>,
     shared: Arc<Shared>,
     face: Face,
-    watcher: Watcher,
     peer: &Arc<Peer>,
     stop: &Stop,
 ) {
     let stream = noted(stream, peer);
-    let Some(tls) = tls else { return converse(stream, shared, face, false, watcher, peer).await };
+    let Some(tls) = tls else { return converse(stream, shared, (face, false), peer, stop).await };
     let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream));
     let greeted = tokio::select! {
         // Whoever has not even greeted is not waited for.
@@ -327,7 +331,7 @@ async fn greet(
             {
                 peer.is_named(name);
             }
-            converse(stream, shared, face, true, watcher, peer).await;
+            converse(stream, shared, (face, true), peer, stop).await;
         }
         Ok(Err(error)) => shared.rejections.tell(peer, &error.to_string()),
         Err(_) => tracing::debug!(remote_addr = %peer, "a client did not finish its handshake"),
@@ -337,10 +341,9 @@ async fn greet(
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     shared: Arc<Shared>,
-    face: Face,
-    secure: bool,
-    watcher: Watcher,
+    (face, secure): (Face, bool),
     peer: &Arc<Peer>,
+    stop: &Stop,
 ) {
     let inside = Inside::default();
     let mut builder = Builder::new(inside.clone());
@@ -357,13 +360,38 @@ async fn converse(
         .keep_alive_interval(Some(connections.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(connections.keepalive_timeout);
     let stream = counted(corked(lenient(stream)), connections.ping_interval_min, peer);
+    let afterwards = Afterwards::default();
+    let later = afterwards.clone();
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(request, face, secure).await) }
+        let (shared, later) = (Arc::clone(&shared), later.clone());
+        async move { Ok::<_, Infallible>(shared.answer(request, &later, face, secure).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = watcher.watch(connection).inspect(|_| peer.ends());
-    let ended = peer.scope(inside.drive(connection)).await;
+    let stopped = seldom(stop.stopped());
+    let connection = async {
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        // What is let go from here on has nobody to answer to.
+        peer.ends();
+        ended
+    };
+    let connection = inside.drive(connection);
+    let ended = peer.scope(async {
+        let ended = connection.await;
+        if ended.is_ok()
+            && let Some(session) = afterwards.take()
+        {
+            session.await;
+        }
+        ended
+    });
+    let ended = ended.await;
     if peer.was_cut(ended.as_ref().err().map(|error| &**error as _)) {
         let (patience, doing) = (units::duration(patience), peer.doing());
         tracing::warn!(remote_addr = %peer, calls = doing, "a client gave no sign of life for {patience} and was cut off");
@@ -383,7 +411,13 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, face: Face, secure: bool) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        afterwards: &Afterwards,
+        face: Face,
+        secure: bool,
+    ) -> Response<Body> {
         // Over HTTP/1 it is what a browser sends, whose page may be of anybody.
         let is_grpc = request.version() == http::Version::HTTP_2 && is_grpc(request.headers());
         if is_grpc && matches!(face, Face::All | Face::Grpc) {
@@ -399,17 +433,20 @@ impl Shared {
         match face {
             Face::Probes => never(self.probes.clone().oneshot(request.map(Body::new)).await),
             Face::Grpc => not_found().await,
-            Face::All | Face::Pages => self.page(request).await,
+            Face::All | Face::Pages => self.page(request, afterwards).await,
         }
     }
 
     /// Answers over HTTP, and tells browsers who may read it.
-    async fn page(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn page(&self, request: Request<Incoming>, afterwards: &Afterwards) -> Response<Body> {
         let origin = request.headers().get(header::ORIGIN).cloned();
         let mut response = match &self.gateway {
             // What a browser asks before it asks.
             _ if request.method() == Method::OPTIONS => Response::default(),
-            Some(gateway) if Gateway::has(request.uri().path()) => gateway.answer(request).await,
+            _ if Gateway::is_socket(&request) && !origins::may_talk(self.origins.as_deref(), origin.as_ref()) => {
+                StatusCode::FORBIDDEN.into_response()
+            }
+            Some(gateway) if Gateway::has(request.uri().path()) => gateway.answer(request, afterwards).await,
             _ => never(self.pages.clone().oneshot(request.map(Body::new)).await),
         };
         origins::tell(self.origins.as_deref(), origin.as_ref(), &mut response);

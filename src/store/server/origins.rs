@@ -23,6 +23,15 @@ pub(super) fn tell(listed: Option<&[String]>, asked: Option<&HeaderValue>, answe
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
 }
 
+/// Whether a page may talk over a socket. Browsers let any do so and leave it to the server; whoever is no browser names no
+/// origin.
+pub(super) fn may_talk(listed: Option<&[String]>, asked: Option<&HeaderValue>) -> bool {
+    match (listed, asked) {
+        (None, _) | (_, None) => true,
+        (Some(listed), Some(asked)) => listed.iter().any(|origin| origin.as_bytes() == asked.as_bytes()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +47,8 @@ mod tests {
         assert_eq!(told(None, None).as_deref(), Some("*"));
         assert_eq!(told(Some(&listed), Some("https://a.example")).as_deref(), Some("https://a.example"));
         assert_eq!([told(Some(&listed), Some("https://b.example")), told(Some(&listed), None)], [None, None]);
+        let [a, b] = ["https://a.example", "https://b.example"].map(HeaderValue::from_static);
+        assert!(may_talk(None, Some(&b)) && may_talk(Some(&listed), None) && may_talk(Some(&listed), Some(&a)));
+        assert!(!may_talk(Some(&listed), Some(&b)));
     }
 }

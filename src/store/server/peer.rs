@@ -112,6 +112,12 @@ impl Peer {
         self.asks(NOTHING);
     }
 
+    /// It gave no sign of life while this was answered, and is let go.
+    pub(super) fn is_silent(&self, method: &'static str) {
+        self.asks(method);
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
     /// Its connection is over; requests that are left are let go after this.
     pub(super) fn ends(&self) {
         self.ended.store(true, Ordering::Relaxed);

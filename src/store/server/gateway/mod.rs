@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A method that answers with a stream answers with one line of JSON for each message, `{"result":..}`, and with a last line
-//! `{"error":..}` if it fails; a method that is asked with a stream takes one JSON object after the other from the body.
+//! `{"error":..}` if it fails; a method that is asked with a stream takes one JSON object after the other from the body. A
+//! WebSocket carries the same (`websocket`).
 //!
 //! Invariants:
 //! - A request is bounded before it is parsed, by `BODY_FACTOR` times what a message may have; what it is made into is bounded
@@ -20,6 +21,7 @@
 
 mod json;
 mod stream;
+mod websocket;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,10 +36,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::api::DESCRIPTORS;
+use crate::base::stop::Stop;
 use crate::store::node::Handle;
 use crate::store::server::ENVELOPE_BYTES;
 use crate::store::server::entry::Entry;
 use crate::store::server::gateway::stream::{Frames, Questions, framed, lines};
+pub(super) use crate::store::server::gateway::websocket::Afterwards;
 use crate::store::server::identity::FROM_GATEWAY;
 use crate::store::server::peer::{self, Peer};
 
@@ -114,6 +118,7 @@ const NAMED: &str = "CommonName of client sending a request against gateway will
 /// A method of a service.
 #[derive(Debug)]
 struct Method {
+    name: &'static str,
     path: String,
     input: MessageDescriptor,
     output: MessageDescriptor,
@@ -126,36 +131,36 @@ struct Method {
 /// The gateway of a member.
 #[derive(Debug)]
 pub(super) struct Gateway {
-    methods: HashMap<&'static str, Method>,
+    methods: HashMap<&'static str, Arc<Method>>,
     entry: Entry,
     handle: Handle,
     body_bytes_max: usize,
+    /// After how long a client that is connected by a WebSocket is asked for a sign of life, and how long it has for it.
+    patience: Option<(Duration, Duration)>,
+    stop: Stop,
 }
 
 impl Gateway {
-    /// To these services of a member, which take requests of so many bytes.
-    pub(super) fn new(entry: Entry, handle: &Handle, request_bytes_max: usize) -> Self {
+    /// To these services of a member, with so much patience for clients, until `stop`.
+    pub(super) fn new(entry: Entry, handle: &Handle, patience: Option<(Duration, Duration)>, stop: Stop) -> Self {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build wrote what it had compiled");
         let methods = PATHS.iter().map(|(path, name)| {
             let (service, name) = name.split_once('/').expect("a service and its method");
             let service = pool.get_service_by_name(service).expect("a service that is served");
             let method = service.methods().find(|method| method.name() == name).expect("a method that it has");
             let found = Method {
+                name,
                 path: format!("/{}/{name}", service.full_name()),
                 input: method.input(),
                 output: method.output(),
                 hears: method.is_client_streaming(),
                 tells: method.is_server_streaming(),
             };
-            (*path, found)
+            (*path, Arc::new(found))
         });
         let methods = methods.collect();
-        Gateway {
-            methods,
-            entry,
-            handle: handle.clone(),
-            body_bytes_max: BODY_FACTOR * (request_bytes_max + ENVELOPE_BYTES),
-        }
+        let body_bytes_max = BODY_FACTOR * (handle.tuning().request_bytes_max + ENVELOPE_BYTES);
+        Gateway { methods, entry, handle: handle.clone(), body_bytes_max, patience, stop }
     }
 
     /// Whether this path is the gateway's.
@@ -163,8 +168,17 @@ impl Gateway {
         path.starts_with(ROOT) || path.starts_with(FORMER_ROOT)
     }
 
-    /// Answers a request for such a path.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Whether a request wants a connection that neither asks nor answers by HTTP any more.
+    pub(super) fn is_socket(request: &Request<Incoming>) -> bool {
+        websocket::is_wanted(request)
+    }
+
+    /// Answers a request for such a path, at once or `afterwards`.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        afterwards: &Afterwards,
+    ) -> Response<Body> {
         // Whoever has a certificate with a name could take it for a user's; a page in its browser, too.
         if peer::common_name().is_some() && self.handle.state().rules.is_enabled() {
             return plain(StatusCode::BAD_REQUEST, NAMED);
@@ -174,23 +188,31 @@ impl Gateway {
         let Some(method) = below.and_then(|below| self.methods.get(below)) else {
             return plain(StatusCode::NOT_FOUND, "Not Found\n");
         };
+        if websocket::is_wanted(&request) {
+            return websocket::begin(self, method, request, afterwards).await;
+        }
         if request.method() != Verb::POST {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
         }
         let (parts, body) = request.into_parts();
-        let answer = async {
-            let deadline = deadline(&parts.headers)?;
-            let body = Questions::new(body, self.body_bytes_max);
-            let answer = self.ask(method, &parts.headers, body, deadline);
-            // A stream that is too late says so in its own way.
-            if method.tells { answer.await } else { within(deadline, answer).await? }
-        };
+        let questions = Questions::new(Body::new(body), self.body_bytes_max);
         tokio::select! {
             biased;
-            answer = answer => answer.unwrap_or_else(|status| refused(&status)),
+            answer = self.reply(method, &parts.headers, questions) => answer,
             // Whatever it waited for is let go.
             () = gone(peer::current()) => refused(&Status::cancelled("context canceled")),
         }
+    }
+
+    /// What is replied to these questions, refusals too.
+    async fn reply(&self, method: &Method, headers: &HeaderMap, questions: Questions) -> Response<Body> {
+        let answer = async {
+            let deadline = deadline(headers)?;
+            let answer = self.ask(method, headers, questions, deadline);
+            // A stream that is too late says so in its own way.
+            if method.tells { answer.await } else { within(deadline, answer).await? }
+        };
+        answer.await.unwrap_or_else(|status| refused(&status))
     }
 
     async fn ask(

@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::stream::{self, Stream, StreamExt as _};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use prost_reflect::MessageDescriptor;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -18,21 +18,31 @@ use crate::store::server::peer;
 
 /// The JSON in the body of a request.
 pub(super) struct Questions {
-    body: Incoming,
+    body: Body,
     come: BytesMut,
     cutter: Cutter,
     bytes_max: usize,
+    /// Whether the end of a body says that a request is whole.
+    ends: bool,
     ended: bool,
 }
 
 impl Questions {
     /// Of this body, with so many bytes in one question.
-    pub(super) fn new(body: Incoming, bytes_max: usize) -> Self {
-        Questions { body, come: BytesMut::new(), cutter: Cutter::default(), bytes_max, ended: false }
+    pub(super) fn new(body: Body, bytes_max: usize) -> Self {
+        Questions { body, come: BytesMut::new(), cutter: Cutter::default(), bytes_max, ends: true, ended: false }
+    }
+
+    /// The same of a body that goes on as long as its client is there.
+    pub(super) fn endless(body: Body, bytes_max: usize) -> Self {
+        Questions { ends: false, ..Questions::new(body, bytes_max) }
     }
 
     /// The frame of a request's only question; that of an empty one if there is none.
     pub(super) async fn only(mut self, message: &MessageDescriptor) -> Result<Bytes, Status> {
+        if !self.ends {
+            return self.next(message).await.map(Option::unwrap_or_default);
+        }
         let announced = self.body.size_hint().lower();
         if announced > self.bytes_max as u64 {
             return Err(too_long(announced, self.bytes_max));
@@ -59,7 +69,7 @@ impl Questions {
     }
 
     async fn read(&mut self) -> Result<(), Status> {
-        let gone = |error: hyper::Error| Status::cancelled(format!("the request broke off: {error}"));
+        let gone = |error: axum::Error| Status::cancelled(format!("the request broke off: {error}"));
         match self.body.frame().await.transpose().map_err(gone)? {
             None => self.ended = true,
             Some(frame) => {
