@@ -186,10 +186,15 @@ impl Listening {
 /// Says where clients are served, in etcd's words, as on all of the way from here to the end.
 fn tell_addresses(options: &Options) {
     const INSECURELY: &str = "serving client traffic insecurely; this is strongly discouraged!";
-    for address in options.clients.all() {
+    let clients = &options.clients;
+    for address in &clients.metrics {
+        tracing::info!(address = address.text, "serving metrics");
+    }
+    for address in clients.grpc.iter().chain(&clients.http) {
+        let place = address.text.split_once("://").map_or(&*address.text, |(_, place)| place);
         match address.scheme.is_secure() {
-            true => tracing::info!(address = address.text, "serving client traffic securely"),
-            false => tracing::info!(address = address.text, "{INSECURELY}"),
+            true => tracing::info!(address = place, "serving client traffic securely"),
+            false => tracing::info!(address = place, "{INSECURELY}"),
         }
     }
 }
@@ -225,7 +230,7 @@ async fn prepare(handle: &Handle, options: &Options, context: &Context) -> Resul
         let id = format!("{:x}", handle.member().member_id);
         tracing::info!("local-member-id" = id, "initial corruption checking passed; no corruption");
     }
-    defragment(handle, options).await
+    context.stop.or(defragment(handle, options)).await
 }
 
 /// Defragments a state file that has more free room than the operator wants.

@@ -34,6 +34,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Sto
 use crate::base::error::{Error, HINT_MEMBER_DAMAGED, Kind, Result};
 use crate::base::revision::Rev;
 use crate::base::steps::Steps;
+pub use crate::store::backend::defragment::Unfinished;
 use crate::store::backend::room::{Patient, Room};
 use crate::store::backend::rows::{RowKey, key_of, rev_of, seal, side_key, unsealed};
 

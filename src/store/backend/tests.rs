@@ -60,7 +60,7 @@ fn a_reader_outlives_the_file_that_it_reads() {
     let mut found = vec![];
     let mut sink = |stored: Stored<'_>| {
         if found.len() % 90 == 1 {
-            backend.defragment(&mut |_| {})?;
+            backend.defragment(&mut |_| Ok(())).map_err(Unfinished::into_error)?;
         }
         found.push(stored.rev.main);
         Ok(())
@@ -70,7 +70,7 @@ fn a_reader_outlives_the_file_that_it_reads() {
     let mut listed = 0;
     let mut sink = |_: Listed<'_>| {
         if listed == 7 {
-            backend.defragment(&mut |_| {})?;
+            backend.defragment(&mut |_| Ok(())).map_err(Unfinished::into_error)?;
         }
         listed += 1;
         Ok(())
@@ -341,7 +341,8 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
         meddle(&copy, change);
         let backend = Backend::open(&copy, CACHE_BYTES).unwrap();
         let scan = backend.scan(Rev::of(0), Rev::of(99), Witness::Index, &mut |_| Ok(()));
-        let errors = [listed(&backend).unwrap_err(), scan.unwrap_err(), backend.defragment(&mut |_| {}).unwrap_err()];
+        let copied = backend.defragment(&mut |_| Ok(())).map_err(Unfinished::into_error);
+        let errors = [listed(&backend).unwrap_err(), scan.unwrap_err(), copied.unwrap_err()];
         // What could not be copied leaves nothing, and everything as it was.
         assert!(!beside(&copy).exists() && listed(&backend).is_err());
         errors.map(|error| {
@@ -378,7 +379,8 @@ fn an_index_that_is_not_that_of_the_revisions_is_refused() {
     assert!(backend.get(Rev::of(12)).unwrap().is_none());
     let scan = backend.scan(Rev::of(9), Rev::of(20), Witness::Index, &mut |_| Ok(()));
     assert!(scan.unwrap_err().to_string().contains(apart), "a reader of history passes nothing over");
-    assert!(backend.defragment(&mut |_| {}).unwrap_err().to_string().contains(apart));
+    let copied = backend.defragment(&mut |_| Ok(())).map_err(Unfinished::into_error);
+    assert!(copied.unwrap_err().to_string().contains(apart));
 }
 
 /// A scan goes from one transaction to the next at a revision: what only the index has between the two is seen, too.
@@ -432,11 +434,33 @@ fn what_is_used_is_what_both_tables_hold() {
     backend.write(&mut std::iter::empty(), &[], &gone).unwrap();
     let used = backend.used_bytes();
     assert!(used > 0 && used == held(&backend));
-    backend.defragment(&mut |_| {}).unwrap();
+    backend.defragment(&mut |_| Ok(())).unwrap();
     assert_eq!((backend.used_bytes(), held(&backend)), (used, used));
     drop(backend);
     let backend = Backend::open(&path, CACHE_BYTES).unwrap();
     assert_eq!((backend.used_bytes(), held(&backend)), (used, used));
+}
+
+/// A copy that is ended leaves nothing, wherever it was.
+#[test]
+fn a_copy_can_be_given_up_at_any_step() {
+    let (dir, backend) = backend();
+    write(&backend, 2..102, 100_000);
+    let mut given_up = 0;
+    loop {
+        let mut left = given_up;
+        let ended = backend.defragment(&mut |_| {
+            left -= 1;
+            if left < 0 { Err(Error::new(Kind::Interrupted, "ended")) } else { Ok(()) }
+        });
+        let Err(unfinished) = ended else { break };
+        assert!(matches!(&unfinished, Unfinished::AsBefore(error) if error.kind() == Kind::Interrupted));
+        assert!(!beside(&dir.path().join("db")).exists());
+        assert_eq!(scanned(&backend, 0, i64::MAX).len(), 100);
+        given_up += 1;
+    }
+    assert!(given_up > 3, "{given_up}");
+    assert_eq!(scanned(&backend, 0, i64::MAX).len(), 100);
 }
 
 /// The old file keeps all it has as long as somebody reads it, and is free soon after.
@@ -450,7 +474,11 @@ fn the_room_of_the_old_file_is_given_back_after_its_last_reader() {
     let before = old.metadata().unwrap().len();
     let reader = backend.db();
     let mut steps = 0;
-    backend.defragment(&mut |_| steps += 1).unwrap();
+    let mut rest = |_| {
+        steps += 1;
+        Ok(())
+    };
+    backend.defragment(&mut rest).unwrap();
     assert!(steps >= 10, "{steps}");
     std::thread::sleep(std::time::Duration::from_millis(250));
     assert_eq!(old.metadata().unwrap().len(), before);

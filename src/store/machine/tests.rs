@@ -479,7 +479,7 @@ impl World {
             },
             9 => {
                 member.flush(all);
-                member.backend.defragment(&mut |_| {}).unwrap();
+                member.backend.defragment(&mut |_| Ok(())).unwrap();
                 "defragmented"
             }
             10 if rng.below(3) == 0 => return self.killed(rng),

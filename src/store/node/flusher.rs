@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Kind, Result};
 use crate::base::slow::go_time;
+use crate::base::stop::Stop;
 use crate::base::telemetry::Counters;
-use crate::store::backend::Backend;
+use crate::store::backend::{Backend, Unfinished};
 use crate::store::machine::flush::{Cut, Position, Size, flush};
 use crate::store::mvcc::recent::Recent;
 use crate::store::node::core::Event;
@@ -207,6 +208,8 @@ pub(super) struct Flusher {
     pub(super) counters: Arc<Counters>,
     /// Bytes that may wait for a defragmentation that gives way. With more of them it must come to its end.
     pub(super) bytes_in_no_hurry: usize,
+    /// Given when the member ends: a defragmentation is not brought to its end then.
+    pub(super) ending: Stop,
 }
 
 impl Flusher {
@@ -233,29 +236,41 @@ impl Flusher {
                         return;
                     }
                 },
-                Task::Defragment(reply) => {
-                    let watch = Stopwatch::start();
-                    self.counters.defragmenting.set(1);
-                    let before = self.tell_size();
-                    let mut answered = self.counters.answered.get();
-                    let outcome = self.backend.defragment(&mut |took| self.make_way(took, &mut answered));
-                    self.counters.defragmenting.set(0);
-                    self.counters.defragment.observe(watch.elapsed());
-                    self.defragmented(&outcome, before, watch.elapsed());
+                Task::Defragment(reply) => match self.defragment() {
                     // Who asked may have gone.
-                    let _ = reply.send(outcome);
-                }
+                    Ok(()) => drop(reply.send(Ok(()))),
+                    Err(Unfinished::AsBefore(error)) => drop(reply.send(Err(error))),
+                    Err(Unfinished::Unsure(error)) => {
+                        tell(&self.events, Event::Failed(error));
+                        return;
+                    }
+                },
             }
         }
     }
 
+    /// Writes the file anew, counts it and tells of it.
+    fn defragment(&self) -> Result<(), Unfinished> {
+        let watch = Stopwatch::start();
+        self.counters.defragmenting.set(1);
+        let before = self.tell_size();
+        let mut answered = self.counters.answered.get();
+        let outcome = self.backend.defragment(&mut |took| self.make_way(took, &mut answered));
+        self.counters.defragmenting.set(0);
+        self.counters.defragment.observe(watch.elapsed());
+        self.defragmented(&outcome, before, watch.elapsed());
+        outcome
+    }
+
     /// Leaves the disk to others for as long as a step of a defragmentation had it, if anybody was answered meanwhile. What
     /// they write waits for this thread; it does not wait for ever.
-    fn make_way(&self, took: Duration, answered: &mut u64) {
+    fn make_way(&self, took: Duration, answered: &mut u64) -> Result<()> {
+        self.ending.check()?;
         let before = std::mem::replace(answered, self.counters.answered.get());
         if *answered != before && self.waiting.size().memory < self.bytes_in_no_hurry {
             thread::sleep(took.min(REST_MAX));
         }
+        Ok(())
     }
 
     /// Tells that the file is written anew, in etcd's words, and how large it is; its bytes.
@@ -272,7 +287,7 @@ impl Flusher {
     }
 
     /// Tells how that ended.
-    fn defragmented(&self, outcome: &Result<()>, before: u64, took: Duration) {
+    fn defragmented(&self, outcome: &Result<(), Unfinished>, before: u64, took: Duration) {
         let path = self.backend.path().display();
         match outcome {
             Ok(()) => {
@@ -286,7 +301,9 @@ impl Flusher {
                     "finished defragmenting directory"
                 );
             }
-            Err(error) => tracing::warn!(path = %path, error = error.as_warning(), "failed to defragment"),
+            Err(Unfinished::AsBefore(error) | Unfinished::Unsure(error)) => {
+                tracing::warn!(path = %path, error = error.as_warning(), "failed to defragment");
+            }
         }
     }
 

@@ -101,6 +101,7 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
     let behind = Behind::new(tasks, tuning, &shared.waiting_changes);
     // From now on the member says so when its disk is full, and goes on when it is not.
     backend.await_room(true);
+    let ending = Stop::new();
     let flusher = Flusher {
         backend,
         recent: Arc::clone(machine.recent()),
@@ -108,6 +109,7 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         waiting: Arc::clone(&shared.waiting_changes),
         counters: Arc::clone(&shared.counters),
         bytes_in_no_hurry: tuning.unflushed_bytes_max / 2,
+        ending: ending.clone(),
     };
     let failing = events.downgrade();
     let flusher = thread("flush", move || {
@@ -128,10 +130,9 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
         first_id: u64::from_be_bytes(first_id),
         ready,
     };
-    let stop = Stop::new();
-    let scrubber = Scrubber { shared: Arc::clone(&shared), events: events.downgrade(), stop: stop.clone() };
-    let scrubber = (tokio::spawn(scrubber.run()), stop);
-    tokio::spawn(live(parts, happens, flusher, scrubber));
+    let scrubber = Scrubber { shared: Arc::clone(&shared), events: events.downgrade(), stop: ending.clone() };
+    let scrubber = tokio::spawn(scrubber.run());
+    tokio::spawn(live(parts, happens, (flusher, scrubber), ending));
     Ok(Handle { shared, events })
 }
 
@@ -139,8 +140,8 @@ fn start(paths: &Paths, member: Member, tuning: &Tuning, steps: &Steps, ready: o
 async fn live(
     parts: Parts,
     mut happens: UnboundedReceiver<Event>,
-    flusher: thread::JoinHandle<()>,
-    (scrubber, scrubbed_enough): (JoinHandle<()>, Stop),
+    (flusher, scrubber): (thread::JoinHandle<()>, JoinHandle<()>),
+    ending: Stop,
 ) {
     let (end, backend) = (Arc::clone(&parts.shared.end), Arc::clone(&parts.shared.backend));
     let core = tokio::spawn(async move {
@@ -158,8 +159,8 @@ async fn live(
     // The core is gone, and nobody waits for room any more. Without tasks, the flusher finishes what it was given, and ends. What it could not do is said here.
     backend.await_room(false);
     drop(backend);
-    // It may have the file open.
-    scrubbed_enough.stop();
+    // A scrub may have the file open, and a defragmentation may take minutes.
+    ending.stop();
     let outcome = outcome.and(scrubber.await.map_err(|_| panicked()));
     let outcome = outcome.and(blocking(|| flusher.join()).await.map_err(|_| panicked()));
     let failed = happens.and_then(|mut happens| {

@@ -16,7 +16,7 @@ use crate::api::etcdserverpb::{
 use crate::base::clock::Stopwatch;
 use crate::base::error::{Error, Kind};
 use crate::base::steps::{Edge, Steps};
-use crate::base::stop::Stop;
+use crate::base::stop::{Stop, blocking};
 use crate::store::machine::command::Operation;
 use crate::store::machine::refusal::Refusal;
 use crate::store::machine::{Reply, range};
@@ -173,6 +173,58 @@ async fn a_full_quota_raises_the_alarm_and_there_is_a_way_out() {
     drop(handle);
     let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
     assert_eq!(everything(&again), [("key".to_owned(), value, at + 1)]);
+    again.stop().await;
+}
+
+/// What was acknowledged is there, and a member ends that does not know which file is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_name_is_not_durable_ends_the_member() {
+    let dir = tempfile::tempdir().unwrap();
+    begin(dir.path(), small()).await.stop().await;
+    let steps = Steps::heard_by(|step| match (step.name, step.edge) {
+        ("put the copy in place", Edge::After) => Err(Error::new(Kind::Failed, "the disk failed")),
+        _ => Ok(()),
+    });
+    let handle = Handle::start_heard(&paths(dir.path()), member(), small(), &steps).await.unwrap();
+    handle.propose(put("key", "1")).await.unwrap();
+    handle.defragment().await.unwrap_err();
+    let mut last = 1;
+    while handle.propose(put("key", &format!("{}", last + 1))).await.is_ok() {
+        last += 1;
+        assert!(last < 100_000, "it goes on with a file that the next start may not find");
+    }
+    assert!(handle.ended().await.unwrap_err().to_string().contains("the disk failed"));
+    drop(handle);
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    let found: i64 = everything(&again)[0].1.parse().unwrap();
+    assert!(found >= last, "{found} {last}");
+    again.stop().await;
+}
+
+/// A member that is to end does not copy gigabytes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_member_ends_its_defragmentation() {
+    let dir = tempfile::tempdir().unwrap();
+    begin(dir.path(), small()).await.stop().await;
+    let (begun, begins) = std::sync::mpsc::channel();
+    let steps = Steps::heard_by(move |step| {
+        if (step.name, step.edge) == ("copy the state", Edge::Before) {
+            begun.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    });
+    let handle = Handle::start_heard(&paths(dir.path()), member(), small(), &steps).await.unwrap();
+    handle.propose(put("key", "1")).await.unwrap();
+    let (asking, stopping) = (handle.clone(), handle.clone());
+    let asked = tokio::spawn(async move { asking.defragment().await });
+    blocking(move || begins.recv().unwrap()).await;
+    stopping.stop().await;
+    assert_eq!(asked.await.unwrap().unwrap_err().kind(), Kind::Interrupted);
+    handle.ended().await.unwrap();
+    drop((handle, stopping));
+    let again = Handle::start(&paths(dir.path()), member(), small()).await.unwrap();
+    assert_eq!(everything(&again).len(), 1);
     again.stop().await;
 }
 

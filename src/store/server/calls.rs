@@ -162,6 +162,8 @@ struct Asked {
 
 /// Versions of clients that are told apart, and how long they may be: a client may send any.
 const VERSIONS_MAX: usize = 16;
+/// What all others are called. A client that calls itself so is one of them.
+const OTHER: &str = "other";
 const VERSION_BYTES_MAX: usize = 64;
 
 /// What was counted of all calls.
@@ -221,7 +223,8 @@ impl Calls {
         let version =
             metadata.get(CLIENT_API_VERSION).map_or(Ok("unknown"), |version| str::from_utf8(version.as_bytes()));
         let Ok(version) = version else { return };
-        let asked = if version.len() <= VERSION_BYTES_MAX { self.versions.of(version) } else { self.versions.others() };
+        let is_named = version.len() <= VERSION_BYTES_MAX && version != OTHER;
+        let asked = if is_named { self.versions.of(version) } else { self.versions.others() };
         if method.form.streams() { asked.streams.increment() } else { asked.unary.increment() }
     }
 
@@ -291,7 +294,7 @@ impl Calls {
     fn tell_versions(&self, page: &mut Page) {
         let name = "etcd_server_client_requests_total";
         page.metric(name, "counter", "Calls, by the version of etcd's API that clients say they speak.");
-        for (version, asked) in self.versions.all().chain([("other", self.versions.others())]) {
+        for (version, asked) in self.versions.all().chain([(OTHER, self.versions.others())]) {
             for (form, counter) in [("unary", &asked.unary), ("stream", &asked.streams)] {
                 if counter.get() > 0 {
                     page.sample(name, &[("client_api_version", version), ("type", form)], precise(counter.get()));

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
-use http::{HeaderMap, Method, StatusCode, header};
+use axum::routing::{MethodRouter, any, get};
+use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 
 use crate::api::etcdserverpb::AlarmType;
@@ -162,13 +162,13 @@ impl Pages {
             .route("/livez/{check}", only(get(live_check)))
             .route("/readyz", only(get(ready)))
             .route("/readyz/{check}", only(get(ready_check)))
-            .route("/metrics", get(told))
+            .route("/metrics", any(told))
             .with_state(self.clone())
     }
 
     /// All pages.
     pub fn all(&self) -> Router {
-        let others = Router::new().route("/version", only(get(versions))).route("/debug/vars", get(variables));
+        let others = Router::new().route("/version", only(get(versions))).route("/debug/vars", only(get(variables)));
         self.probes().merge(others.with_state(self.clone()))
     }
 
@@ -326,7 +326,7 @@ async fn variables(Shared(pages): Shared<Pages>) -> Response {
         "lead": format!("{:x}", status.leader),
     });
     let body = json!({ "file_descriptor_limit": files_max(), "raft.status": raft }).to_string();
-    ([(header::CONTENT_TYPE, JSON)], body).into_response()
+    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response()
 }
 
 /// A page that is there for GET alone, as etcd has it: not for HEAD either.
@@ -334,9 +334,9 @@ fn only<S: Clone + Send + Sync + 'static>(page: MethodRouter<S>) -> MethodRouter
     page.head(no_such_method).fallback(no_such_method)
 }
 
-async fn no_such_method(method: Method) -> Response {
-    let body = format!("{method}: ask with GET\n");
-    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET"), (header::CONTENT_TYPE, TEXT)], body).into_response()
+async fn no_such_method() -> Response {
+    let headers = [(header::ALLOW, "GET"), (header::CONTENT_TYPE, TEXT), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::METHOD_NOT_ALLOWED, headers, "Method Not Allowed\n").into_response()
 }
 
 /// The answer to every other path.
