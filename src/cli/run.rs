@@ -225,8 +225,8 @@ fn listen(context: &Context) -> Result<()> {
             tokio::select! {
                 _ = look.recv() => say(&progress::line(&context.progress.look(), watch.elapsed())),
                 _ = file_limit.recv() => {}
-                _ = interrupt.recv() => stop(&context),
-                _ = terminate.recv() => stop(&context),
+                _ = interrupt.recv() => stop(&context, "interrupt"),
+                _ = terminate.recv() => stop(&context, "terminated"),
             }
         }
     });
@@ -235,10 +235,11 @@ fn listen(context: &Context) -> Result<()> {
 
 /// Asks the work to stop; asked again, does not wait for it.
 #[expect(clippy::exit, reason = "whoever asks twice wants the process gone")]
-fn stop(context: &Context) {
+fn stop(context: &Context, signal: &str) {
     if context.stop.is_stopped() {
         std::process::exit(Kind::Interrupted.exit_code().into());
     }
+    tracing::info!(signal, "received signal; shutting down");
     context.stop.stop();
 }
 

@@ -588,6 +588,30 @@ fn who_waits_no_more_leaves_no_place_behind() {
 }
 
 #[test]
+fn pages_take_the_methods_that_etcds_take() {
+    let pair = Pair::start();
+    for path in ["/health", "/version", "/debug/vars", "/metrics", "/nothing"] {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE"] {
+            let [etcd, ours] = pair.addresses().map(|address| {
+                let answer = ask(&address, method, path, &[], "");
+                let is_refused = answer.status != 200;
+                let kind = answer.header("content-type").map(str::to_owned);
+                let allow = answer.header("allow").map(str::to_owned);
+                let safe = answer.header("x-content-type-options").map(str::to_owned);
+                (answer.status, kind, allow, safe, is_refused.then_some(answer.body))
+            });
+            // docs/differences.md has the kind of this one.
+            let etcd = if (path, etcd.0) == ("/health", 200) {
+                (etcd.0, ours.1.clone(), etcd.2, etcd.3, etcd.4)
+            } else {
+                etcd
+            };
+            assert_eq!(ours, etcd, "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn elections_go_as_etcds_do() {
     let pair = Pair::start();
     for id in [77, 78] {

@@ -55,6 +55,11 @@ fn fields(line: &Map<String, Value>) -> BTreeSet<String> {
     line.keys().filter(|key| !common.contains(&key.as_str())).cloned().collect()
 }
 
+/// What a line says beside what every line has.
+fn fields_of(line: &Map<String, Value>) -> Vec<(&String, &Value)> {
+    line.iter().filter(|(key, _)| fields(line).contains(*key)).collect()
+}
+
 /// Everything that is logged.
 fn provoke(etcdctl: impl Fn(&[&str]) -> Outcome, snapshot: &str) {
     for n in 0..3 {
@@ -67,7 +72,11 @@ fn provoke(etcdctl: impl Fn(&[&str]) -> Outcome, snapshot: &str) {
     etcdctl(&["snapshot", "save", snapshot]).success();
 }
 
-const SLOW: [&str; 2] = ["--experimental-warning-apply-duration=1ns", "--experimental-initial-corrupt-check=true"];
+const SLOW: [&str; 3] = [
+    "--experimental-warning-apply-duration=1ns",
+    "--experimental-initial-corrupt-check=true",
+    "--listen-metrics-urls=http://127.0.0.1:0",
+];
 
 #[test]
 fn what_both_log_is_what_the_document_says() {
@@ -109,6 +118,15 @@ fn what_both_log_is_what_the_document_says() {
         assert!(!told.is_empty() || alarms_or_tls || LATER.contains(&message.as_str()), "etcd never said {message:?}");
     }
     assert_eq!(of(&ours, "defragmenting").len(), 1);
+    for message in ["received signal; shutting down", "serving metrics"] {
+        let fields = [&ours, &theirs].map(|lines| fields_of(of(lines, message)[0]));
+        assert_eq!(fields[0], fields[1], "{message}");
+    }
+    for lines in [&ours, &theirs] {
+        let insecurely = of(lines, "serving client traffic insecurely; this is strongly discouraged!");
+        let addresses: Vec<_> = insecurely.iter().map(|line| line["address"].as_str().unwrap()).collect();
+        assert!(addresses.iter().all(|address| address.parse::<std::net::SocketAddr>().is_ok()), "{addresses:?}");
+    }
     let slow = of(&ours, "apply request took too long");
     let put = slow.iter().find(|line| line["prefix"] == "").unwrap();
     assert_eq!(put["request"], format!("put:<key_size:{} value_size:{} >", KEY.len(), VALUE.len() + 1));

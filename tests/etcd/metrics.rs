@@ -397,3 +397,25 @@ async fn a_member_tells_of_itself_what_etcd_does() {
     assert_eq!([etcd, ours].map(|told| told.number(streams).to_bits()), [1.0_f64.to_bits(); 2]);
     drop(open);
 }
+
+/// Whatever clients say of themselves, no series is there twice: those who read the page would refuse all of it.
+#[tokio::test]
+async fn a_client_that_calls_itself_other_doubles_no_series() {
+    let member = Member::start(&[]);
+    let channel = Channel::from_shared(member.endpoint()).unwrap().connect().await.unwrap();
+    let mut kv = pb::kv_client::KvClient::new(channel);
+    for n in 0..40 {
+        let version = if n % 10 == 0 { "other".to_owned() } else { format!("3.{n}") };
+        let mut request = Request::new(put("a", "1"));
+        request.metadata_mut().insert("client-api-version", version.parse().unwrap());
+        kv.put(request).await.unwrap();
+    }
+    let page = get(&member.client.address(), "/metrics").body;
+    let mut seen = BTreeSet::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        assert!(seen.insert(series), "twice: {series}");
+    }
+    let others = "etcd_server_client_requests_total{client_api_version=\"other\",type=\"unary\"}";
+    assert!(page.contains(&format!("{others} 24")) || page.contains(&format!("{others} 25")), "{page}");
+}
