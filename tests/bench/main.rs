@@ -2,8 +2,9 @@
 //!
 //! Everything is measured in one run on one machine, alternating, and the median of the rounds is printed: absolute times
 //! are this machine's, ratios are what to read. The program exits with 1 when a goal is missed. The
-//! arguments `day`, `keys` and `store` ask for something else: the bytes of a day of hourly points (`day.rs`), memory where
-//! there are millions of keys (`keys.rs`), and the store beside etcd (`store.rs`).
+//! arguments `day`, `keys`, `store`, `online` and `scrub` ask for something else: the bytes of a day of hourly points
+//! (`day.rs`), memory where there are millions of keys (`keys.rs`), the store beside etcd (`store.rs`), and what clients feel of
+//! what a member does beside its work (`online.rs`; of its scrubs alone).
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "a program for people")]
 
@@ -45,9 +46,13 @@ fn main() -> ExitCode {
     if let (Some(address), Some(snapshot_bytes)) = (told.next(), told.next()) {
         nothing::serve(address.parse().unwrap(), snapshot_bytes.parse().unwrap());
     }
-    for (name, program) in
-        [("day", day::day as fn() -> bool), ("keys", keys::keys), ("store", store::store), ("online", online::online)]
-    {
+    for (name, program) in [
+        ("day", day::day as fn() -> bool),
+        ("keys", keys::keys),
+        ("store", store::store),
+        ("online", online::online),
+        ("scrub", online::scrub),
+    ] {
         if std::env::args().any(|arg| arg == name) {
             return if program() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }

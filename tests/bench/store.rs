@@ -111,14 +111,22 @@ pub(super) struct Server {
     peer: Port,
     process: Option<Process>,
     dir: TempDir,
+    args: &'static [&'static str],
 }
 
 impl Server {
     pub(super) fn start(who: Who) -> Server {
         let dir = TempDir::with_prefix_in("store-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut server = Server { who, client: Port::claim(), peer: Port::claim(), process: None, dir };
+        let mut server = Server { who, client: Port::claim(), peer: Port::claim(), process: None, dir, args: &[] };
         server.launch();
         server
+    }
+
+    /// Ends it in good order, and starts it with these flags.
+    pub(super) fn restart(&mut self, args: &'static [&'static str]) {
+        self.process.take().expect("it runs").terminate(LIMIT);
+        self.args = args;
+        self.launch();
     }
 
     pub(super) fn url(&self) -> String {
@@ -139,7 +147,7 @@ impl Server {
             QUOTA.to_owned(),
         ];
         let run = match self.who {
-            Who::Holdfast => Run::holdfast().args(&["serve"]).args(&common),
+            Who::Holdfast => Run::holdfast().args(&["serve"]).args(&common).args(self.args),
             Who::Etcd => Run::new(program(ETCD_3_5, "etcd")).args(&common).args(&[
                 format!("--listen-peer-urls={peer}"),
                 format!("--initial-advertise-peer-urls={peer}"),

@@ -106,6 +106,8 @@ impl Listening {
         let ready = prepare(&handle, &self.options, context).await;
         let ended = match ready {
             Ok(()) => self.serve(&handle, work, context).await,
+            // Told to stop before it served, which is no fault.
+            Err(error) if error.kind() == Kind::Interrupted => Ok(()),
             Err(error) => Err(error),
         };
         // Whatever ended it, its files are closed before another process may have them; its own reason comes first.
